@@ -1,0 +1,324 @@
+"""The durable half of the head: workflows, their sessions, their steps.
+
+Rules of this file
+  1. `Book.apply(fact, at)` is the only thing that changes a book. The live head, the
+     recovery after a crash and the simulator all go through it, so they cannot differ.
+  2. Nothing here knows nodes' loads or decides anything.
+  3. A fact about something unknown is dropped by the caller (`Head`), never guessed at.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from saga_core import states
+from saga_core.errors import ClusterError
+from saga_core.events import (
+    CancelAsked,
+    Fact,
+    HeadStarted,
+    NodeJoined,
+    NodeLost,
+    Outcome,
+    ProfileChanged,
+    ProgramStarted,
+    StepArrived,
+    StepFinished,
+    StepLost,
+    StepPlaced,
+    WorkerLost,
+    WorkerReady,
+    WorkflowEnded,
+    WorkflowRequeued,
+    WorkflowSubmitted,
+)
+from saga_core.ids import NodeId, SessionId, StepId, TenantId, WorkerId, WorkflowId, session_id
+from saga_core.states import ENDED, SessionState, WorkflowState
+from saga_core.views import ProgramSpec
+
+KEEP_ENDED = 1000
+"""Ended workflows that stay visible in `saga ps`; older ones remain in the journal."""
+STORY = 12
+"""Causes kept per workflow, for the text of an `InvalidTransition`."""
+SESSIONS = 4096
+"""Sessions one workflow may open: more is a client that mints a name per call."""
+
+
+@dataclass(slots=True, eq=False)
+class Session:
+    """One growing token context of a workflow."""
+
+    id: SessionId
+    state: SessionState = SessionState.TOOL
+    home: WorkerId | None = None
+    running: int = 0
+    """Steps arrived and not finished."""
+    steps: int = 0
+    context_tokens: int = 0
+    """Prompt and output of its latest finished step."""
+
+
+@dataclass(slots=True, eq=False)
+class Workflow:
+    """One run of an agent program: the scheduling atom."""
+
+    id: WorkflowId
+    tenant: TenantId
+    kind: str
+    token: str
+    submitted_at: float
+    name: str = ""
+    agent_type: str = ""
+    key: str = ""
+    program: ProgramSpec | None = None
+    log: str = ""
+    state: WorkflowState = WorkflowState.ACCEPTED
+    started_at: float | None = None
+    ended_at: float | None = None
+    active_at: float = 0.0
+    attempt: int = 1
+    node: NodeId | None = None
+    node_incarnation: int = 0
+    sessions: dict[str, Session] = field(default_factory=dict)
+    running: dict[StepId, None] = field(default_factory=dict)
+    steps: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+    home: WorkerId | None = None
+    exit_code: int | None = None
+    reason: str = ""
+    story: list[str] = field(default_factory=list)
+
+    @property
+    def live(self) -> bool:
+        return self.state not in ENDED
+
+    def advance(self, cause: str) -> None:
+        self.state = states.advance(
+            states.WORKFLOW, self.state, cause, what=f"workflow {self.id}", story=self.story
+        )
+        self.story.append(cause)
+        del self.story[:-STORY]
+
+
+@dataclass(slots=True, eq=False)
+class Step:
+    """One LLM call in flight."""
+
+    id: StepId
+    tenant: TenantId
+    model: str
+    arrived_at: float
+    workflow: WorkflowId | None
+    session: str
+    worker: WorkerId | None = None
+    placed_at: float | None = None
+    lost: int = 0
+    """Times that its worker went away before the first byte."""
+
+
+@dataclass(slots=True)
+class Counts:
+    """Sums over the life of the cluster."""
+
+    ended: dict[str, int] = field(default_factory=dict)
+    steps_done: int = 0
+    steps_refused: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+
+
+class Book:
+    """Workflows, sessions and steps, changed by facts alone."""
+
+    def __init__(self, profile: str) -> None:
+        self.profile = profile
+        self.workflows: dict[WorkflowId, Workflow] = {}
+        self.steps: dict[StepId, Step] = {}
+        self.keys: dict[tuple[TenantId, str], WorkflowId] = {}
+        """Live workflows from outside, by the client's own name."""
+        self.ended: list[WorkflowId] = []
+        self.live = 0
+        self.counts = Counts()
+        self.last_workflow = 0
+        self.last_step = 0
+        self.head = 0
+
+    def apply(self, fact: Fact, at: float) -> None:
+        """Let `fact`, which happened at `at` seconds, be so."""
+        match fact:
+            case StepArrived():
+                self._step_arrived(fact, at)
+            case StepPlaced():
+                self._step_placed(fact, at)
+            case StepFinished():
+                self._step_finished(fact, at)
+            case StepLost():
+                self._step_lost(fact)
+            case WorkflowSubmitted():
+                self._submitted(fact, at)
+            case ProgramStarted():
+                self._program_started(fact, at)
+            case WorkflowRequeued():
+                self._requeued(fact)
+            case CancelAsked():
+                self.workflows[fact.workflow].advance("cancel")
+            case WorkflowEnded():
+                self._ended(fact, at)
+            case ProfileChanged():
+                self.profile = fact.profile
+            case HeadStarted():
+                self._head_started(fact, at)
+            case NodeJoined() | NodeLost() | WorkerReady() | WorkerLost():
+                pass  # kept for readers of the journal; the fleet itself is mirrored, never recovered
+
+    def find(self, tenant: TenantId, key: str) -> Workflow | None:
+        """The live workflow that `tenant` calls `key`."""
+        found = self.keys.get((tenant, key))
+        return None if found is None else self.workflows[found]
+
+    def _submitted(self, fact: WorkflowSubmitted, at: float) -> None:
+        if fact.workflow in self.workflows:
+            raise ClusterError(f"workflow {fact.workflow} exists already")
+        self.workflows[fact.workflow] = Workflow(
+            id=fact.workflow,
+            tenant=fact.tenant,
+            kind=fact.kind,
+            token=fact.token,
+            submitted_at=at,
+            name=fact.name,
+            agent_type=fact.agent_type,
+            key=fact.key,
+            program=fact.program,
+            log=fact.log,
+            active_at=at,
+        )
+        self.live += 1
+        self.last_workflow = max(self.last_workflow, fact.workflow)
+        if fact.key:
+            self.keys[fact.tenant, fact.key] = fact.workflow
+
+    def _program_started(self, fact: ProgramStarted, at: float) -> None:
+        workflow = self.workflows[fact.workflow]
+        workflow.advance("program started")
+        workflow.started_at = workflow.started_at or at
+        workflow.node, workflow.node_incarnation = fact.node, fact.incarnation
+
+    def _requeued(self, fact: WorkflowRequeued) -> None:
+        workflow = self.workflows[fact.workflow]
+        if workflow.state is WorkflowState.RUNNING:
+            workflow.advance("requeue")
+        workflow.attempt, workflow.node, workflow.reason = fact.attempt, None, fact.reason
+
+    def _ended(self, fact: WorkflowEnded, at: float) -> None:
+        workflow = self.workflows[fact.workflow]
+        workflow.advance(f"ended {fact.state}")
+        workflow.ended_at, workflow.exit_code, workflow.reason = at, fact.exit_code, fact.reason
+        workflow.program = None
+        for session in workflow.sessions.values():
+            session.state = states.advance(states.SESSION, session.state, "closed", what=session.id)
+        if workflow.key:
+            self.keys.pop((workflow.tenant, workflow.key), None)
+        self.live -= 1
+        self.counts.ended[fact.state] = self.counts.ended.get(fact.state, 0) + 1
+        self.ended.append(fact.workflow)
+        while len(self.ended) > KEEP_ENDED:
+            self.workflows.pop(self.ended.pop(0), None)
+
+    def _step_arrived(self, fact: StepArrived, at: float) -> None:
+        self.last_step = max(self.last_step, fact.step)
+        self.steps[fact.step] = Step(fact.step, fact.tenant, fact.model, at, fact.workflow, fact.session)
+        if fact.workflow is None:
+            return
+        workflow = self.workflows[fact.workflow]
+        if workflow.state is WorkflowState.ACCEPTED:
+            workflow.advance("step")
+        workflow.started_at = workflow.started_at or at
+        workflow.active_at = at
+        workflow.running[fact.step] = None
+        session = workflow.sessions.get(fact.session)
+        if session is None:
+            session = Session(session_id(workflow.id, fact.session))
+            workflow.sessions[fact.session] = session
+        session.running += 1
+        _move(session, "step arrived")
+
+    def _step_placed(self, fact: StepPlaced, at: float) -> None:
+        step = self.steps[fact.step]
+        step.worker, step.placed_at = fact.worker, at
+        session = self.session_of(step)
+        if session is not None:
+            session.home = fact.worker
+            _move(session, "step placed")
+        if step.workflow is not None:
+            self.workflows[step.workflow].home = fact.worker
+
+    def _step_lost(self, fact: StepLost) -> None:
+        step = self.steps[fact.step]
+        step.worker, step.placed_at = None, None
+        step.lost += 1
+        session = self.session_of(step)
+        if session is not None:
+            _move(session, "step waits")
+
+    def _step_finished(self, fact: StepFinished, at: float) -> None:
+        step = self.steps.pop(fact.step)
+        done = fact.outcome is Outcome.DONE
+        self.counts.steps_done += done
+        self.counts.steps_refused += fact.outcome is Outcome.REJECTED
+        prompt, cached = fact.prompt_tokens or 0, fact.cached_tokens or 0
+        output = fact.output_tokens or 0
+        self.counts.prompt_tokens += prompt
+        self.counts.cached_tokens += cached
+        self.counts.output_tokens += output
+        workflow = self.workflows.get(step.workflow) if step.workflow is not None else None
+        if workflow is None:
+            return
+        workflow.running.pop(step.id, None)
+        workflow.active_at = at
+        workflow.steps += done
+        workflow.prompt_tokens += prompt
+        workflow.cached_tokens += cached
+        workflow.output_tokens += output
+        session = workflow.sessions[step.session]
+        session.steps += done
+        if fact.prompt_tokens is not None:
+            session.context_tokens = prompt + output
+        session.running -= 1
+        if session.running == 0 and session.state is not SessionState.CLOSED:
+            _move(session, "steps over")
+
+    def _head_started(self, fact: HeadStarted, at: float) -> None:
+        self.head = fact.incarnation
+        for step in list(self.steps):
+            lost = StepFinished(step=step, outcome=Outcome.LOST, status=0, detail="the head was restarted")
+            self._step_finished(lost, at)
+
+    def session_of(self, step: Step) -> Session | None:
+        """The session `step` belongs to, if it belongs to a known workflow."""
+        workflow = self.workflows.get(step.workflow) if step.workflow is not None else None
+        return None if workflow is None else workflow.sessions.get(step.session)
+
+    def check(self) -> None:
+        """Raise AssertionError where the book contradicts itself."""
+        live = 0
+        for workflow in self.workflows.values():
+            live += workflow.live
+            assert workflow.live or not workflow.running, f"workflow {workflow.id} ended with steps in flight"
+            for session in workflow.sessions.values():
+                names = [s for s in workflow.running if self.steps[s].session == session.id.split(".", 1)[1]]
+                assert session.running == len(names), f"session {session.id} miscounts its steps"
+                assert (session.state is SessionState.CLOSED) or workflow.live, session.id
+        assert live == self.live, "live workflows miscounted"
+        for step in self.steps.values():
+            if step.workflow is not None:
+                assert step.id in self.workflows[step.workflow].running, f"step {step.id} is nobody's"
+        for (tenant, key), owner in self.keys.items():
+            workflow = self.workflows[owner]
+            assert workflow.live and (workflow.tenant, workflow.key) == (tenant, key), key  # noqa: PT018
+
+
+def _move(session: Session, cause: str) -> None:
+    session.state = states.advance(states.SESSION, session.state, cause, what=session.id)

@@ -1,0 +1,164 @@
+"""The one tree of settings: names, defaults, units and bounds. Reading it is the shells' work.
+
+TOML file < environment (`SAGA_<SECTION>_<NAME>`) < flag. An unknown name is an error that
+lists the valid ones; `saga config show` prints each value with its origin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import msgspec
+
+from saga_core.errors import UserError, choose
+from saga_core.policy.placement import PLACEMENTS, PlacementPolicy
+
+
+@dataclass(frozen=True, slots=True)
+class HeadConfig:
+    """Settings of the head daemon."""
+
+    host: str = "127.0.0.1"
+    """Address of the gateway. 0.0.0.0 opens it to the network; keys are asked for in any case."""
+    port: int = 0
+    """Port of the gateway; 0 takes a free one, and the same again after a restart."""
+    control_port: int = 0
+    """Port of the ZeroMQ socket for nodes; 0 takes a free one."""
+    max_body_bytes: int = 64 * 1024 * 1024
+    """Larger requests are refused with 413. A 200k-token prompt of text is about 1 MB."""
+    queue_timeout_s: float = 180.0
+    """How long a step waits while no worker of its model is ready; then 503 with retry-after."""
+    max_waiting: int = 4096
+    """Steps that may wait at once; more are refused with 503."""
+    max_step_losses: int = 3
+    """Times that one step is tried elsewhere after its worker was lost before the first byte."""
+    node_timeout_s: float = 5.0
+    """A node silent for this long is lost."""
+    register_timeout_s: float = 10.0
+    """A connection that has not said a valid hello by then is told so and dropped."""
+    report_every_s: float = 1.0
+    """How often nodes report; they report changes at once."""
+    idle_workflow_s: float = 1800.0
+    """A workflow from outside that is silent for this long is over (1800 s is the field's default)."""
+    stop_grace_s: float = 10.0
+    """Between TERM and KILL of a cancelled program."""
+    program_retries: int = 1
+    """Times that a program starts again after its node was lost."""
+    snapshot_bytes: int = 16 * 1024 * 1024
+    """A journal of this size is replaced by a snapshot."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeConfig:
+    """Settings of a node daemon."""
+
+    register_timeout_s: float = 30.0
+    """The daemon gives up when no head has taken it in by then."""
+    head_timeout_s: float = 5.0
+    """Without an acknowledgement for this long, the head's address is looked up again."""
+    orphan_timeout_s: float = 600.0
+    """Without a head for this long, workers are stopped and the daemon ends."""
+    probe_every_s: float = 1.0
+    """How often a worker's health and load are read."""
+    silent_probes: int = 10
+    """Failed probes in a row after which a ready worker is killed and started again."""
+    start_timeout_s: float = 600.0
+    """A worker that is not ready by then is killed and started again (70B weights take minutes)."""
+    backoff_s: float = 1.0
+    """Wait before the first restart of a worker; doubles with each failed start."""
+    backoff_max_s: float = 30.0
+    program_slots: int = 64
+    """Programs that run at once on this node."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkersConfig:
+    """What a node starts."""
+
+    count: int = 1
+    engine: str = "vllm"
+    """`vllm` or `fake`."""
+    model: str = "agent"
+    """Path of a model, or the name of a demo model: nano, agent, small."""
+    served_name: str = ""
+    """Name clients use; empty: the last part of `model`."""
+    max_model_len: int = 16384
+    kv_tokens: int = 32768
+    """Size of the KV pool of a CPU worker in tokens; a GPU worker uses `gpu_memory`."""
+    gpu_memory: float = 0.9
+    """Share of a GPU's memory for the engine (vLLM --gpu-memory-utilization)."""
+    block_size: int = 0
+    """Tokens per KV block; 0: the engine's default."""
+    max_seqs: int = 0
+    """Sequences in one batch; 0: the engine's default."""
+    tp: int = 1
+    """GPUs per worker."""
+    extra_args: tuple[str, ...] = ()
+    """Handed to the engine as they are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Everything that can be set."""
+
+    profile: str = "saga-paper"
+    """How steps are placed."""
+    name: str = ""
+    """Name of the cluster; empty: `saga-<user>`."""
+    head: HeadConfig = field(default_factory=HeadConfig)
+    node: NodeConfig = field(default_factory=NodeConfig)
+    workers: WorkersConfig = field(default_factory=WorkersConfig)
+    placement: PlacementPolicy = field(default_factory=PlacementPolicy)
+
+    def __post_init__(self) -> None:
+        if self.profile not in PLACEMENTS:
+            raise choose("profile", self.profile, list(PLACEMENTS))
+
+
+def settings(config: Config) -> dict[str, Any]:
+    """Every setting by its dotted name, in the order of the tree."""
+    flat: dict[str, Any] = {}
+    for item in fields(config):
+        value = getattr(config, item.name)
+        if hasattr(value, "__dataclass_fields__"):
+            flat |= {f"{item.name}.{sub.name}": getattr(value, sub.name) for sub in fields(value)}
+        else:
+            flat[item.name] = value
+    return flat
+
+
+def with_settings(config: Config, values: Mapping[str, Any], *, where: str) -> Config:
+    """`config` with `values` (dotted name to value, text accepted) in place.
+
+    `where` names their origin for the error text. Raises `UserError` for an unknown name or
+    a value of the wrong kind.
+    """
+    known = settings(config)
+    for name, value in values.items():
+        if name not in known:
+            raise choose("setting", name, list(known), where)
+        config = _with(config, name, _typed(config, name, value, where))
+    return config
+
+
+def _with(config: Config, name: str, value: Any) -> Config:
+    section, _, leaf = name.rpartition(".")
+    if not section:
+        return replace(config, **{leaf: value})
+    return replace(config, **{section: replace(getattr(config, section), **{leaf: value})})
+
+
+def _typed(config: Config, name: str, value: Any, where: str) -> Any:
+    section, _, leaf = name.rpartition(".")
+    owner = getattr(config, section) if section else config
+    kind = type(getattr(owner, leaf))
+    if kind is tuple:
+        kind = tuple[str, ...]
+        value = value.split() if isinstance(value, str) else value
+    try:
+        return msgspec.convert(value, kind, strict=not isinstance(value, str))
+    except msgspec.ValidationError as error:
+        what = getattr(kind, "__name__", str(kind))
+        raise UserError(f"{where}: {name} = {value!r} is not a valid {what} ({error})") from None

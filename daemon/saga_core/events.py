@@ -1,0 +1,206 @@
+"""What happened: the one vocabulary of inputs, journal, recovery, metrics and traces.
+
+Rules of this file
+  1. `Event` is what the shells hand to `Head.handle`. The messages of nodes
+     (`saga_core.wire.ToHead`) and `Tick` are events too, but pass: they are not kept.
+  2. `Fact` is what the head keeps (`saga_core.actions.Record`): the journal is a list of
+     `(seconds, Fact)`, and applying them in order rebuilds every durable part of the head.
+  3. Fields are added with defaults and never change their meaning; otherwise
+     `JOURNAL_VERSION` is raised and an upgrade is written.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final
+
+import msgspec
+
+from saga_core.ids import NodeId, StepId, TenantId, WorkerId, WorkflowId
+from saga_core.states import WorkflowState
+from saga_core.views import ProgramSpec
+from saga_core.wire import ToHead
+
+JOURNAL_VERSION: Final = 1
+
+
+class Outcome(StrEnum):
+    """How a step ended, seen from the client."""
+
+    DONE = "done"
+    REFUSED = "refused"  # the worker answered with an error (status >= 400)
+    CLIENT_GONE = "client-gone"
+    BROKEN = "broken"  # its worker was lost in mid-stream
+    LOST = "lost"  # no worker could serve it, or the head restarted
+    REJECTED = "rejected"  # saga refused it
+    ABORTED = "aborted"  # its workflow was cancelled
+
+
+class _Kept(msgspec.Struct, frozen=True, kw_only=True, tag=True, omit_defaults=True):
+    pass
+
+
+class WorkflowSubmitted(_Kept, frozen=True, kw_only=True):
+    """A workflow is known from here on. The only fact whose writer waits for the disk."""
+
+    workflow: WorkflowId
+    tenant: TenantId
+    token: str
+    """Credential of this workflow's endpoint. The journal is readable by its owner only."""
+    kind: str
+    """`program`, `replay` or `outside`."""
+    name: str = ""
+    agent_type: str = ""
+    key: str = ""
+    """The client's own name for it, when it came from outside."""
+    program: ProgramSpec | None = None
+    log: str = ""
+
+
+class ProgramStarted(_Kept, frozen=True, kw_only=True):
+    workflow: WorkflowId
+    attempt: int
+    node: NodeId
+    incarnation: int
+
+
+class WorkflowRequeued(_Kept, frozen=True, kw_only=True):
+    """Its program will start again elsewhere, as attempt `attempt`."""
+
+    workflow: WorkflowId
+    attempt: int
+    reason: str
+
+
+class CancelAsked(_Kept, frozen=True, kw_only=True):
+    workflow: WorkflowId
+
+
+class WorkflowEnded(_Kept, frozen=True, kw_only=True):
+    workflow: WorkflowId
+    state: WorkflowState
+    reason: str = ""
+    exit_code: int | None = None
+
+
+class StepArrived(_Kept, frozen=True, kw_only=True):
+    """An HTTP request that asks for one LLM call. `workflow` or `key` say whose it is, or neither."""
+
+    step: StepId
+    tenant: TenantId
+    model: str
+    workflow: WorkflowId | None = None
+    key: str = ""
+    session: str = "main"
+    """Name of the session within the workflow."""
+    rule: str = "none"
+    """Which identification rule fired (`saga_core.identity`)."""
+    agent_type: str = ""
+    stream: bool = False
+    body_bytes: int = 0
+
+
+class StepPlaced(_Kept, frozen=True, kw_only=True):
+    step: StepId
+    worker: WorkerId
+    why: str
+
+
+class StepLost(_Kept, frozen=True, kw_only=True):
+    """Its worker went away before the first byte of the answer: the step can go elsewhere."""
+
+    step: StepId
+    worker: WorkerId
+    detail: str = ""
+
+
+class StepFinished(_Kept, frozen=True, kw_only=True):
+    step: StepId
+    outcome: Outcome
+    status: int = 200
+    prompt_tokens: int | None = None
+    cached_tokens: int | None = None
+    output_tokens: int | None = None
+    ttft_s: float | None = None
+    duration_s: float = 0.0
+    detail: str = ""
+
+
+class ProfileChanged(_Kept, frozen=True, kw_only=True):
+    """From here on, decisions are made by this profile."""
+
+    profile: str
+
+
+class NodeJoined(_Kept, frozen=True, kw_only=True):
+    node: NodeId
+    incarnation: int
+    host: str
+
+
+class NodeLost(_Kept, frozen=True, kw_only=True):
+    node: NodeId
+    reason: str
+
+
+class WorkerReady(_Kept, frozen=True, kw_only=True):
+    worker: WorkerId
+    incarnation: int
+    model: str
+
+
+class WorkerLost(_Kept, frozen=True, kw_only=True):
+    worker: WorkerId
+    incarnation: int
+    reason: str
+
+
+class HeadStarted(_Kept, frozen=True, kw_only=True):
+    """A new process took over: every step that was in flight is lost with the old one."""
+
+    incarnation: int
+    version: str
+
+
+class FinishAsked(msgspec.Struct, frozen=True, kw_only=True):
+    """Whoever runs the workflow says that it is over."""
+
+    workflow: WorkflowId
+    state: WorkflowState
+    reason: str = ""
+
+
+class Tick(msgspec.Struct, frozen=True, kw_only=True):
+    """Time passed. The shell sends one per epoch (100 ms)."""
+
+
+Fact = (
+    WorkflowSubmitted
+    | ProgramStarted
+    | WorkflowRequeued
+    | CancelAsked
+    | WorkflowEnded
+    | StepArrived
+    | StepPlaced
+    | StepLost
+    | StepFinished
+    | ProfileChanged
+    | NodeJoined
+    | NodeLost
+    | WorkerReady
+    | WorkerLost
+    | HeadStarted
+)
+
+Event = (
+    WorkflowSubmitted
+    | CancelAsked
+    | FinishAsked
+    | StepArrived
+    | StepLost
+    | StepFinished
+    | ProfileChanged
+    | HeadStarted
+    | Tick
+    | ToHead
+)

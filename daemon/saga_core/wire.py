@@ -1,0 +1,201 @@
+"""What crosses between head and node, and how it is framed.
+
+Rules of this file
+  1. Messages are facts (node to head) or wants (head to node); a want is repeated until
+     the facts show it done, so a lost or repeated message changes nothing.
+  2. Every message of a node carries its `incarnation`; the head drops older ones.
+  3. New fields get defaults, so an older reader still reads a newer writer.
+     A change that an older peer would misread raises `PROTOCOL`.
+  4. Whatever arrives is checked here once; garbage is a `RemoteProtocolError`.
+
+docs/protocol.md says the same in prose.
+"""
+
+from __future__ import annotations
+
+from typing import Final, TypeVar
+
+import msgspec
+
+from saga_core.errors import LocalProtocolError, RemoteProtocolError
+from saga_core.ids import NodeId, SessionId, WorkerId, WorkflowId
+from saga_core.states import WorkerState
+
+PROTOCOL: Final = 1
+MAX_MESSAGE_BYTES: Final = 8 * 1024 * 1024
+"""A report of 10,000 sessions takes about 400 KB; twenty times that is a fault."""
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True, tag=True, omit_defaults=True):
+    """Base of everything on the wire; the tag is the class name."""
+
+
+class WorkerFact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a node knows of one of its workers."""
+
+    worker: WorkerId
+    incarnation: int
+    state: WorkerState
+    model: str
+    host: str = ""
+    port: int = 0
+    key: str = ""
+    """Bearer of this worker; it travels inside CURVE only and is never logged."""
+    capacity_tokens: int = 0
+    max_model_len: int = 0
+    max_seqs: int = 0
+    running: int = 0
+    waiting: int = 0
+    kv_usage: float = 0.0
+    reason: str = ""
+
+
+class ProgramFact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a node knows of one agent program."""
+
+    workflow: WorkflowId
+    attempt: int
+    exited: bool = False
+    exit_code: int | None = None
+    reason: str = ""
+
+
+class ResidentFact(msgspec.Struct, frozen=True, array_like=True):
+    """`tokens` of `session` have their KV in `worker`, as a prefix without holes."""
+
+    worker: WorkerId
+    session: SessionId
+    tokens: int
+
+
+class Hello(Message, frozen=True, kw_only=True):
+    """First word of a node daemon."""
+
+    protocol: int
+    version: str
+    node: NodeId
+    incarnation: int
+    """Grows with each start of the daemon on this node (milliseconds since the epoch)."""
+    host: str
+    end_at: float | None = None
+    """When its allocation ends, seconds since the epoch; None: never."""
+
+
+class Report(Message, frozen=True, kw_only=True):
+    """Everything a node knows, complete but for residency, which lists changes since the last `Ack`."""
+
+    node: NodeId
+    incarnation: int
+    seq: int
+    workers: list[WorkerFact] = []
+    programs: list[ProgramFact] = []
+    resident: list[ResidentFact] = []
+
+
+class Goodbye(Message, frozen=True, kw_only=True):
+    """The daemon ends on purpose; its workers are already stopping."""
+
+    node: NodeId
+    incarnation: int
+    reason: str = ""
+
+
+class Welcome(Message, frozen=True, kw_only=True):
+    """The head took the node in."""
+
+    protocol: int
+    cluster: str
+    incarnation: int
+    """The node's own, echoed: a welcome meant for an earlier start is recognised."""
+    head: int
+    """Incarnation of the head."""
+    report_every_s: float
+
+
+class Refused(Message, frozen=True, kw_only=True):
+    """The head does not take the node in; trying again will not help."""
+
+    reason: str
+
+
+class Ack(Message, frozen=True, kw_only=True):
+    """The head has seen the report `seq`."""
+
+    incarnation: int
+    head: int
+    seq: int
+
+
+class WhoAreYou(Message, frozen=True, kw_only=True):
+    """The head does not know the sender of a report: say `Hello` again."""
+
+
+class RunProgram(Message, frozen=True, kw_only=True):
+    """Want: this program runs. Repeated until a `ProgramFact` of it arrives."""
+
+    workflow: WorkflowId
+    attempt: int
+    incarnation: int
+    argv: list[str]
+    cwd: str
+    env: dict[str, str]
+    log: str
+
+
+class StopProgram(Message, frozen=True, kw_only=True):
+    """Want: this program has ended: TERM now, KILL after `grace_s`."""
+
+    workflow: WorkflowId
+    attempt: int
+    grace_s: float
+
+
+class ForgetProgram(Message, frozen=True, kw_only=True):
+    """The head has recorded the end of this program; its fact need not be repeated."""
+
+    workflow: WorkflowId
+    attempt: int
+
+
+class Shutdown(Message, frozen=True, kw_only=True):
+    """Want: the node daemon stops its workers and programs and ends."""
+
+    reason: str
+
+
+ToHead = Hello | Report | Goodbye
+ToNode = Welcome | Refused | Ack | WhoAreYou | RunProgram | StopProgram | ForgetProgram | Shutdown
+
+M = TypeVar("M")
+
+_encoder = msgspec.msgpack.Encoder()
+_to_head: msgspec.msgpack.Decoder[ToHead] = msgspec.msgpack.Decoder(ToHead)
+_to_node: msgspec.msgpack.Decoder[ToNode] = msgspec.msgpack.Decoder(ToNode)
+
+
+def encode(message: Message) -> bytes:
+    """One frame. Raises `LocalProtocolError` when it is over `MAX_MESSAGE_BYTES`."""
+    frame = _encoder.encode(message)
+    if len(frame) > MAX_MESSAGE_BYTES:
+        name = type(message).__name__
+        raise LocalProtocolError(f"{name} of {len(frame)} bytes is over the limit of {MAX_MESSAGE_BYTES}")
+    return frame
+
+
+def decode_to_head(frame: bytes) -> ToHead:
+    """What a node said. Raises `RemoteProtocolError` on anything that is not a message of ours."""
+    return _decode(_to_head, frame)
+
+
+def decode_to_node(frame: bytes) -> ToNode:
+    """What the head said. Raises `RemoteProtocolError` on anything that is not a message of ours."""
+    return _decode(_to_node, frame)
+
+
+def _decode(decoder: msgspec.msgpack.Decoder[M], frame: bytes) -> M:
+    if len(frame) > MAX_MESSAGE_BYTES:
+        raise RemoteProtocolError(f"frame of {len(frame)} bytes is over the limit of {MAX_MESSAGE_BYTES}")
+    try:
+        return decoder.decode(frame)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise RemoteProtocolError(f"not a saga message: {error}") from error
