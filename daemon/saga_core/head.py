@@ -139,10 +139,9 @@ class Head:
         if workflow is not None and (not workflow.live or workflow.state is WorkflowState.CANCELLING):
             message = f"workflow {workflow.id} takes no more steps: it is {workflow.state}"
             return Refuse(event.step, 409, "invalid_request_error", "workflow_over", message)
-        if workflow is not None and event.session not in workflow.sessions:
-            if len(workflow.sessions) >= SESSIONS:
-                message = f"workflow {workflow.id} has {SESSIONS} sessions already"
-                return Refuse(event.step, 429, "rate_limit_error", "too_many_sessions", message)
+        if workflow is not None and _too_many_sessions(workflow, event.session):
+            message = f"workflow {workflow.id} has {SESSIONS} sessions already"
+            return Refuse(event.step, 429, "rate_limit_error", "too_many_sessions", message)
         if len(self.waiting) >= self.config.head.max_waiting:
             message = f"{len(self.waiting)} steps wait for a worker already"
             return Refuse(event.step, 503, "overloaded_error", "queue_full", message, retry_after_s=5)
@@ -547,6 +546,10 @@ def _with_workflow(event: StepArrived, workflow: WorkflowId) -> StepArrived:
         stream=event.stream,
         body_bytes=event.body_bytes,
     )
+
+
+def _too_many_sessions(workflow: Workflow, name: str) -> bool:
+    return name not in workflow.sessions and len(workflow.sessions) >= SESSIONS
 
 
 def node_of(worker: WorkerId) -> NodeId:
