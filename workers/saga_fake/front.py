@@ -1,0 +1,95 @@
+"""From an OpenAI request to a request of the engine: prompt tokens, limits, and what will be said."""
+
+import uuid
+from collections.abc import Sequence
+from itertools import islice
+
+from saga_fake.answers import ChatAnswer, CompletionAnswer
+from saga_fake.config import FakeConfig
+from saga_fake.reply import DEFAULT_REPLY_TOKENS, Script, StopWatch, endless, invented
+from saga_fake.requests import EngineRequest
+from saga_fake.tokens import chat_tokens, content_text
+from saga_fake.wire import (
+    ChatRequest,
+    CompletionRequest,
+    GenerationRequest,
+    check_model,
+    completion_tokens,
+    invalid,
+    reply_budget,
+)
+
+
+class Front:
+    """Checks requests and decides their replies; RequestRefused from every method says what is wrong."""
+
+    def __init__(self, config: FakeConfig) -> None:
+        self._config = config
+        self._script = Script.read(config.script) if config.script else Script()
+
+    def chat(self, request: ChatRequest, request_id: str | None, session: str | None) -> ChatAnswer:
+        """The answer-to-be of a chat request; the two headers that vLLM reads come beside it."""
+        model = check_model(request.model, self._config.models)
+        if not request.messages:
+            raise invalid("messages: at least one message is needed", "messages")
+        prompt = chat_tokens(request.messages, request.tools or ())
+        last = content_text(request.messages[-1].get("content"))
+        return ChatAnswer(
+            id=_reply_id("chatcmpl", request_id or request.request_id),
+            model=model,
+            request=self._engine_request(request, prompt, last, session),
+            continuous_usage=_continuous_usage(request),
+            token_ids_wanted=bool(request.return_token_ids),
+        )
+
+    def completion(
+        self, request: CompletionRequest, request_id: str | None, session: str | None
+    ) -> CompletionAnswer:
+        """The answer-to-be of a completion request."""
+        model = check_model(request.model, self._config.models)
+        prompt = completion_tokens(request.prompt)
+        text = request.prompt if isinstance(request.prompt, str) else ""
+        return CompletionAnswer(
+            id=_reply_id("cmpl", request_id or request.request_id),
+            model=model,
+            request=self._engine_request(request, prompt, text, session),
+            continuous_usage=_continuous_usage(request),
+            token_ids_wanted=bool(request.return_token_ids),
+            echo=text if request.echo else "",
+        )
+
+    def _engine_request(
+        self, request: GenerationRequest, prompt: Sequence[int], last_message: str, session: str | None
+    ) -> EngineRequest:
+        budget = reply_budget(request, len(prompt), self._config.shape.max_model_len_tokens)
+        scripted = self._script.next_reply(last_message)
+        if scripted is not None:
+            natural: int | None = len(scripted)
+            reply = endless(scripted, self._config.seed, prompt)
+        else:
+            natural = self._config.reply_tokens or (
+                DEFAULT_REPLY_TOKENS if request.wanted_tokens is None else None
+            )
+            reply = invented(self._config.seed, prompt)
+        return EngineRequest(
+            id=uuid.uuid4().hex,
+            tokens=list(prompt),
+            reply=islice(reply, budget),
+            max_tokens=budget,
+            min_tokens=request.min_tokens,
+            natural_tokens=natural,
+            ignore_eos=request.ignore_eos,
+            stops=StopWatch(request.stops, keep_stop=request.include_stop_str_in_output),
+            stop_token_ids=frozenset(request.stop_token_ids or ()),
+            session=request.session(session),
+            salt=request.cache_salt,
+        )
+
+
+def _reply_id(prefix: str, given: str | None) -> str:
+    return f"{prefix}-{given or uuid.uuid4().hex}"
+
+
+def _continuous_usage(request: GenerationRequest) -> bool:
+    options = request.stream_options
+    return options is not None and bool(options.include_usage) and bool(options.continuous_usage_stats)
