@@ -98,7 +98,7 @@ def build_model(out: Path, size: str = DEFAULT_SIZE, seed: int = 0) -> Path:
         _write_tokenizer(fresh)
         _write_weights(fresh, shape, seed)
         (fresh / STAMP).write_text(json.dumps(_stamp(size, seed)), encoding="utf-8")
-        fresh.chmod(0o755)  # mkdtemp makes 0700; other users of a node may read a model
+        _open_to_readers(fresh)
         _put_in_place(fresh, out, size, seed)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
@@ -122,6 +122,13 @@ def _put_in_place(fresh: Path, out: Path, size: str, seed: int) -> None:
             raise
 
 
+def _open_to_readers(folder: Path) -> None:
+    """A temporary folder and safetensors' files are private; other users of a node may read a model."""
+    folder.chmod(0o755)
+    for path in folder.iterdir():
+        path.chmod(0o644)
+
+
 def _write_tokenizer(folder: Path) -> None:
     for name in TOKENIZER_FILES:
         shutil.copyfile(Path(__file__).parent / "tokenizer" / name, folder / name)
@@ -132,7 +139,9 @@ def _write_weights(folder: Path, shape: ModelSize, seed: int) -> None:
     os.environ["HF_HUB_OFFLINE"] = os.environ["TRANSFORMERS_OFFLINE"] = "1"
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     config = Qwen3Config(
         vocab_size=VOCABULARY_TOKENS,
         hidden_size=shape.hidden,
@@ -157,7 +166,9 @@ def _write_weights(folder: Path, shape: ModelSize, seed: int) -> None:
 
 def main() -> None:
     """Entry point of `python -m saga_vllm.model`."""
-    parser = argparse.ArgumentParser(prog="python -m saga_vllm.model", description="Make a small random model.")
+    parser = argparse.ArgumentParser(
+        prog="python -m saga_vllm.model", description="Make a small random model."
+    )
     parser.add_argument("out", type=Path, help="the folder to make")
     parser.add_argument("--size", default=DEFAULT_SIZE, choices=list(MODEL_SIZES))
     parser.add_argument("--seed", type=int, default=0)
