@@ -1,0 +1,404 @@
+"""A node as a machine: `handle(event, now)` in, actions out. Its shell is `saga_node`.
+
+Rules of this file
+  1. A worker that should run is started, watched, and started again with growing pauses;
+     every start is a new incarnation, and what an older one says is ignored. They count up
+     from the daemon's own incarnation, so that they grow over its restarts as well.
+  2. A program is started at most once per `(workflow, attempt)`, however often it is asked for.
+  3. The head is told everything in each report; nothing the node says must arrive.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import assert_never
+
+from saga_core import wire
+from saga_core.config import NodeConfig
+from saga_core.ids import NodeId, SessionId, WorkerId, WorkflowId
+from saga_core.node_words import (
+    Action,
+    EndProgram,
+    Event,
+    FindHead,
+    HeadSaid,
+    Ignored,
+    KillWorker,
+    ProgramExited,
+    Quit,
+    Residency,
+    SendHead,
+    SpawnWorker,
+    StartProgram,
+    StopAsked,
+    Tick,
+    WorkerExited,
+    WorkerLoad,
+    WorkerSilent,
+    WorkerUp,
+)
+from saga_core.states import WorkerState
+
+HELLO_EVERY_S = 1.0
+TOMBSTONES = 10_000
+"""Ended programs remembered, so that a late request to run one again is recognised."""
+RESIDENT_PER_REPORT = 10_000
+"""Residency changes in one report; the rest follows in the next."""
+
+
+# -- state -------------------------------------------------------------------------------
+
+
+@dataclass(slots=True, eq=False)
+class Worker:
+    """One engine server that should run here."""
+
+    id: WorkerId
+    model: str
+    state: WorkerState = WorkerState.LOST
+    incarnation: int = 0
+    alive: bool = False
+    """Its process exists: spawned and not yet reported gone."""
+    up: WorkerUp | None = None
+    load: WorkerLoad | None = None
+    reason: str = ""
+    failures: int = 0
+    """Starts in a row that did not end in a ready worker."""
+    silent: int = 0
+    spawned_at: float = 0.0
+    again_at: float = 0.0
+    resident: dict[SessionId, tuple[int, int]] = field(default_factory=dict)
+    """Tokens per session, and the number of the report that first carries it."""
+
+
+class Node:
+    """What one node daemon knows and wants."""
+
+    def __init__(
+        self,
+        node: NodeId,
+        workers: Mapping[WorkerId, str],
+        config: NodeConfig,
+        *,
+        incarnation: int,
+        host: str,
+        version: str,
+        now: float,
+        end_at: float | None = None,
+    ) -> None:
+        """`workers` maps each worker to the name of the model it serves."""
+        self.id, self.config, self.incarnation = node, config, incarnation
+        self.workers = {w: Worker(w, model, incarnation=incarnation) for w, model in workers.items()}
+        self.programs: dict[tuple[WorkflowId, int], wire.ProgramFact] = {}
+        self.stopping = False
+        self.head = 0
+        self.registered = False
+        self._hello = wire.Hello(
+            protocol=wire.PROTOCOL,
+            version=version,
+            node=node,
+            incarnation=incarnation,
+            host=host,
+            end_at=end_at,
+        )
+        self._tombs: OrderedDict[tuple[WorkflowId, int], None] = OrderedDict()
+        self._seq = 0
+        self._acked = 0
+        self._dirty = False
+        self._every_s = 1.0
+        self._said_at = float("-inf")
+        self._heard_at = now
+        self._found_at = now
+        self._ever = False
+        self._out: list[Action] = []
+        self._now = now
+
+    def handle(self, event: Event, *, now: float) -> list[Action]:
+        """Let `event` have happened at `now` (seconds, never running backwards); say what to do."""
+        self._out, self._now = [], now
+        match event:
+            case Tick():
+                self._on_tick()
+            case HeadSaid():
+                self._on_head(event.message)
+            case WorkerUp():
+                self._on_up(event)
+            case WorkerExited():
+                self._on_exited(event)
+            case WorkerLoad():
+                self._on_load(event)
+            case WorkerSilent():
+                self._on_silent(event)
+            case Residency():
+                self._on_residency(event)
+            case ProgramExited():
+                self._on_program_exited(event)
+            case StopAsked():
+                self._quit(event.reason, 0)
+            case _:
+                assert_never(event)
+        if self._dirty and self.registered and not self.stopping:
+            self._report()
+        return self._out
+
+    # -- workers -------------------------------------------------------------------------
+
+    def _on_tick(self) -> None:
+        if self.stopping:
+            return
+        for worker in self.workers.values():
+            self._keep_running(worker)
+        self._talk()
+
+    def _keep_running(self, worker: Worker) -> None:
+        if not worker.alive:
+            if self._now >= worker.again_at:
+                self._spawn(worker)
+            return
+        late = self._now - worker.spawned_at > self.config.start_timeout_s
+        if worker.state is WorkerState.STARTING and late:
+            self._kill(worker, f"not ready after {self.config.start_timeout_s:g} s")
+
+    def _spawn(self, worker: Worker) -> None:
+        worker.incarnation += 1
+        worker.alive, worker.state = True, WorkerState.STARTING
+        worker.spawned_at, worker.silent, worker.up, worker.load = self._now, 0, None, None
+        self._dirty = True
+        self._out.append(SpawnWorker(worker.id, worker.incarnation))
+
+    def _kill(self, worker: Worker, reason: str) -> None:
+        worker.state, worker.reason = WorkerState.LOST, reason
+        self._dirty = True
+        self._out.append(KillWorker(worker.id, worker.incarnation, reason))
+
+    def _current(self, worker: WorkerId, incarnation: int, what: str) -> Worker | None:
+        found = self.workers.get(worker)
+        if found is None or found.incarnation != incarnation or not found.alive:
+            self._out.append(Ignored("stale", f"{what} of {worker} incarnation {incarnation}"))
+            return None
+        return found
+
+    def _on_up(self, event: WorkerUp) -> None:
+        worker = self._current(event.worker, event.incarnation, "readiness")
+        if worker is None or worker.state is not WorkerState.STARTING:
+            return
+        worker.state, worker.up, worker.reason, worker.failures = WorkerState.READY, event, "", 0
+        self._dirty = True
+
+    def _on_exited(self, event: WorkerExited) -> None:
+        worker = self._current(event.worker, event.incarnation, "exit")
+        if worker is None:
+            return
+        was_ready = worker.state is WorkerState.READY or worker.up is not None
+        worker.failures = 0 if was_ready else worker.failures + 1
+        if worker.state is not WorkerState.LOST:  # a kill of ours has given its reason already
+            worker.reason = event.reason
+        worker.alive, worker.state, worker.up, worker.load = False, WorkerState.LOST, None, None
+        pause_s = self.config.backoff_s * 2 ** max(0, worker.failures - 1) if worker.failures else 0.0
+        worker.again_at = self._now + min(pause_s, self.config.backoff_max_s)
+        self._void(worker)
+        self._dirty = True
+
+    def _on_load(self, event: WorkerLoad) -> None:
+        worker = self._current(event.worker, event.incarnation, "load")
+        if worker is not None:
+            worker.load, worker.silent = event, 0
+
+    def _on_silent(self, event: WorkerSilent) -> None:
+        worker = self._current(event.worker, event.incarnation, "silence")
+        if worker is None or worker.state is not WorkerState.READY:
+            return
+        worker.silent += 1
+        if worker.silent >= self.config.silent_probes:
+            self._kill(worker, f"no answer to {worker.silent} probes: {event.reason}")
+
+    def _on_residency(self, event: Residency) -> None:
+        worker = self._current(event.worker, event.incarnation, "residency")
+        if worker is None:
+            return
+        if event.reset:
+            self._void(worker)
+        for session, tokens in event.tokens.items():
+            worker.resident[session] = (tokens, self._seq + 1)
+
+    def _void(self, worker: Worker) -> None:
+        worker.resident = dict.fromkeys(worker.resident, (0, self._seq + 1))
+
+    # -- programs ------------------------------------------------------------------------
+
+    def _run(self, want: wire.RunProgram) -> None:
+        name = (want.workflow, want.attempt)
+        if want.incarnation != self.incarnation or name in self.programs or name in self._tombs:
+            self._out.append(Ignored("stale", f"request to run workflow {want.workflow}"))
+            return
+        self.programs[name] = wire.ProgramFact(workflow=want.workflow, attempt=want.attempt)
+        self._dirty = True
+        self._out.append(StartProgram(want))
+
+    def _on_program_exited(self, event: ProgramExited) -> None:
+        name = (event.workflow, event.attempt)
+        fact = self.programs.get(name)
+        if fact is None or fact.exited:
+            self._out.append(Ignored("stale", f"exit of workflow {event.workflow}"))
+            return
+        self.programs[name] = wire.ProgramFact(
+            workflow=event.workflow,
+            attempt=event.attempt,
+            exited=True,
+            exit_code=event.exit_code,
+            reason=event.reason,
+        )
+        self._dirty = True
+
+    def _stop(self, want: wire.StopProgram) -> None:
+        name = (want.workflow, want.attempt)
+        fact = self.programs.get(name)
+        if fact is None:
+            # Never started here, or already forgotten: say that it is over, and never start it.
+            self._bury(name)
+            self.programs[name] = wire.ProgramFact(
+                workflow=want.workflow, attempt=want.attempt, exited=True, reason="it was not running"
+            )
+            self._dirty = True
+        elif not fact.exited:
+            self._out.append(EndProgram(want.workflow, want.attempt, want.grace_s))
+
+    def _forget(self, want: wire.ForgetProgram) -> None:
+        name = (want.workflow, want.attempt)
+        fact = self.programs.get(name)
+        if fact is not None and fact.exited:
+            del self.programs[name]
+            self._bury(name)
+
+    def _bury(self, name: tuple[WorkflowId, int]) -> None:
+        self._tombs[name] = None
+        while len(self._tombs) > TOMBSTONES:
+            self._tombs.popitem(last=False)
+
+    # -- the head ------------------------------------------------------------------------
+
+    def _on_head(self, message: wire.ToNode) -> None:
+        if self.stopping:
+            return
+        self._heard_at = self._now
+        match message:
+            case wire.Welcome():
+                self._on_welcome(message)
+            case wire.Refused():
+                self._quit(f"the head refused this node: {message.reason}", 1)
+            case wire.Ack():
+                if message.incarnation == self.incarnation and message.head == self.head:
+                    self._acked = max(self._acked, message.seq)
+                    self._settle()
+            case wire.WhoAreYou():
+                self.registered = False
+                self._said_at = float("-inf")
+                self._talk()
+            case wire.RunProgram():
+                self._run(message)
+            case wire.StopProgram():
+                self._stop(message)
+            case wire.ForgetProgram():
+                self._forget(message)
+            case wire.Shutdown():
+                self._quit(message.reason, 0)
+            case _:
+                assert_never(message)
+
+    def _on_welcome(self, welcome: wire.Welcome) -> None:
+        if welcome.incarnation != self.incarnation:
+            self._out.append(Ignored("stale", "welcome"))
+            return
+        self.registered, self._ever = True, True
+        self._every_s, self.head = welcome.report_every_s, welcome.head
+        self._acked = 0
+        for worker in self.workers.values():  # to a head that knows nothing, everything is news
+            worker.resident = {s: (t, self._seq + 1) for s, (t, _) in worker.resident.items() if t > 0}
+        self._dirty = True
+
+    def _settle(self) -> None:
+        """Forget sessions with nothing resident once the head knows it."""
+        for worker in self.workers.values():
+            gone = [s for s, (tokens, seq) in worker.resident.items() if tokens == 0 and seq <= self._acked]
+            for session in gone:
+                del worker.resident[session]
+
+    def _talk(self) -> None:
+        quiet_s = self._now - self._heard_at
+        if quiet_s > (self.config.orphan_timeout_s if self._ever else self.config.register_timeout_s):
+            what = "no head for" if self._ever else "no head took this node in within"
+            self._quit(f"{what} {quiet_s:.0f} s", 1)
+            return
+        if quiet_s > self.config.head_timeout_s and self._now - self._found_at > self.config.head_timeout_s:
+            self._found_at, self.registered = self._now, False
+            self._out.append(FindHead())
+        if not self.registered and self._now - self._said_at >= HELLO_EVERY_S:
+            self._said_at = self._now
+            self._out.append(SendHead(self._hello))
+        elif self.registered and self._now - self._said_at >= self._every_s:
+            self._report()
+
+    def _report(self) -> None:
+        self._seq += 1
+        self._dirty = False
+        self._said_at = self._now
+        self._out.append(
+            SendHead(
+                wire.Report(
+                    node=self.id,
+                    incarnation=self.incarnation,
+                    seq=self._seq,
+                    workers=[_fact(w) for w in self.workers.values()],
+                    programs=list(self.programs.values()),
+                    resident=self._changes(),
+                )
+            )
+        )
+
+    def _changes(self) -> list[wire.ResidentFact]:
+        changes: list[wire.ResidentFact] = []
+        for worker in self.workers.values():
+            for session, (tokens, since) in worker.resident.items():
+                if since > self._acked:
+                    if len(changes) >= RESIDENT_PER_REPORT:
+                        worker.resident[session] = (tokens, self._seq + 1)
+                        continue
+                    changes.append(wire.ResidentFact(worker.id, session, tokens))
+        return changes
+
+    def _quit(self, reason: str, exit_code: int) -> None:
+        if self.stopping:
+            return
+        self.stopping = True
+        self._out.append(SendHead(wire.Goodbye(node=self.id, incarnation=self.incarnation, reason=reason)))
+        self._out.append(Quit(reason, exit_code))
+
+    def check(self) -> None:
+        """Raise AssertionError where the state contradicts itself."""
+        for worker in self.workers.values():
+            assert (worker.state is WorkerState.READY) <= (worker.up is not None)
+            assert (worker.state is WorkerState.LOST) or worker.alive
+        assert self._acked <= self._seq
+        assert len(self._tombs) <= TOMBSTONES
+
+
+def _fact(worker: Worker) -> wire.WorkerFact:
+    up, load = worker.up, worker.load
+    return wire.WorkerFact(
+        worker=worker.id,
+        incarnation=worker.incarnation,
+        state=worker.state,
+        model=up.model if up is not None else worker.model,
+        host=up.host if up is not None else "",
+        port=up.port if up is not None else 0,
+        key=up.key if up is not None else "",
+        capacity_tokens=up.capacity_tokens if up is not None else 0,
+        max_model_len=up.max_model_len if up is not None else 0,
+        max_seqs=up.max_seqs if up is not None else 0,
+        running=load.running if load is not None else 0,
+        waiting=load.waiting if load is not None else 0,
+        kv_usage=load.kv_usage if load is not None else 0.0,
+        reason=worker.reason,
+    )
