@@ -1,0 +1,130 @@
+"""What the synthetic workloads are made of: each figure with its source.
+
+Sources: [P] the SAGA paper (arXiv 2605.00528), [R] the workload generators of the repository under its
+first author's handle, [T] published recordings we measured (kv-cache-tester, entire-cli, ISO-Bench,
+OpenHands, SWE-agent), [B] published browser-agent runs (open-operator-evals), [C] our choice, said why.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from saga_sim.trace.quantiles import CODE_S, DATABASE_S, FILE_S, WEB_S
+
+# [P] Percentiles of a tool call in seconds, by type.
+TOOL_PERCENTILES_S = {"code": CODE_S, "file": FILE_S, "web": WEB_S, "db": DATABASE_S}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """A uniform range of whole numbers, both ends included."""
+
+    low: int
+    high: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """One class of synthetic workflows. `context`: does each prompt append to the last, or replace the page?"""
+
+    name: str
+    workload: Literal["swe-agent", "web-agent"]
+    context: Literal["append", "replace"]
+    mean_steps: float
+    steps_shape: float
+    min_steps: int
+    max_steps: int
+    tools: dict[str, float]
+    system_tokens: int
+    first_tokens: Span
+    output_tokens: Span
+    observation_mean_tokens: float
+    observation_sigma: float
+    max_observation_tokens: int
+    max_context_tokens: int
+    arrivals_per_s: float
+    max_gap_s: float
+
+
+SWE_BENCH_LIKE = Profile(
+    name="swe-bench-like",
+    workload="swe-agent",
+    context="append",
+    mean_steps=37,  # [P] SWE-bench Verified: mean 37, at most 150
+    steps_shape=2.0,  # [R] Gamma(2)
+    min_steps=2,  # [C] one step is no agent
+    max_steps=150,  # [P]
+    tools={"code": 0.45, "file": 0.40, "web": 0.10, "db": 0.05},  # [R]
+    system_tokens=1800,  # [T] between SWE-agent's 351 and OpenHands' 3,020 tokens of system prompt + tools
+    first_tokens=Span(low=2000, high=4000),  # [P, one digest] 2-4K prompt tokens
+    output_tokens=Span(low=100, high=500),  # [P, one digest]; mean 300
+    observation_mean_tokens=350,  # [R]; with 300 of output 37 steps grow the prompt to some 27k
+    observation_sigma=1.0,  # [T] OpenHands new prompt p50/p90 214/1,565: a wide log-normal
+    max_observation_tokens=8000,  # [T] harnesses cut tool output at about this size
+    max_context_tokens=32768,  # [P] 32K context; beyond it the agent compacts
+    arrivals_per_s=8 / 60,  # [P] about 8 workflows a minute
+    max_gap_s=300.0,  # [P] the longest retention
+)
+
+WEBARENA_LIKE = Profile(
+    name="webarena-like",
+    workload="web-agent",
+    context="replace",  # [B] the page state is replaced: prompts stay nearly flat
+    mean_steps=18,  # [P] WebArena: mean 18
+    steps_shape=2.0,  # [R]
+    min_steps=2,
+    max_steps=75,  # [C] four times the mean, as 150 is for 37; browser-use p90 17, proxy-lite cap 20 [B]
+    tools={"web": 0.75, "file": 0.15, "code": 0.05, "db": 0.05},  # [R]
+    system_tokens=1600,  # [C] what a step shares of a 6k prompt, so that reuse is about 25 %
+    first_tokens=Span(low=4000, high=8000),  # [P, one digest] 4-8K; Notte p50/p90 6,333/10,355 [B]
+    output_tokens=Span(low=50, high=200),  # [P, one digest]; browser-use p50 79, proxy-lite 144 [B]
+    observation_mean_tokens=800,  # [R]; only for agents that append: here a page replaces the last one
+    observation_sigma=0.5,
+    max_observation_tokens=4000,
+    max_context_tokens=32768,
+    arrivals_per_s=8 / 60,  # [P]
+    max_gap_s=300.0,
+)
+
+# The demo: the same two shapes, small enough that two CPU workers with the 3 M parameter model
+# (cold prefill of 4k tokens 0.33 s, 8k 1.1-1.6 s, decode 110-215 tokens/s per worker) replay a dozen
+# workflows in about a minute. All of it [C]: fewer steps, an 8k context, gaps cut at a few seconds.
+DEMO_CONTEXT_TOKENS = 8000
+DEMO_CODING = replace(
+    SWE_BENCH_LIKE,
+    name="demo-coding",
+    mean_steps=13,
+    steps_shape=8.0,  # narrower: with a dozen workflows one outlier would be the whole run
+    min_steps=6,
+    max_steps=20,
+    system_tokens=600,
+    first_tokens=Span(low=1000, high=2000),
+    output_tokens=Span(low=20, high=80),
+    observation_mean_tokens=350,
+    observation_sigma=0.7,
+    max_observation_tokens=1500,
+    max_context_tokens=DEMO_CONTEXT_TOKENS,
+    arrivals_per_s=0.5,
+    max_gap_s=4.0,
+)
+DEMO_BROWSING = replace(
+    WEBARENA_LIKE,
+    name="demo-browsing",
+    mean_steps=8,
+    steps_shape=8.0,
+    min_steps=4,
+    max_steps=12,
+    system_tokens=750,
+    first_tokens=Span(low=2000, high=4000),
+    output_tokens=Span(low=15, high=50),
+    max_context_tokens=DEMO_CONTEXT_TOKENS,
+    arrivals_per_s=0.5,
+    max_gap_s=4.0,
+)
+
+# A preset mixes profiles by weight; workflows are dealt in this proportion, not drawn.
+PRESETS: dict[str, tuple[tuple[Profile, int], ...]] = {
+    "swe-bench-like": ((SWE_BENCH_LIKE, 1),),
+    "webarena-like": ((WEBARENA_LIKE, 1),),
+    "demo": ((DEMO_CODING, 2), (DEMO_BROWSING, 1)),
+}
+DEMO_WORKFLOWS = 10
