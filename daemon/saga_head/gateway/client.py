@@ -1,0 +1,458 @@
+"""The client's side of the wire: one connection, its requests one after the other.
+
+    HEAD -> BODY | CHUNKED -> BUSY -> HEAD ...      the hot path, POST [/s/<token>]/v1/*
+    HEAD -> HANDED                                  any other request: the fallback server has it for good
+    any  -> LINGER                                  an early error: answered, what is still coming is dropped
+
+A client that closes its sending half while a reply is owed counts as gone: its worker is freed at once.
+Pipelined requests are queued up to `Limits.pipelined_bytes`.
+"""
+
+import asyncio
+import logging
+import math
+import re
+from enum import Enum, auto
+from typing import TYPE_CHECKING, cast
+
+from saga_head.gateway.body import Body, ChunkedBody, decode_fields, too_large
+from saga_head.gateway.exchange import WorkerExchange
+from saga_head.gateway.head import APIS, HOT, RequestHead, parse_head
+from saga_head.gateway.port import Call, Caller, Refusal
+from saga_head.gateway.reply import CONTINUE, error_answer
+
+if TYPE_CHECKING:
+    from saga_head.gateway.server import Gateway
+
+POLITE = 256  # connections beyond the limit that still get a 503; more are closed without a word
+
+log = logging.getLogger(__name__)
+
+EMPTY_LINES = re.compile(rb"(?:\r\n)+")  # to be ignored before a request, RFC 9112 section 2.2
+FIRST_BODY_BYTES = 1 << 20  # a body's buffer starts at this and doubles: a length alone claims no memory
+
+
+class Stage(Enum):
+    """What the next byte of the client belongs to."""
+
+    HEAD = auto()
+    BODY = auto()
+    CHUNKED = auto()
+    BUSY = auto()
+    LINGER = auto()
+    HANDED = auto()
+
+
+class ClientLink(asyncio.BufferedProtocol):
+    """One client connection.
+
+    Bytes are read into a buffer that all connections share; a body longer than what came with its head is
+    read straight into a buffer of its own.
+    """
+
+    __slots__ = (
+        "_advancing",
+        "_body",
+        "_caller",
+        "_chunks",
+        "_exchange",
+        "_flushing",
+        "_gateway",
+        "_got",
+        "_head",
+        "_inner",
+        "_pending",
+        "_reserved",
+        "_surplus",
+        "_timed",
+        "_view",
+        "deadline_s",
+        "keep",
+        "paused",
+        "stage",
+        "transport",
+    )
+
+    transport: asyncio.Transport
+
+    def __init__(self, gateway: "Gateway") -> None:
+        self._gateway = gateway
+        self.stage = Stage.HEAD
+        self.keep = True
+        self.paused = False
+        self.deadline_s = math.inf
+        self._pending = b""
+        self._advancing = False
+        self._exchange: WorkerExchange | None = None
+        self._inner: asyncio.Protocol | None = None
+        self._head: RequestHead | None = None
+        self._caller: Caller | None = None
+        self._body: bytearray | None = None
+        self._view: memoryview | None = None
+        self._chunks: ChunkedBody | None = None
+        self._got = 0
+        self._reserved = 0
+        self._timed = False  # the header timeout runs since the first byte of this head
+        self._surplus = False
+        self._flushing = False
+
+    # asyncio
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's are none by class
+        links, limits = self._gateway.links, self._gateway.limits
+        links.add(self)
+        self._surplus = len(links) > limits.connections
+        self._due(limits.header_timeout_s)
+        if len(links) > limits.connections + POLITE:
+            self.transport.abort()
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        del sizehint
+        return self._gateway.scratch if self._view is None else self._view[self._got :]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        if self._view is None:
+            self._take(bytes(self._gateway.scratch[:nbytes]))
+            return
+        self._got += nbytes
+        self._due(self._gateway.limits.body_idle_s)
+        self._fill()
+
+    def eof_received(self) -> bool | None:
+        if self._inner is not None:
+            return self._inner.eof_received()
+        self._leave()
+        return None  # close, after what is still to be written
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._gateway.links.discard(self)
+        self._leave()
+        self._drop_body()
+        if self._inner is not None:
+            self._inner.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        self.paused = True
+        if self._inner is not None:
+            self._inner.pause_writing()
+            return
+        self._due(self._gateway.limits.stalled_reader_s)
+        if self._exchange is not None:
+            self._exchange.pause()
+
+    def resume_writing(self) -> None:
+        self.paused = False
+        if self._inner is not None:
+            self._inner.resume_writing()
+            return
+        if self._exchange is not None:
+            self.deadline_s = math.inf
+            self._exchange.resume()
+        elif self.stage is Stage.HEAD and not self._timed:
+            self._due(self._gateway.limits.keep_alive_idle_s)
+
+    # bytes
+
+    def _take(self, data: bytes) -> None:
+        match self.stage:
+            case Stage.HEAD:
+                self._time_head()
+                self._pending += data
+                self._advance()
+            case Stage.CHUNKED:
+                self._due(self._gateway.limits.body_idle_s)
+                self._feed_chunks(data)
+                self._advance()
+            case Stage.BUSY:
+                self._queue(data)
+            case Stage.HANDED:
+                assert self._inner is not None
+                self._inner.data_received(data)
+            case Stage.LINGER | Stage.BODY:
+                pass
+
+    def _time_head(self) -> None:
+        if not self._timed:
+            self._timed = True
+            self._due(self._gateway.limits.header_timeout_s)
+
+    def _queue(self, data: bytes) -> None:
+        """Keep requests sent ahead; too many of them end the connection after this reply."""
+        if not self.keep or len(self._pending) + len(data) > self._gateway.limits.pipelined_bytes:
+            self.keep = False
+            self._pending = b""
+        else:
+            self._pending += data
+
+    def _advance(self) -> None:
+        """Begin as many requests as are there; a loop, because a refused one is over at once."""
+        if self._advancing:
+            return
+        self._advancing = True
+        try:
+            while self.stage is Stage.HEAD and self._pending and self._begin():
+                pass
+        finally:
+            self._advancing = False
+
+    def _begin(self) -> bool:
+        """Begin the next request; False where its head is not complete."""
+        limits = self._gateway.limits
+        data = self._pending
+        empty = EMPTY_LINES.match(data)
+        if empty:
+            data = data[empty.end() :]
+        end = data.find(b"\r\n\r\n") + 4
+        if end < 4 or end > limits.head_bytes:
+            self._pending = data
+            if len(data) <= limits.head_bytes and end < 4:
+                return False
+            return self.fail(
+                Refusal(
+                    431,
+                    "invalid_request_error",
+                    "head_too_large",
+                    f"the request head is larger than {limits.head_bytes} bytes, the most this gateway takes",
+                )
+            )
+        if self._surplus:
+            return self.fail(self._gateway.too_busy("open connections", limits.connections))
+        if not HOT.match(data):
+            return self._hand_over(data)
+        self._pending = data[end:]
+        head = parse_head(data[:end], limits)
+        return self.fail(head) if isinstance(head, Refusal) else self._admit(head)
+
+    def _hand_over(self, data: bytes) -> bool:
+        """Give the connection to the fallback server, from this request on."""
+        self._pending = b""
+        self.stage = Stage.HANDED
+        self.deadline_s = math.inf
+        self._inner = inner = self._gateway.fallback()
+        inner.connection_made(self.transport)
+        inner.data_received(data)
+        return False
+
+    def _admit(self, head: RequestHead) -> bool:
+        """Ask who it is before a stranger may send a body."""
+        gateway, limits = self._gateway, self._gateway.limits
+        self.keep = head.keep_alive and not gateway.draining
+        if head.api not in APIS:
+            return self.fail(unknown_api(head.api))
+        caller = gateway.scheduler.authenticate(head.token, head.bearer)
+        if isinstance(caller, Refusal):
+            return self.fail(caller)
+        if head.length > limits.body_bytes:
+            return self.fail(too_large(limits.body_bytes))
+        if not self._reserve(head.length):
+            return self.fail(gateway.too_busy("bytes of request bodies", limits.bodies_bytes))
+        self._head, self._caller = head, caller
+        if head.chunked:
+            return self._begin_chunks(head)
+        if len(self._pending) >= head.length:
+            body, self._pending = self._pending[: head.length], self._pending[head.length :]
+            self._arrive(body)
+        else:
+            self._begin_body(head)
+        return True
+
+    # the body
+
+    def _begin_body(self, head: RequestHead) -> None:
+        if head.expects_continue:
+            self.transport.write(CONTINUE)
+        self.stage = Stage.BODY
+        self._due(self._gateway.limits.body_idle_s)
+        self._got = len(self._pending)
+        self._body = bytearray(min(head.length, max(FIRST_BODY_BYTES, 2 * self._got)))
+        self._view = memoryview(self._body)
+        self._view[: self._got] = self._pending
+        self._pending = b""
+
+    def _fill(self) -> None:
+        """Grow the body's buffer when it is full, or go on when the body is whole."""
+        assert self._body is not None
+        assert self._head is not None
+        if self._got < len(self._body):
+            return
+        self._view = None
+        length = self._head.length
+        if self._got < length:
+            self._body += bytes(min(self._got, length - self._got))
+            self._view = memoryview(self._body)
+            return
+        body, self._body = self._body, None
+        self._arrive(body)
+        self._advance()
+
+    def _begin_chunks(self, head: RequestHead) -> bool:
+        data, self._pending = self._pending, b""
+        self.stage = Stage.CHUNKED
+        self._due(self._gateway.limits.body_idle_s)
+        self._chunks = ChunkedBody(self._gateway.limits.body_bytes)
+        if head.expects_continue and not data:
+            self.transport.write(CONTINUE)
+        self._feed_chunks(data)
+        return True
+
+    def _feed_chunks(self, data: bytes) -> None:
+        chunks = self._chunks
+        assert chunks is not None
+        rest = chunks.feed(data)
+        if isinstance(rest, Refusal):
+            self.fail(rest)
+        elif not self._reserve(len(chunks.body) - self._reserved):
+            self.fail(self._gateway.too_busy("bytes of request bodies", self._gateway.limits.bodies_bytes))
+        elif rest is not None:
+            self._pending = rest
+            self._chunks = None
+            self._arrive(chunks.body)
+
+    def _reserve(self, more_bytes: int) -> bool:
+        """Take room for a body out of what all connections share."""
+        gateway = self._gateway
+        if gateway.bodies_bytes + more_bytes > gateway.limits.bodies_bytes:
+            return False
+        gateway.bodies_bytes += more_bytes
+        self._reserved += more_bytes
+        return True
+
+    def release_body(self) -> None:
+        """Give the room back."""
+        self._gateway.bodies_bytes -= self._reserved
+        self._reserved = 0
+
+    def _drop_body(self) -> None:
+        self._view = self._body = self._chunks = None
+        self.release_body()
+
+    # the request
+
+    def _arrive(self, body: Body) -> None:
+        """A whole request: decode what decides, and ask the scheduler."""
+        gateway, head, caller = self._gateway, self._head, self._caller
+        assert head is not None
+        assert caller is not None
+        self._head = self._caller = None
+        self.stage = Stage.BUSY
+        if not self.paused:
+            self.deadline_s = math.inf
+        fields = decode_fields(body)
+        if isinstance(fields, Refusal):
+            self.fail(fields)
+            return
+        call = Call(gateway.scheduler.next_step(), caller, head.api, fields, head.identity, len(body))
+        self._exchange = exchange = WorkerExchange(
+            call,
+            head,
+            body,
+            self,
+            scheduler=gateway.scheduler,
+            pool=gateway.pool,
+            limits=gateway.limits,
+            clock=gateway.clock,
+        )
+        gateway.exchanges += 1
+        try:
+            gateway.scheduler.arrive(call, exchange)
+        except Exception:
+            log.exception("the scheduler failed on step %d", call.step)
+            exchange.stop(INTERNAL, "the scheduler failed")
+
+    def replied(self) -> None:
+        """The reply (or an error in its place) is written: the next request, or the end."""
+        self._end_exchange()
+        if self.stage is not Stage.BUSY:
+            return
+        if not self.keep or self._gateway.draining:
+            self.hang_up()
+            return
+        self.stage = Stage.HEAD
+        self._due(
+            self._gateway.limits.stalled_reader_s if self.paused else self._gateway.limits.keep_alive_idle_s
+        )
+        self._timed = False
+        if self._pending:
+            self._time_head()
+            self._advance()
+
+    def cut(self) -> None:
+        """Close so that the client sees a broken reply, not an end."""
+        self._end_exchange()
+        self.transport.abort()
+
+    def _end_exchange(self) -> None:
+        if self._exchange is not None:
+            self._exchange = None
+            self._gateway.exchanges -= 1
+
+    def _leave(self) -> None:
+        """The client is gone."""
+        exchange = self._exchange
+        if exchange is not None:
+            self._end_exchange()
+            exchange.client_gone()
+            self.transport.abort()
+
+    # the end
+
+    def fail(self, refusal: Refusal) -> bool:
+        """Answer a request that never became a step. A whole one leaves the connection usable."""
+        whole = self.stage is Stage.BUSY
+        self.keep = self.keep and whole
+        self.transport.write(error_answer(refusal, self._gateway.error_id(), keep_alive=self.keep))
+        self._drop_body()
+        if whole:
+            self.replied()
+        else:
+            self.hang_up()
+        return False
+
+    def hang_up(self) -> None:
+        """Close after what is written; first drop what the client is still sending."""
+        if self.stage is Stage.LINGER:
+            return
+        self.stage = Stage.LINGER
+        self._pending = b""
+        self._due(self._gateway.limits.linger_s)
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+
+    def _due(self, seconds: float) -> None:
+        self.deadline_s = self._gateway.clock() + seconds
+
+    def overdue(self) -> None:
+        """The deadline passed (called by the sweep)."""
+        self.deadline_s = math.inf
+        if self.stage is Stage.HEAD and not self.paused and self._pending:
+            self.fail(too_slow("head", self._gateway.limits.header_timeout_s))
+        elif self.stage in (Stage.BODY, Stage.CHUNKED):
+            self.fail(too_slow("body", self._gateway.limits.body_idle_s))
+        elif self.stage is Stage.HEAD and not self.paused:
+            self.transport.close()
+        elif self.stage is Stage.LINGER and self.transport.get_write_buffer_size() and not self._flushing:
+            self._flushing = True  # a slow reader, but it reads
+            self._due(self._gateway.limits.stalled_reader_s)
+        else:
+            self.transport.abort()
+
+
+INTERNAL = Refusal(500, "server_error", "internal_error", "the head failed on this request; its log says why")
+
+
+def too_slow(part: str, limit_s: float) -> Refusal:
+    """408."""
+    return Refusal(
+        408, "invalid_request_error", "timeout", f"the request {part} did not come within {limit_s:g} s"
+    )
+
+
+def unknown_api(path: str) -> Refusal:
+    """404 that lists what there is."""
+    return Refusal(
+        404,
+        "invalid_request_error",
+        "unknown_url",
+        f"POST {path} is not served here; valid are {', '.join(APIS)}",
+    )

@@ -1,0 +1,327 @@
+"""One request between a client and the workers it is sent to, from arrive() to finish().
+
+States, by what is set: waiting (nothing), connecting (`_connecting`), on a worker (`_link`), settled.
+`_answered` parts the two worlds: before it the request can go elsewhere, after it bytes are with the client.
+"""
+
+import asyncio
+import re
+from collections.abc import Callable
+from typing import Protocol
+from urllib.parse import quote
+
+from saga_head.gateway.body import Body
+from saga_head.gateway.head import RequestHead
+from saga_head.gateway.limits import Limits
+from saga_head.gateway.port import Call, Outcome, Refusal, Result, Scheduler, Target
+from saga_head.gateway.relay import Relay, ReplyHead
+from saga_head.gateway.reply import (
+    at_event_boundary,
+    error_answer,
+    error_event,
+    header_lines,
+    last_chunk,
+    read_usage,
+    rewrite_head,
+)
+from saga_head.gateway.upstream import Pool, WorkerLink
+
+
+class Client(Protocol):
+    """The connection the request came on."""
+
+    transport: asyncio.Transport
+    keep: bool  # whether the connection goes on after this reply
+    paused: bool  # whether it takes no bytes now
+
+    def release_body(self) -> None: ...
+    def replied(self) -> None: ...
+    def cut(self) -> None: ...
+
+
+CANCELLED = Refusal(
+    410, "invalid_request_error", "workflow_cancelled", "the workflow of this request was cancelled"
+)  # 410: the SDKs repeat 409, 429 and 5xx
+SESSION = re.compile(r"[\x21-\x7e]+")
+
+
+class WorkerExchange:
+    """The gateway's side of one step (`port.Exchange`)."""
+
+    __slots__ = (
+        "_answered",
+        "_arrived_s",
+        "_body",
+        "_client",
+        "_clock",
+        "_connecting",
+        "_head",
+        "_limits",
+        "_link",
+        "_pool",
+        "_relay",
+        "_retried",
+        "_scheduler",
+        "_status",
+        "_stream",
+        "_target",
+        "_ttft_s",
+        "_wire_chunked",
+        "call",
+        "settled",
+    )
+
+    def __init__(
+        self,
+        call: Call,
+        head: RequestHead,
+        body: Body,
+        client: Client,
+        *,
+        scheduler: Scheduler,
+        pool: Pool,
+        limits: Limits,
+        clock: Callable[[], float],
+    ) -> None:
+        self.call = call
+        self.settled = False
+        self._head = head
+        self._body: Body | None = body
+        self._client = client
+        self._scheduler = scheduler
+        self._pool = pool
+        self._limits = limits
+        self._clock = clock
+        self._arrived_s = clock()
+        self._ttft_s: float | None = None
+        self._status = 0
+        self._answered = False
+        self._wire_chunked = False
+        self._stream = False
+        self._retried = False
+        self._target: Target | None = None
+        self._link: WorkerLink | None = None
+        self._relay: Relay | None = None
+        self._connecting: asyncio.Task[None] | None = None
+
+    # from the scheduler
+
+    def dispatch(self, target: Target) -> None:
+        """Send the step to a worker."""
+        if self.settled:
+            return
+        if self._target is not None:
+            raise RuntimeError(f"step {self.call.step} is on worker {self._target.worker} already")
+        self._target = target
+        self._retried = False
+        link = self._pool.take((target.host, target.port))
+        if link is None:
+            self._connect(target)
+        else:
+            self._send(link, target)
+
+    def refuse(self, refusal: Refusal) -> None:
+        """Answer with an error instead of a worker's reply."""
+        if self.settled:
+            return
+        if self._target is not None:
+            raise RuntimeError(
+                f"step {self.call.step} is on worker {self._target.worker}; abort() it instead"
+            )
+        self._fail(refusal, Outcome.REJECTED, refusal.code)
+
+    def abort(self) -> None:
+        """Stop at once, wherever it is."""
+        self.stop(CANCELLED, "aborted by the scheduler")
+
+    def stop(self, refusal: Refusal, detail: str) -> None:
+        """Leave the worker and give the client an error."""
+        if self.settled:
+            return
+        tail = self._leave_worker()
+        self._target = None
+        if self._answered:
+            self._break_off(refusal, detail, tail)
+        else:
+            self._fail(refusal, Outcome.REJECTED, detail)
+
+    def lose(self, detail: str) -> None:
+        """Treat the worker as dead."""
+        if not self.settled and self._target is not None:
+            self._lost(detail, self._leave_worker())
+
+    # from the client
+
+    def client_gone(self) -> None:
+        """The client closed: free the worker at once."""
+        if not self.settled:
+            self._leave_worker()
+            self._settle(Outcome.CLIENT_GONE, "the client closed the connection")
+
+    def pause(self) -> None:
+        """The client takes no more: stop reading from the worker."""
+        if self._link is not None:
+            self._link.transport.pause_reading()
+
+    def resume(self) -> None:
+        """The client takes bytes again."""
+        if self._link is not None:
+            self._link.transport.resume_reading()
+
+    # to the worker
+
+    def _connect(self, target: Target) -> None:
+        self._connecting = asyncio.get_running_loop().create_task(self._open(target))
+
+    async def _open(self, target: Target) -> None:
+        try:
+            link = await self._pool.connect((target.host, target.port))
+        except OSError as error:
+            self._connecting = None
+            why = str(error) or f"no answer within {self._limits.connect_timeout_s:g} s"
+            self._lost(f"cannot connect to {target.host}:{target.port}: {why}", b"")
+            return
+        self._connecting = None
+        self._send(link, target)
+
+    def _send(self, link: WorkerLink, target: Target) -> None:
+        assert self._body is not None, "the body is kept until the first byte of a reply"
+        self._link = link
+        self._relay = Relay(
+            self,
+            self._client.transport.write,
+            head_limit=self._limits.reply_head_bytes,
+            decode=self._head.http10,
+        )
+        link.send(self._relay, self._request_head(target, len(self._body)), self._body)
+        if self._client.paused:
+            link.transport.pause_reading()
+
+    def _request_head(self, target: Target, length: int) -> bytes:
+        session = "" if target.session is None else f"x-session-id: {_one_word(target.session)}\r\n"
+        ours = (
+            f" HTTP/1.1\r\nhost: {target.host}:{target.port}\r\nauthorization: Bearer {target.key}\r\n"
+            f"x-request-id: saga-{self.call.step}\r\n{session}content-length: {length}\r\n"
+        )
+        return b"POST %b%b%b\r\n" % (self._head.url, ours.encode("latin-1"), self._head.forwarded)
+
+    # from the worker
+
+    def on_head(self, head: ReplyHead) -> bytes:
+        """The worker answers: from here on the request cannot go elsewhere."""
+        assert self._target is not None
+        client, http10 = self._client, self._head.http10
+        self._answered = True
+        self._status = head.status
+        self._wire_chunked = head.chunked
+        self._stream = b"text/event-stream" in head.lower and (head.chunked or head.until_eof)
+        self._body = None
+        client.release_body()
+        if head.until_eof:
+            client.keep = False
+        extra = b"x-request-id: saga-%d\r\n%b%b" % (
+            self.call.step,
+            header_lines(self._target.reply_headers),
+            b"" if client.keep else b"connection: close\r\n",
+        )
+        return rewrite_head(head.raw, head.lower, extra, drop_coding=http10)
+
+    def on_first_byte(self) -> None:
+        """The first byte of the reply's body."""
+        self._ttft_s = self._clock() - self._arrived_s
+        self._scheduler.first_byte(self.call.step, self._ttft_s)
+
+    def on_complete(self) -> None:
+        """The reply is whole."""
+        link, relay = self._link, self._relay
+        assert relay is not None
+        self._link = None
+        if link is not None:
+            self._pool.give(link, reusable=relay.reusable)
+        self._settle(Outcome.DONE if self._status < 400 else Outcome.REFUSED, "")
+        self._client.replied()
+
+    def on_broken(self, detail: str) -> None:
+        """The worker, or the connection to it, is gone before the end of its reply."""
+        link, relay = self._link, self._relay
+        stale = link is not None and relay is not None and link.reused and relay.silent and not self._retried
+        tail = self._leave_worker()
+        if stale and self._target is not None:  # it had given up the idle connection: not a loss yet
+            self._retried = True
+            self._connect(self._target)
+        else:
+            self._lost(detail, tail)
+
+    def _lost(self, detail: str, tail: bytes) -> None:
+        target, self._target = self._target, None
+        assert target is not None
+        message = f"worker {target.worker} was lost while it ran this request: {detail}"
+        refusal = Refusal(502, "server_error", "worker_lost", message)
+        if self._answered:
+            self._break_off(refusal, detail, tail)
+        elif not self._scheduler.lost(self.call.step, target.worker, detail) and not self.settled:
+            self._fail(refusal, Outcome.WORKER_LOST, detail)
+
+    # the ends
+
+    def _fail(self, refusal: Refusal, outcome: Outcome, detail: str) -> None:
+        """Answer with an error; no byte has been sent."""
+        client = self._client
+        self._status = refusal.status
+        request_id = b"saga-%d" % self.call.step
+        client.transport.write(error_answer(refusal, request_id, keep_alive=client.keep))
+        self._settle(outcome, detail)
+        client.replied()
+
+    def _break_off(self, refusal: Refusal, detail: str, tail: bytes) -> None:
+        """End a reply that cannot be completed: an error event where one fits, else a cut connection."""
+        client = self._client
+        fits = self._stream and at_event_boundary(tail, chunked=self._wire_chunked)
+        if fits:
+            event = error_event(refusal, self.call.api)
+            client.transport.write(
+                last_chunk(event) if self._wire_chunked and not self._head.http10 else event
+            )
+        self._settle(Outcome.BROKEN, detail)
+        if fits:
+            client.replied()
+        else:
+            client.cut()
+
+    def _leave_worker(self) -> bytes:
+        """Close the connection to the worker, or stop opening one; return the reply's tail."""
+        connecting, self._connecting = self._connecting, None
+        if connecting is not None:
+            connecting.cancel()
+        relay, self._relay = self._relay, None
+        tail = b""
+        if relay is not None:
+            tail = bytes(relay.tail)
+            relay.drop()
+        link, self._link = self._link, None
+        if link is not None:
+            link.relay = None
+            link.transport.abort()
+        return tail
+
+    def _settle(self, outcome: Outcome, detail: str) -> None:
+        """Tell the scheduler, once."""
+        assert not self.settled
+        self.settled = True
+        relay, self._relay = self._relay, None
+        usage = None
+        if relay is not None:
+            usage = read_usage(bytes(relay.tail))
+            relay.drop()
+        self._target = None
+        self._body = None
+        self._client.release_body()
+        duration_s = self._clock() - self._arrived_s
+        self._scheduler.finish(
+            self.call.step, Result(outcome, self._status, usage, self._ttft_s, duration_s, detail)
+        )
+
+
+def _one_word(session: str) -> str:
+    """A session id that cannot end its header line; percent-encoded where it is not visible ASCII."""
+    return session if SESSION.fullmatch(session) else quote(session, safe="")

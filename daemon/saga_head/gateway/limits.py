@@ -1,0 +1,33 @@
+"""Every bound the gateway puts on strangers, in one place."""
+
+from dataclasses import dataclass
+
+KIB = 1024
+MIB = 1024 * KIB
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds in bytes, seconds and counts. Deadlines are swept, so they are exact to `sweep_s`."""
+
+    # Open client connections, those handed to the fallback included; 503 beyond. The process needs about
+    # three file descriptors for each (client, worker, spare): `ulimit -n` >= 3 x this.
+    connections: int = 8192
+    head_bytes: int = 32 * KIB
+    headers: int = 100
+    body_bytes: int = 64 * MIB
+    bodies_bytes: int = 1024 * MIB  # all request bodies held at one time; 503 beyond
+    header_timeout_s: float = 15.0  # first byte of a head to its last
+    body_idle_s: float = 30.0  # between two reads of a request body
+    keep_alive_idle_s: float = 75.0  # nginx's default; longer than the SDKs' pools keep theirs
+    stalled_reader_s: float = 300.0  # a client that takes no reply byte this long is let go
+    linger_s: float = (
+        2.0  # after an early error: drop what is still on its way, so that no RST eats the answer
+    )
+    pipelined_bytes: int = 64 * KIB  # requests sent ahead; beyond it the connection closes after this reply
+    reply_head_bytes: int = 64 * KIB
+    connect_timeout_s: float = 5.0
+    # Idle worker connections: below vLLM's own 5 s (VLLM_HTTP_TIMEOUT_KEEP_ALIVE), or a POST meets a closing socket.
+    worker_idle_s: float = 3.5
+    worker_idle_connections: int = 512  # per worker; more are closed when they fall idle
+    sweep_s: float = 0.5

@@ -1,0 +1,173 @@
+"""What the gateway and the scheduler behind it say to each other.
+
+The gateway owns sockets and bytes, the scheduler owns decisions. Everything here is called on the event
+loop's thread, and nothing here waits: an answer that takes time comes later through the `Exchange`.
+
+One request is one *step*. Its life, seen from the scheduler:
+
+    authenticate -> next_step -> arrive -> [dispatch -> [lost -> dispatch]* -> first_byte?] -> finish
+
+`finish` comes exactly once for each `arrive`, also when the client leaves before any `dispatch`.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+import msgspec
+
+
+class Outcome(StrEnum):
+    """How one step ended, as far as the gateway can see."""
+
+    DONE = "done"
+    REFUSED = "refused"  # the worker answered with a status of 400 or more
+    CLIENT_GONE = "client_gone"
+    WORKER_LOST = "worker_lost"  # before any byte reached the client
+    BROKEN = "broken"  # after bytes reached the client
+    REJECTED = "rejected"  # by the scheduler: Exchange.refuse() or abort() before any byte
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who owns the key, or the token in the path."""
+
+    tenant: str
+    workflow: int | None
+
+
+NO_JSON = msgspec.Raw()  # stands for an absent field; a JSON null reads b"null"
+
+
+class Fields(msgspec.Struct, kw_only=True, gc=False):
+    """The few body fields that decide something; the rest of the body is never looked at.
+
+    Compound fields stay raw JSON, copied out so that a kept `Call` does not keep a 200 KB body alive.
+    """
+
+    model: str
+    stream: bool | None = False
+    session_id: str | None = None
+    program_id: str | None = None  # ThunderAgent
+    prompt_cache_key: str | None = None
+    previous_response_id: str | None = None
+    user: str | None = None
+    priority: int | None = None
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    max_output_tokens: int | None = None  # Responses API
+    metadata: msgspec.Raw = NO_JSON
+    conversation: msgspec.Raw = NO_JSON  # a string or an object, Responses API
+    session_params: msgspec.Raw = NO_JSON
+    vllm_xargs: msgspec.Raw = NO_JSON
+    nvext: msgspec.Raw = NO_JSON
+
+    def __post_init__(self) -> None:
+        if not self.model:
+            raise ValueError("`model` is empty")
+        for name in RAW_FIELDS:
+            raw = getattr(self, name)
+            if raw is not NO_JSON:
+                setattr(self, name, raw.copy())
+
+
+RAW_FIELDS = ("metadata", "conversation", "session_params", "vllm_xargs", "nvext")
+
+
+@dataclass(slots=True)
+class Call:
+    """One request as the scheduler sees it: no socket, no body."""
+
+    step: int
+    caller: Caller
+    api: str  # '/v1/chat/completions'; the token is stripped, the query is not part of it
+    fields: Fields
+    headers: dict[bytes, bytes]  # lower-case names; only those of head.IDENTITY_*
+    body_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a step goes, and what is said on the way there and back."""
+
+    worker: str
+    host: str
+    port: int
+    key: str  # bearer for the worker; never logged
+    session: str | None = None  # sent as X-Session-ID
+    reply_headers: tuple[tuple[bytes, bytes], ...] = ()  # put into the reply's head
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An error answer in OpenAI's words; `message` says what, where and what is valid."""
+
+    status: int
+    type: str
+    code: str
+    message: str
+    retry_after_s: int | None = None
+    param: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """The worker's own token counts of one step."""
+
+    prompt_tokens: int
+    cached_tokens: int
+    output_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How a step ended. `status` is what the client was sent, 0 if nothing was."""
+
+    outcome: Outcome
+    status: int
+    usage: Usage | None
+    ttft_s: float | None  # arrival to the first byte of the reply's body
+    duration_s: float  # arrival to this moment
+    detail: str
+
+
+class Exchange(Protocol):
+    """The gateway's side of one request. Calls after `finish` do nothing."""
+
+    def dispatch(self, target: Target) -> None:
+        """Send the step to a worker: inside arrive() or lost(), or any time later; one at a time."""
+
+    def refuse(self, refusal: Refusal) -> None:
+        """Answer the client with an error; only while the step is not on a worker."""
+
+    def abort(self) -> None:
+        """Stop at once, wherever it is: the client gets an error, the worker sees a closed connection."""
+
+    def lose(self, detail: str) -> None:
+        """The worker is known to be dead although its connection is not: as if it had closed."""
+
+
+class Scheduler(Protocol):
+    """The head's side."""
+
+    def authenticate(self, token: str | None, bearer: str | None) -> Caller | Refusal:
+        """Say who is calling; compares in constant time."""
+
+    def next_step(self) -> int:
+        """Return a number no other step of this cluster has."""
+
+    def arrive(self, call: Call, exchange: Exchange) -> None:
+        """Take a complete, well-formed request; dispatch() or refuse() follows, now or later."""
+
+    def first_byte(self, step: int, ttft_s: float) -> None:
+        """Note the first byte of the reply's body."""
+
+    def finish(self, step: int, result: Result) -> None:
+        """Note the end; exactly once for each arrive()."""
+
+    def lost(self, step: int, worker: str, detail: str) -> bool:
+        """Decide after a worker died before any byte reached the client.
+
+        True: dispatch() or refuse() follows (it may come inside this call). False: the gateway answers
+        502 and calls finish().
+        """

@@ -1,0 +1,199 @@
+"""The relay of one worker's reply: verbatim bytes, and as little Python per chunk as there can be."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import httptools
+
+from saga_head.gateway.reply import TAIL_BYTES
+
+
+class Asker(Protocol):
+    """Who asked a worker for a reply (the exchange)."""
+
+    def on_head(self, head: "ReplyHead") -> bytes:
+        """Take the final head; return what the client is sent in its place."""
+
+    def on_first_byte(self) -> None: ...
+    def on_complete(self) -> None: ...
+    def on_broken(self, detail: str) -> None: ...
+
+
+class ReplyHead:
+    """A worker's final (not 1xx) head and how its body ends."""
+
+    __slots__ = ("chunked", "lower", "raw", "status", "until_eof")
+
+    def __init__(self, raw: bytes, status: int) -> None:
+        self.raw = raw
+        self.lower = raw.lower()
+        self.status = status
+        self.chunked = b"\r\ntransfer-encoding:" in self.lower
+        bodyless = status in (204, 304) or b"\r\ncontent-length:" in self.lower
+        self.until_eof = not self.chunked and not bodyless
+
+
+def _ignore(_: bytes) -> None:
+    """Stand in for the raw write where the client is sent the decoded body."""
+
+
+class Relay:
+    """One reply on its way: bytes go to `write` as they came; the parser only finds the end.
+
+    1xx replies are swallowed: we never ask for them, and they are not the answer.
+    """
+
+    __slots__ = (
+        "_asker",
+        "_begun",
+        "_head",
+        "_head_limit",
+        "_parser",
+        "_raw",
+        "_started",
+        "_write",
+        "complete",
+        "head",
+        "on_body",
+        "reusable",
+        "silent",
+        "tail",
+    )
+
+    on_body: Callable[[bytes], None]  # only while decoding: httptools looks whether it is there
+
+    def __init__(
+        self, asker: Asker, write: Callable[[bytes], None], *, head_limit: int, decode: bool = False
+    ) -> None:
+        """`decode`: send the decoded body, for a client that cannot read chunks."""
+        self._asker: Asker | None = asker
+        self._write = write
+        self._raw = write
+        if decode:
+            self._raw = _ignore
+            self.on_body = write
+        self._parser: httptools.HttpResponseParser | None = None
+        self._head = b""
+        self._head_limit = head_limit
+        self._begun = 0
+        self._started = False
+        self.head: ReplyHead | None = None
+        self.silent = True  # not one byte has come
+        self.complete = False
+        self.reusable = False
+        self.tail = bytearray()  # the last bytes of the body, framing included
+
+    def feed(self, data: bytes) -> None:
+        """Take what the worker sent; called once per read."""
+        if self.head is None:
+            self._feed_head(data)
+        else:
+            self._pass_on(data, b"")
+
+    def eof(self, detail: str) -> None:
+        """The worker closed (or died): the end of a reply without length, else a loss."""
+        if self._asker is None:
+            return
+        if self.head is not None and self.head.until_eof and not detail:
+            self.complete = True
+            self._asker.on_complete()
+        else:
+            self._asker.on_broken(detail or "the worker closed the connection")
+
+    def drop(self) -> None:
+        """Forget everyone: whatever still comes is of no interest; breaks the reference cycles."""
+        self._asker = self._parser = None
+        self._write = self._raw = _ignore
+        if hasattr(self, "on_body"):
+            del self.on_body
+
+    # httptools callbacks
+
+    def on_message_begin(self) -> None:
+        self._begun += 1
+
+    def on_message_complete(self) -> None:
+        self.complete = True
+        if self._parser is not None:
+            self.reusable = self._parser.should_keep_alive()
+
+    # the head
+
+    def _feed_head(self, data: bytes) -> None:
+        self.silent = False
+        data = self._head + data if self._head else data
+        while self._asker is not None:
+            end = data.find(b"\r\n\r\n") + 4
+            if end < 4:
+                self._head = data
+                if len(data) > self._head_limit:
+                    self._asker.on_broken(f"the head of the reply is longer than {self._head_limit} bytes")
+                return
+            head, data = data[:end], data[end:]
+            status = self._parse_head(head)
+            if status >= 200:
+                self._head = b""
+                self._begin(ReplyHead(head, status), data)
+                return
+            if status < 0:
+                return
+
+    def _parse_head(self, head: bytes) -> int:
+        """Return the status, or -1 after having said that it is broken."""
+        self._begun, self.complete = 0, False
+        self._parser = parser = httptools.HttpResponseParser(self)
+        try:
+            parser.feed_data(head)
+        except httptools.HttpParserError as error:
+            if self._asker is not None:
+                self._asker.on_broken(f"the reply is not valid HTTP: {error}")
+            return -1
+        return int(parser.get_status_code())
+
+    def _begin(self, head: ReplyHead, rest: bytes) -> None:
+        asker = self._asker
+        if asker is None:
+            return
+        self.head = head
+        ours = asker.on_head(head)
+        if rest and not self.complete and self._raw is self._write:
+            self._pass_on(rest, ours)
+            return
+        self._write(ours)
+        if self.complete:
+            self.reusable = self.reusable and not rest
+            asker.on_complete()
+        elif rest:
+            self._pass_on(rest, b"")
+
+    # the body
+
+    def _pass_on(self, data: bytes, prefix: bytes) -> None:
+        parser = self._parser
+        if parser is None:
+            return
+        try:
+            parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            self._break(f"the reply is not valid HTTP: {error}", prefix)
+            return
+        if self._begun > 1:
+            self._break("the worker sent more than one reply", prefix)
+            return
+        if not self._started:
+            self._started = True
+            if self._asker is not None:
+                self._asker.on_first_byte()
+        self._raw(prefix + data if prefix else data)
+        tail = self.tail
+        tail += data if len(data) <= TAIL_BYTES else data[-TAIL_BYTES:]
+        if len(tail) > 2 * TAIL_BYTES:
+            del tail[:-TAIL_BYTES]
+        if self.complete and self._asker is not None:
+            self._asker.on_complete()
+
+    def _break(self, detail: str, prefix: bytes) -> None:
+        if prefix:
+            self._write(prefix)
+        if self._asker is not None:
+            self._asker.on_broken(detail)
