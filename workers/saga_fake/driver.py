@@ -28,6 +28,7 @@ class Driver:
         self._moving = asyncio.Event()
         self._moving.set()
         self._task = asyncio.create_task(self._run(), name="engine")
+        self._task.add_done_callback(_report)
 
     @property
     def in_flight(self) -> int:
@@ -92,3 +93,10 @@ class Driver:
         events = self.engine.pool.take_events()
         if self._publish is not None:
             self._publish(events)
+
+
+def _report(task: asyncio.Task[None]) -> None:
+    """A model that broke must not look like an engine that hangs."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        context = {"message": "the engine model broke", "exception": error, "task": task}
+        task.get_loop().call_exception_handler(context)
