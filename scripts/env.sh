@@ -90,7 +90,7 @@ mkdir -p "$venv"
 configure_uv
 write_overrides
 # shellcheck disable=SC2046  # no word, or one
-VIRTUAL_ENV=$PWD/$venv UV_LINK_MODE=${UV_LINK_MODE:-copy} "$venv/bin/uv" pip install --compile-bytecode \
+VIRTUAL_ENV=$PWD/$venv "$venv/bin/uv" pip install --compile-bytecode \
     --overrides "$venv/saga-overrides.txt" $(torch_source) --editable ".[$extras]"
 what_it_is_built_from >"$stamp"
 rm -f "$unfinished"

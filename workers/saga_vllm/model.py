@@ -110,7 +110,9 @@ def _stamp(size: str, seed: int) -> dict[str, object]:
 
 
 def _put_in_place(fresh: Path, out: Path, size: str, seed: int) -> None:
-    """Rename `fresh` to `out`; an older model makes way, and of two builders at once one wins."""
+    """Rename `fresh` to `out`; an older model makes way, and of two builders at once the first wins."""
+    if is_built(out, size, seed):
+        return
     if out.exists():
         old = Path(tempfile.mkdtemp(prefix=f".{out.name}-old-", dir=out.parent))
         out.replace(old / "model")
