@@ -1,6 +1,7 @@
 """Each way to misbehave, and that no process is left behind."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -235,6 +236,31 @@ async def test_reset_breaks_the_stream_and_frees_the_kv():
         await set_mode(http, "ok")
         seen, broke = await read_stream(http, events=10)
         assert (len(seen), broke) == (10, False)
+
+
+async def test_clients_that_leave_write_nothing_to_stderr(spawn):
+    child, url = spawn("--speed", "10")
+    async with aiohttp.ClientSession(url) as http:
+        await serving(child, http)
+
+        async def leave(after_s):
+            with contextlib.suppress(TimeoutError):
+                async with http.post(
+                    "/v1/completions", json=STREAM, timeout=aiohttp.ClientTimeout(after_s)
+                ) as answer:
+                    await answer.read()
+
+        await asyncio.gather(*(leave(0.02 + i / 200) for i in range(30)))
+
+        async def idle():
+            return not await busy(http)
+
+        await until(idle)
+        await set_mode(http, "reset", 2)
+        assert (await read_stream(http))[1]
+    child.terminate()
+    assert child.wait(2) == 0
+    assert child.stderr.read().count("\n") == 1
 
 
 async def test_in_place_a_crash_closes_the_port_and_spares_the_process():

@@ -152,6 +152,8 @@ class FakeServer:
             return await handler(request)
         except RequestRefused as refused:
             return _json(refused.body(), refused.status)
+        except ConnectionError:
+            return web.Response()  # nobody is there to read it: not worth a traceback on stderr
         except web.HTTPException as error:
             return _json(error_body(error.reason, status=error.status, kind=error.reason), error.status)
 
