@@ -1,0 +1,60 @@
+"""A book as bytes and back: what replaces a long journal."""
+
+from __future__ import annotations
+
+import msgspec
+
+from saga_core.book import Book, Counts, Step, Workflow
+from saga_core.errors import ClusterError
+from saga_core.events import JOURNAL_VERSION
+from saga_core.ids import WorkflowId
+
+
+class _Saved(msgspec.Struct, kw_only=True):
+    version: int = JOURNAL_VERSION
+    profile: str
+    workflows: list[Workflow]
+    steps: list[Step]
+    ended: list[WorkflowId]
+    counts: Counts
+    last_workflow: int
+    last_step: int
+    head: int
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(_Saved)
+
+
+def encode(book: Book) -> bytes:
+    """The whole durable state."""
+    return _encoder.encode(
+        _Saved(
+            profile=book.profile,
+            workflows=list(book.workflows.values()),
+            steps=list(book.steps.values()),
+            ended=book.ended,
+            counts=book.counts,
+            last_workflow=book.last_workflow,
+            last_step=book.last_step,
+            head=book.head,
+        )
+    )
+
+
+def decode(data: bytes, where: str) -> Book:
+    """The inverse. Raises `ClusterError` naming `where` for damaged or foreign data."""
+    try:
+        saved = _decoder.decode(data)
+    except msgspec.DecodeError as error:
+        raise ClusterError(f"{where}: not a snapshot of saga ({error})") from None
+    if saved.version != JOURNAL_VERSION:
+        raise ClusterError(f"{where}: version {saved.version}, this saga reads {JOURNAL_VERSION}")
+    book = Book(saved.profile)
+    book.workflows = {w.id: w for w in saved.workflows}
+    book.steps = {s.id: s for s in saved.steps}
+    book.ended, book.counts = saved.ended, saved.counts
+    book.last_workflow, book.last_step, book.head = saved.last_workflow, saved.last_step, saved.head
+    book.live = sum(w.live for w in saved.workflows)
+    book.keys = {(w.tenant, w.key): w.id for w in saved.workflows if w.key and w.live}
+    return book

@@ -1,0 +1,52 @@
+"""`python -m saga_head --cluster-dir DIR`: the head daemon, in the foreground."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+from saga_core.errors import SagaError, UserError
+from saga_head.app import App, locked
+from saga_head.log import setup
+
+
+async def _serve(folder: Path) -> None:
+    await App(folder).run()
+
+
+def _run(folder: Path) -> None:
+    try:
+        import uvloop
+    except ImportError:
+        asyncio.run(_serve(folder))
+    else:
+        uvloop.run(_serve(folder))
+
+
+def main() -> int:
+    """Exit code 0 after a stop that was asked for, 1 on a problem, 2 for wrong usage."""
+    parser = argparse.ArgumentParser(prog="python -m saga_head", description=__doc__)
+    parser.add_argument("--cluster-dir", type=Path, required=True, help="folder of the cluster")
+    parser.add_argument("--log-level", default="INFO")
+    options = parser.parse_args()
+    setup(options.log_level)
+    folder: Path = options.cluster_dir
+    os.umask(0o077)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with locked(folder):
+            _run(folder)
+    except SagaError as error:
+        print(f"saga_head: {error}", file=sys.stderr)  # noqa: T201 - the log may not be set up
+        return 2 if isinstance(error, UserError) else 1
+    except OSError as error:
+        print(f"saga_head: {error.filename or folder}: {error.strerror or error}", file=sys.stderr)  # noqa: T201
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

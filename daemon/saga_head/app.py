@@ -1,0 +1,250 @@
+"""One head process: a folder, a lock, the journal, two sockets, and the loop that joins them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import fcntl
+import logging
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import msgspec
+from aiohttp import web
+
+from saga_core import access, wire
+from saga_core.config import Config, with_settings
+from saga_core.errors import ClusterError
+from saga_core.events import HeadStarted, Tick
+from saga_core.head import Head
+from saga_core.states import NodeState
+from saga_head.clock import Clock
+from saga_head.control import Control
+from saga_head.gateway.limits import Limits
+from saga_head.gateway.server import Gateway
+from saga_head.journal import Journal, write_private
+from saga_head.keys import Callers, Keys, load_keys
+from saga_head.log import line
+from saga_head.shell import Shell
+from saga_head.transport import Transport
+
+log = logging.getLogger("saga.head")
+
+EPOCH_S = 0.1
+"""One scheduling round (SAGA paper: 100 ms)."""
+SYNC_EVERY_S = 1.0
+"""How much of the step history a loss of power may cost; acceptances are synced at once."""
+NODES_LEAVE_S = 20.0
+"""How long a shutdown waits for nodes to stop their workers and say goodbye."""
+DRAIN_S = 60.0
+
+
+def saga_version() -> str:
+    """Version of the installed distribution."""
+    try:
+        return version("saga-llm")
+    except PackageNotFoundError:
+        return "0+unknown"
+
+
+def load_config(folder: Path) -> Config:
+    """The settings that `saga up` left in the folder. Raises `ClusterError` when damaged."""
+    path = folder / access.SETTINGS
+    try:
+        values = msgspec.json.decode(path.read_bytes(), type=dict[str, object])
+    except FileNotFoundError:
+        values = {}
+    except msgspec.DecodeError as error:
+        raise ClusterError(f"{path} is damaged ({error}); `saga up` writes it anew") from None
+    return with_settings(Config(), values, where=str(path))
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Be the only head of this folder. Raises `ClusterError` naming the other one."""
+    path = folder / "head.lock"
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        owner = os.pread(fd, 256, 0).decode(errors="replace").strip() or "another process"
+        os.close(fd)
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            raise ClusterError(f"a head is already running on {folder}: {owner}") from None
+        raise ClusterError(f"{path}: {error.strerror}") from error
+    try:
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"pid {os.getpid()} on {os.uname().nodename}\n".encode(), 0)
+        yield
+    finally:
+        os.close(fd)
+
+
+@dataclass(slots=True)
+class _Ports:
+    """Ports of the last run: clients and nodes that outlived it find the new head there."""
+
+    http: int = 0
+    control: int = 0
+
+
+def _last_ports(folder: Path) -> _Ports:
+    try:
+        old = access.decode((folder / access.FILE).read_bytes(), "")
+    except (OSError, ClusterError):
+        return _Ports()
+    return _Ports(int(old.url.rpartition(":")[2]), int(old.control.rpartition(":")[2]))
+
+
+class App:
+    """Everything one head process holds."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.config = load_config(folder)
+        self.keys: Keys = load_keys(folder)
+        self.journal = Journal(folder / "journal")
+        book = self.journal.recover(self.config.profile)
+        self.clock = Clock(not_before=self.journal.last_at)
+        self.head = Head(self.config, book=book)
+        self.transport = Transport(self.keys, self._received)
+        callers = Callers(self.keys.api_key)
+        self.shell = Shell(self.head, self.journal, callers, self.clock, self.transport.send)
+        self.shell.logs = folder / "workflows"
+        self.started_at = self.clock()
+        self._stopping: asyncio.Event = asyncio.Event()
+        self._leave = False
+        self._drain = False
+
+    def _received(self, message: wire.ToHead) -> None:
+        self.shell.handle(message)
+
+    async def run(self) -> None:
+        """Serve until told to stop."""
+        ports = _last_ports(self.folder)
+        control = Control(
+            self.shell, self.keys.admin_key, saga_version(), self.started_at, self._asked_to_stop
+        )
+        runner = web.AppRunner(control.app(), access_log=None, handle_signals=False)
+        await runner.setup()
+        server = runner.server
+        assert server is not None
+        limits = Limits(body_bytes=self.config.head.max_body_bytes)
+        gateway = Gateway(self.shell, server, limits)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stopping.set)
+        tick: asyncio.Task[None] | None = None
+        try:
+            incarnation = max(self.head.book.head + 1, int(self.clock() * 1000))
+            http = await self._listen(gateway, ports.http)
+            self.shell.url = f"http://{_reachable(self.config.head.host)}:{http}"
+            self.shell.handle(HeadStarted(incarnation=incarnation, version=saga_version()))
+            control_port = self._listen_control(ports.control)
+            await self.journal.sync()
+            self._publish(control_port)
+            log.info(line("serving", url=self.shell.url, control=control_port, folder=self.folder))
+            tick = asyncio.create_task(self._epochs())
+            stop = asyncio.create_task(self._stopping.wait())
+            await asyncio.wait({tick, stop}, return_when=asyncio.FIRST_COMPLETED)
+            stop.cancel()
+            if tick.done():
+                tick.result()
+            await self._wind_down(gateway)
+        finally:
+            if tick is not None:
+                tick.cancel()
+            await gateway.close()
+            await runner.cleanup()
+            self.transport.close()
+            self.journal.close()
+
+    async def _listen(self, gateway: Gateway, last: int) -> int:
+        """Take the configured port, or the last one again, or any free one."""
+        host, wanted = self.config.head.host, self.config.head.port
+        for port in [wanted] if wanted else [last, 0] if last else [0]:
+            try:
+                return await gateway.start(host, port)
+            except OSError as error:
+                problem = error
+        raise ClusterError(
+            f"gateway port {host}:{wanted}: {os.strerror(problem.errno or 0)}; "
+            "choose another by head.port (`saga up --port`), 0 takes a free one"
+        ) from problem
+
+    def _listen_control(self, last: int) -> int:
+        host, wanted = self.config.head.host, self.config.head.control_port
+        if not wanted and last:
+            with contextlib.suppress(ClusterError):
+                return self.transport.start(host, last)
+        return self.transport.start(host, wanted)
+
+    def _publish(self, control_port: int) -> None:
+        host = _reachable(self.config.head.host)
+        found = access.Access(
+            name=self.config.name,
+            pid=os.getpid(),
+            host=os.uname().nodename,
+            started_at=self.started_at,
+            url=self.shell.url,
+            api_key=self.keys.api_key,
+            admin_key=self.keys.admin_key,
+            control=f"tcp://{host}:{control_port}",
+            head_public=self.keys.head_public,
+            node_public=self.keys.node_public,
+            node_secret=self.keys.node_secret,
+        )
+        write_private(self.folder / access.FILE, access.encode(found))
+
+    async def _epochs(self) -> None:
+        """Time passes: a tick and a group commit per epoch, the disk once a second."""
+        synced_at = self.clock()
+        while True:
+            await asyncio.sleep(EPOCH_S)
+            self.shell.handle(Tick())
+            self.journal.flush()
+            if self.clock() - synced_at >= SYNC_EVERY_S:
+                synced_at = self.clock()
+                await self._sync()
+
+    async def _sync(self) -> None:
+        try:
+            await self.journal.sync()
+            if self.journal.size > self.config.head.snapshot_bytes:
+                self.journal.rotate(self.head.book)
+                self.shell.prune()
+        except OSError as error:
+            log.warning(line("journal", problem=error))
+
+    def _asked_to_stop(self, drain: bool) -> None:
+        """`saga down`: the whole cluster ends, nodes included."""
+        self._leave, self._drain = True, drain
+        self._stopping.set()
+
+    async def _wind_down(self, gateway: Gateway) -> None:
+        """A signal ends the head alone; `saga down` ends the nodes first."""
+        log.info(line("stopping", cluster=self._leave, drain=self._drain))
+        if self._drain:
+            await gateway.drain(DRAIN_S)
+        if not self._leave:
+            return
+        for node in self.head.fleet.nodes.values():
+            if node.state is NodeState.UP:
+                self.transport.send(node.id, wire.Shutdown(reason="the cluster is taken down"))
+        deadline = self.clock() + NODES_LEAVE_S
+        while self.clock() < deadline and any(
+            node.state is NodeState.UP for node in self.head.fleet.nodes.values()
+        ):
+            await asyncio.sleep(EPOCH_S)
+            self.shell.handle(Tick())
+        (self.folder / access.FILE).unlink(missing_ok=True)
+
+
+def _reachable(host: str) -> str:
+    """A name others can connect to for an address we listen on."""
+    return os.uname().nodename if host in ("0.0.0.0", "::") else host  # noqa: S104

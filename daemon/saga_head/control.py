@@ -1,0 +1,230 @@
+"""The control API below `/saga/v1`, and what else is not the hot path: models, health, metrics.
+
+Every answer is one JSON value of `saga_core.views`, or `{"error": {message, type, code}}`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import msgspec
+from aiohttp import web
+
+from saga_core.errors import ClusterError, SagaError, UserError, choose
+from saga_core.events import CancelAsked, FinishAsked, ProfileChanged
+from saga_core.ids import WorkflowId
+from saga_core.policy.placement import PLACEMENTS
+from saga_core.states import ENDED, WorkflowState
+from saga_core.views import Accepted, ClusterView, FinishRequest, SubmitRequest, WorkflowView
+from saga_head import show
+from saga_head.gateway.server import close_after_reply
+from saga_head.keys import same
+from saga_head.shell import NOT_A_KEY, Shell
+
+MAX_REQUEST_BYTES = 1024 * 1024
+"""A submission with a large environment; anything longer is a mistake."""
+KINDS = ("program", "replay", "outside")
+T = TypeVar("T")
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class _Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    profile: str
+
+
+class _Shutdown(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    drain: bool = False
+
+
+@dataclass(slots=True)
+class Control:
+    """Handlers over one shell."""
+
+    shell: Shell
+    admin_key: str
+    version: str
+    started_at: float
+    stop: Callable[[bool], None]
+    """Called once with `drain` when a shutdown is asked for."""
+
+    def app(self) -> web.Application:
+        """The aiohttp application to put behind the gateway."""
+        app = web.Application(middlewares=[self._guard], client_max_size=MAX_REQUEST_BYTES)
+        close_after_reply(app)
+        app.add_routes(
+            [
+                web.get("/health", self.health),
+                web.get("/metrics", self.metrics),
+                web.get("/v1/models", self.models),
+                web.get("/s/{token}/v1/models", self.models),
+                web.get("/saga/v1/cluster", self.cluster),
+                web.get("/saga/v1/workflows", self.workflows),
+                web.post("/saga/v1/workflows", self.submit),
+                web.get("/saga/v1/workflows/{id}", self.workflow),
+                web.post("/saga/v1/workflows/{id}/cancel", self.cancel),
+                web.post("/saga/v1/workflows/{id}/finish", self.finish),
+                web.put("/saga/v1/profile", self.profile),
+                web.post("/saga/v1/shutdown", self.shutdown),
+            ]
+        )
+        return app
+
+    @web.middleware
+    async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Keys, and errors in one shape; a bug is a 500 without its insides."""
+        if request.path.startswith("/saga/") and not same(_bearer(request), self.admin_key):
+            return _error(401, "the admin key is not valid: it stands in access.json of the cluster folder")
+        try:
+            return await handler(request)
+        except UserError as error:
+            return _error(400, str(error))
+        except ClusterError as error:
+            return _error(503, str(error), retry_after_s=5)
+        except SagaError as error:
+            return _error(500, str(error))
+        except web.HTTPException as error:
+            return _error(error.status, f"{request.method} {request.path}: {error.reason}")
+
+    # -- open to any key -----------------------------------------------------------------
+
+    async def health(self, request: web.Request) -> web.Response:  # noqa: ARG002
+        return _json({"status": "ok"})
+
+    async def metrics(self, request: web.Request) -> web.Response:  # noqa: ARG002
+        """Prometheus text; figures only, so it needs no key (as vLLM's own)."""
+        return web.Response(
+            body=self.shell.metrics.text(),
+            headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"},
+        )
+
+    async def models(self, request: web.Request) -> web.Response:
+        """OpenAI's list of models."""
+        caller = self.shell.authenticate(request.match_info.get("token"), _bearer(request))
+        if caller == NOT_A_KEY:
+            return _error(401, NOT_A_KEY.message, kind=NOT_A_KEY.type, code=NOT_A_KEY.code)
+        created = int(self.started_at)
+        listed = [
+            {"id": name, "object": "model", "created": created, "owned_by": "saga"}
+            | _length(self.shell, name)
+            for name in self.shell.head.fleet.models()
+        ]
+        return _json({"object": "list", "data": listed})
+
+    # -- for the admin key ---------------------------------------------------------------
+
+    async def cluster(self, request: web.Request) -> web.Response:  # noqa: ARG002
+        return _json(self.view())
+
+    def view(self) -> ClusterView:
+        """One snapshot of everything."""
+        shell = self.shell
+        return show.cluster(
+            shell.head,
+            version=self.version,
+            url=shell.url,
+            started_at=self.started_at,
+            stale=shell.stale,
+            now=shell.clock(),
+        )
+
+    async def workflows(self, request: web.Request) -> web.Response:
+        """Live ones; `?all=1` adds the ended."""
+        head = self.shell.head
+        chosen = show.recent(head, len(head.book.workflows))
+        if request.query.get("all") != "1":
+            chosen = [w for w in chosen if w.live]
+        return _json([show.workflow(head, w, sessions=False) for w in chosen])
+
+    async def workflow(self, request: web.Request) -> web.Response:
+        return _json(self._view(self._number(request)))
+
+    async def submit(self, request: web.Request) -> web.Response:
+        """201 once the workflow is on the disk."""
+        wanted = await _body(request, SubmitRequest)
+        if wanted.kind not in KINDS:
+            raise choose("kind", wanted.kind, KINDS)
+        if (wanted.program is not None) != (wanted.kind == "program"):
+            raise UserError(f"kind {wanted.kind!r}: a program goes with kind 'program', and only with it")
+        if wanted.program is not None and not wanted.program.argv:
+            raise UserError("program.argv is empty: it needs at least the program's name")
+        number, token = await self.shell.submit(wanted)
+        accepted = Accepted(
+            id=number,
+            base_url=self.shell.base_url(token),
+            api_key=token,
+            log=self.shell.head.book.workflows[number].log,
+        )
+        return _json(accepted, status=201)
+
+    async def cancel(self, request: web.Request) -> web.Response:
+        number = self._number(request)
+        self.shell.handle(CancelAsked(workflow=number))
+        return _json(self._view(number))
+
+    async def finish(self, request: web.Request) -> web.Response:
+        """The end of a workflow whose steps come from a client."""
+        number = self._number(request)
+        wanted = await _body(request, FinishRequest)
+        ends = {state.value: state for state in WorkflowState if state in ENDED}
+        if wanted.state not in ends:
+            raise choose("state", wanted.state, list(ends))
+        self.shell.handle(FinishAsked(workflow=number, state=ends[wanted.state], reason=wanted.reason))
+        return _json(self._view(number))
+
+    async def profile(self, request: web.Request) -> web.Response:
+        wanted = await _body(request, _Profile)
+        if wanted.profile not in PLACEMENTS:
+            raise choose("profile", wanted.profile, list(PLACEMENTS))
+        self.shell.handle(ProfileChanged(profile=wanted.profile))
+        return _json({"profile": wanted.profile})
+
+    async def shutdown(self, request: web.Request) -> web.Response:
+        wanted = await _body(request, _Shutdown)
+        self.stop(wanted.drain)
+        return _json({"stopping": True}, status=202)
+
+    def _number(self, request: web.Request) -> WorkflowId:
+        text = request.match_info["id"]
+        if text.isdecimal() and int(text) in self.shell.head.book.workflows:
+            return WorkflowId(int(text))
+        raise web.HTTPNotFound(
+            reason=f"no workflow {text} is known to this cluster (`saga ps --all` lists them)"
+        )
+
+    def _view(self, number: WorkflowId) -> WorkflowView:
+        return show.workflow(self.shell.head, self.shell.head.book.workflows[number])
+
+
+def _length(shell: Shell, model: str) -> dict[str, int]:
+    """The length that vLLM reports too, which clients use to size their prompts."""
+    lengths = [w.max_model_len for w in shell.head.fleet.pools[model].workers.values() if w.max_model_len]
+    return {"max_model_len": min(lengths)} if lengths else {}
+
+
+def _bearer(request: web.Request) -> str:
+    kind, _, key = request.headers.get("Authorization", "").partition(" ")
+    return key.strip() if kind.lower() == "bearer" else ""
+
+
+async def _body(request: web.Request, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(await request.read() or b"{}", type=kind)
+    except msgspec.DecodeError as error:
+        raise UserError(f"{request.method} {request.path}: {error}") from None
+
+
+def _json(value: Any, status: int = 200) -> web.Response:
+    return web.Response(body=msgspec.json.encode(value), status=status, content_type="application/json")
+
+
+def _error(
+    status: int, message: str, *, kind: str = "", code: str = "", retry_after_s: int | None = None
+) -> web.Response:
+    kind = kind or ("api_error" if status >= 500 else "invalid_request_error")
+    error = {"message": message, "type": kind, "param": None, "code": code or str(status)}
+    response = _json({"error": error}, status)
+    if retry_after_s is not None:
+        response.headers["Retry-After"] = str(retry_after_s)
+    return response

@@ -1,0 +1,299 @@
+"""The shell around the head: events in, actions performed, one at a time and in order.
+
+Rules of this file
+  1. Everything runs on the event loop's thread; nothing here waits but `submit`.
+  2. Performing an action may cause an event (a refused exchange says `finish` at once); such
+     events queue up, so that the head never sees an event before the actions of the last are done.
+  3. A fact is in the journal's buffer before any later action of the same event is performed.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+
+from saga_core import actions as act
+from saga_core import events, wire
+from saga_core.errors import ClusterError
+from saga_core.events import Event, Fact, WorkflowSubmitted
+from saga_core.fleet import Worker
+from saga_core.head import Head
+from saga_core.identity import FINAL_HEADERS, Identity, identify
+from saga_core.ids import NodeId, StepId, TenantId, WorkerId, WorkflowId
+from saga_core.states import WorkflowState
+from saga_core.views import ProgramSpec, SubmitRequest
+from saga_head.gateway.port import Call, Caller, Exchange, Outcome, Refusal, Result, Target
+from saga_head.journal import Journal
+from saga_head.keys import Callers, new_token
+from saga_head.log import line
+from saga_head.metrics import Metrics
+
+log = logging.getLogger("saga.head")
+
+OUTCOMES = {
+    Outcome.DONE: events.Outcome.DONE,
+    Outcome.REFUSED: events.Outcome.REFUSED,
+    Outcome.CLIENT_GONE: events.Outcome.CLIENT_GONE,
+    Outcome.WORKER_LOST: events.Outcome.LOST,
+    Outcome.BROKEN: events.Outcome.BROKEN,
+    Outcome.REJECTED: events.Outcome.REJECTED,
+}
+NOT_A_KEY = Refusal(
+    401,
+    "authentication_error",
+    "invalid_api_key",
+    "the API key is not valid for this cluster: `saga url --key` prints a valid one, "
+    "and a program started by `saga submit` has its own in OPENAI_API_KEY",
+)
+REPEATED = frozenset({events.StepArrived, events.StepPlaced, events.StepFinished})
+"""Facts of every step: logged at debug, the rest at info."""
+
+
+class Shell:
+    """Performs what the head decides; the gateway's `Scheduler`."""
+
+    def __init__(
+        self,
+        head: Head,
+        journal: Journal,
+        callers: Callers,
+        clock: Callable[[], float],
+        send: Callable[[NodeId, wire.ToNode], None],
+    ) -> None:
+        self.head, self.journal, self.callers = head, journal, callers
+        self.clock, self._send = clock, send
+        self.metrics = Metrics(head)
+        self.url = ""
+        self.logs = Path()
+        """Folder of programs' output, in the cluster folder."""
+        self.stale = 0
+        self._exchanges: dict[StepId, Exchange] = {}
+        self._final: set[StepId] = set()
+        self._last_step = head.book.last_step
+        self._queue: deque[Event] = deque()
+        self._busy = False
+        for workflow in head.book.workflows.values():
+            if workflow.token:
+                callers.add(workflow.token, workflow.tenant, workflow.id)
+
+    # -- the loop ------------------------------------------------------------------------
+
+    def handle(self, event: Event) -> None:
+        """Let the head know, and do what it says."""
+        self._queue.append(event)
+        if self._busy:
+            return
+        self._busy = True
+        try:
+            while self._queue:
+                for action in self._decide(self._queue.popleft()):
+                    self._perform(action)
+        finally:
+            self._busy = False
+
+    def _decide(self, event: Event) -> list[act.Action]:
+        return self.head.handle(event, now=self.clock())
+
+    def _perform(self, action: act.Action) -> None:
+        match action:
+            case act.Record():
+                self._keep(action.fact)
+            case act.Dispatch():
+                self._dispatch(action)
+            case act.Send():
+                self._send(action.node, action.message)
+            case act.Refuse():
+                self._refuse(action)
+            case act.Abort():
+                exchange = self._exchanges.get(action.step)
+                if exchange is not None:
+                    exchange.abort()
+            case act.Disconnect():
+                self._disconnect(action)
+            case act.Ignored():
+                self.stale += 1
+                self.metrics.ignored(action.reason)
+                log.debug(line("ignored", reason=action.reason, what=action.what))
+
+    def _keep(self, fact: Fact) -> None:
+        self.journal.append(fact, self.clock())
+        self.metrics.fold(fact)
+        if type(fact) not in REPEATED:
+            log.info(line(type(fact).__name__, **_bound(fact)))
+
+    def _dispatch(self, action: act.Dispatch) -> None:
+        exchange = self._exchanges.get(action.step)
+        if exchange is not None:
+            exchange.dispatch(_target(self.head.fleet.workers[action.worker], action))
+
+    def _refuse(self, action: act.Refuse) -> None:
+        if action.step not in self.head.book.steps:
+            self.metrics.refused(action.code)
+        exchange = self._exchanges.get(action.step)
+        if exchange is not None:
+            exchange.refuse(
+                Refusal(action.status, action.type, action.code, action.message, action.retry_after_s)
+            )
+
+    def _disconnect(self, action: act.Disconnect) -> None:
+        for step in list(self.head.book.steps.values()):
+            if step.worker == action.worker and step.id in self._exchanges:
+                self._exchanges[step.id].lose(action.reason)
+
+    # -- the gateway's scheduler ---------------------------------------------------------
+
+    def authenticate(self, token: str | None, bearer: str | None) -> Caller | Refusal:
+        """The path token alone is a credential; without one the bearer has to be."""
+        caller = self.callers.find(token or bearer or "")
+        return NOT_A_KEY if caller is None else caller
+
+    def next_step(self) -> int:
+        self._last_step += 1
+        return self._last_step
+
+    def arrive(self, call: Call, exchange: Exchange) -> None:
+        step = StepId(call.step)
+        who = identify(call.headers, call.fields.session_id, by_token=call.caller.workflow is not None)
+        self._exchanges[step] = exchange
+        if any(header in call.headers for header in FINAL_HEADERS):
+            self._final.add(step)
+        self.handle(_arrived(step, call, who))
+
+    def first_byte(self, step: int, ttft_s: float) -> None:
+        """Nothing is decided by it yet; `finish` carries the time."""
+
+    def finish(self, step: int, result: Result) -> None:
+        number = StepId(step)
+        self._exchanges.pop(number, None)
+        known = self.head.book.steps.get(number)
+        self.handle(_finished(number, result))
+        if number in self._final:
+            self._final.discard(number)
+            if known is not None and known.workflow is not None and result.outcome is Outcome.DONE:
+                done = events.FinishAsked(
+                    workflow=known.workflow, state=WorkflowState.DONE, reason="its last step said so"
+                )
+                self.handle(done)
+
+    def lost(self, step: int, worker: str, detail: str) -> bool:
+        number = StepId(step)
+        if number not in self.head.book.steps:
+            return False
+        self.handle(events.StepLost(step=number, worker=WorkerId(worker), detail=detail))
+        return True
+
+    # -- submissions ---------------------------------------------------------------------
+
+    async def submit(self, request: SubmitRequest) -> tuple[WorkflowId, str]:
+        """Accept a workflow: its number and token, once it is on the disk.
+
+        Raises `ClusterError` when it cannot be written; the workflow is then cancelled again.
+        """
+        if self.journal.problem:
+            raise ClusterError(f"no new workflows are accepted: {self.journal.problem}")
+        number = WorkflowId(self.head.book.last_workflow + 1)
+        token = new_token()
+        log_path = str(self.logs / f"{number}.log") if request.program is not None else ""
+        event = WorkflowSubmitted(
+            workflow=number,
+            tenant=TenantId(request.tenant),
+            token=token,
+            kind=request.kind,
+            name=request.name,
+            agent_type=request.agent_type,
+            program=self._with_endpoint(request.program, token),
+            log=log_path,
+        )
+        actions = self._decide(event)
+        for action in actions:
+            if isinstance(action, act.Record):
+                self._keep(action.fact)
+        self.callers.add(token, event.tenant, number)
+        try:
+            await self.journal.sync()
+        except OSError as error:
+            self.handle(events.CancelAsked(workflow=number))
+            raise ClusterError(f"workflow not accepted: {error}") from error
+        for action in actions:
+            if not isinstance(action, act.Record):
+                self._perform(action)
+        return number, token
+
+    def _with_endpoint(self, program: ProgramSpec | None, token: str) -> ProgramSpec | None:
+        """The program's environment names its own endpoint; what the person set stays."""
+        if program is None:
+            return None
+        ours = {
+            "OPENAI_BASE_URL": self.base_url(token),
+            "OPENAI_API_BASE": self.base_url(token),
+            "OPENAI_API_KEY": token,
+            "SAGA_URL": self.url,
+        }
+        return ProgramSpec(argv=program.argv, cwd=program.cwd, env=ours | program.env)
+
+    def base_url(self, token: str) -> str:
+        """What an OpenAI client takes as its base URL for the workflow of `token`."""
+        return f"{self.url}/s/{token}/v1"
+
+    def prune(self) -> None:
+        """Forget tokens of workflows that the book has let go."""
+        self.callers.keep(self.head.book.workflows.keys())
+
+
+def _target(worker: Worker, action: act.Dispatch) -> Target:
+    reply = [
+        (b"x-saga-worker", worker.id.encode("ascii", "replace")),
+        (b"x-saga-decision", action.why.encode("ascii", "replace")),
+    ]
+    if action.session is not None:
+        reply.append((b"x-saga-session-id", action.session.encode("ascii", "replace")))
+    return Target(
+        worker=worker.id,
+        host=worker.host,
+        port=worker.port,
+        key=worker.key,
+        session=action.session,
+        reply_headers=tuple(reply),
+    )
+
+
+def _arrived(step: StepId, call: Call, who: Identity) -> events.StepArrived:
+    workflow = call.caller.workflow
+    return events.StepArrived(
+        step=step,
+        tenant=TenantId(call.caller.tenant),
+        model=call.fields.model,
+        workflow=None if workflow is None else WorkflowId(workflow),
+        key=who.workflow,
+        session=who.session,
+        rule=who.rule,
+        agent_type=who.agent_type,
+        stream=bool(call.fields.stream),
+        body_bytes=call.body_bytes,
+    )
+
+
+def _finished(step: StepId, result: Result) -> events.StepFinished:
+    usage = result.usage
+    return events.StepFinished(
+        step=step,
+        outcome=OUTCOMES[result.outcome],
+        status=result.status,
+        prompt_tokens=usage.prompt_tokens if usage is not None else None,
+        cached_tokens=usage.cached_tokens if usage is not None else None,
+        output_tokens=usage.output_tokens if usage is not None else None,
+        ttft_s=result.ttft_s,
+        duration_s=result.duration_s,
+        detail=result.detail,
+    )
+
+
+SECRET = frozenset({"token", "program"})
+
+
+def _bound(fact: Fact) -> dict[str, object]:
+    """Fields of a fact fit for a log: no secrets, nothing empty."""
+    names = [name for name in fact.__struct_fields__ if name not in SECRET]
+    return {name: value for name in names if (value := getattr(fact, name)) not in ("", None)}
