@@ -6,7 +6,10 @@ one drawn from measured quantiles. Roots start `ts_s` after the workflow's arriv
 simulator drive the same machine.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
+from math import log
 from random import Random
 
 from saga_core.errors import UserError
@@ -19,11 +22,13 @@ class Pace:
     """How a trace's times become replay times.
 
     time_scale: factor on gaps, drawn latencies and root starts (0 = no waiting at all);
-    max_gap_s: no single gap longer than this, after scaling; seed: of the drawn latencies.
+    max_gap_s: no single gap longer than this, after scaling;
+    arrivals_per_s: a seeded Poisson stream instead of the recorded arrivals; seed: of all that is drawn.
     """
 
     time_scale: float = 1.0
     max_gap_s: float | None = None
+    arrivals_per_s: float | None = None
     seed: int = 0
     latencies: LatencyTable = field(default_factory=LatencyTable.published)
 
@@ -32,6 +37,24 @@ class Pace:
             raise UserError(f"time scale {self.time_scale:g} is not valid (valid: 0 or above)")
         if self.max_gap_s is not None and self.max_gap_s < 0:
             raise UserError(f"longest gap {self.max_gap_s:g} s is negative")
+        if self.arrivals_per_s is not None and not 0 < self.arrivals_per_s < float("inf"):
+            raise UserError(f"arrival rate {self.arrivals_per_s:g}/s is not valid (valid: above 0)")
+
+    def arrivals(self, workflows: Sequence[Workflow]) -> list[float]:
+        """When each workflow arrives, in seconds after the first. As recorded and scaled; unknown = at once."""
+        if self.arrivals_per_s is not None:
+            return self._poisson(len(workflows), self.arrivals_per_s)
+        known = [workflow.arrival_s for workflow in workflows if workflow.arrival_s is not None]
+        first_s = min(known, default=0.0)
+        return [
+            0.0 if workflow.arrival_s is None else (workflow.arrival_s - first_s) * self.time_scale
+            for workflow in workflows
+        ]
+
+    def _poisson(self, count: int, rate_per_s: float) -> list[float]:
+        draw = Random(f"{self.seed}:arrivals").random  # noqa: S311 - a workload
+        gaps_s = [0.0, *(-log(1.0 - draw()) / rate_per_s for _ in range(count - 1))]
+        return list(accumulate(gaps_s))[:count]
 
     def gap_s(self, workflow: Workflow, step: Step) -> float:
         """Seconds from the end of the step's last parent to its start."""

@@ -6,6 +6,8 @@ appended to, the parent's output as the server really returned it (so that KV ma
 is reused, as with a real agent); then seeded random tokens.
 """
 
+from __future__ import annotations
+
 from array import array
 from dataclasses import dataclass
 from random import Random

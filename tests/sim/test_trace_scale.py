@@ -19,7 +19,7 @@ from saga_sim.trace.scale import (
     take_first,
 )
 
-QUICK = settings(max_examples=80, deadline=None)
+QUICK = settings(max_examples=50, deadline=None)
 
 
 def appended(made):
@@ -39,7 +39,6 @@ def longest(made):
 def test_scaled_tokens_pass_the_checks_and_keep_what_was_appended(made, factor):
     scaled = scale_tokens(made, factor)
     assert list(faults(scaled)) == []
-    assert [after or not before for before, after in zip(appended(made), appended(scaled), strict=True)]
     assert all(after for before, after in zip(appended(made), appended(scaled), strict=True) if before)
     for before, after in zip(made.steps, scaled.steps, strict=True):
         assert after.parents == before.parents
