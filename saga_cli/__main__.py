@@ -1,0 +1,3 @@
+from saga_cli.main import main
+
+main()

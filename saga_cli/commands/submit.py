@@ -1,0 +1,66 @@
+"""`saga submit`: a program to run on the cluster, or recordings to replay on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from saga_cli.options import command, given
+from saga_core.errors import UserError
+
+
+def declare(app: typer.Typer) -> None:
+    command(app, "submit", context_settings={"allow_interspersed_args": False})(submit)
+
+
+def submit(
+    ctx: typer.Context,
+    program: Annotated[
+        list[str] | None, typer.Argument(help="The program and its arguments.", metavar="[--] PROGRAM ARGS")
+    ] = None,
+    name: Annotated[str, typer.Option(help="Name of the workflow; by default the program's.")] = "",
+    agent_type: Annotated[str, typer.Option(help="Class of workflows with the same habits.")] = "",
+    tenant: Annotated[str, typer.Option(help="Who it counts for.")] = "default",
+    env: Annotated[list[str] | None, typer.Option(help="K=V for the program.", metavar="K=V")] = None,
+    workdir: Annotated[Path | None, typer.Option(help="Where it runs; by default here.")] = None,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Until it ends; exit code 1 unless it is done.")
+    ] = False,
+    replay: Annotated[
+        list[str] | None, typer.Option(help="Replay a recording (repeatable).", metavar="FILE[:ID]")
+    ] = None,
+    synth: Annotated[
+        str | None, typer.Option(help="Replay a made workload, such as demo.", metavar="PRESET")
+    ] = None,
+    workflows: Annotated[int | None, typer.Option(help="How many --synth makes.")] = None,
+    limit: Annotated[int | None, typer.Option(help="At most so many workflows.")] = None,
+    scale_tokens: Annotated[float, typer.Option(help="Factor on token counts.")] = 1.0,
+    scale_time: Annotated[float, typer.Option(help="Factor on tool gaps and arrivals; 0: none.")] = 1.0,
+    max_context: Annotated[
+        int | None, typer.Option(help="Shrink workflows to this context; by default the workers'.")
+    ] = None,
+    concurrency: Annotated[int | None, typer.Option(help="At most so many at once.")] = None,
+    seed: Annotated[int, typer.Option(help="Of prompts and drawn times.")] = 0,
+) -> None:
+    """Run a program with its own OPENAI_BASE_URL, or replay recorded workflows."""
+    if bool(replay or synth) == bool(program):
+        raise UserError(
+            "give either a program (`saga submit -- python agent.py`), or --replay FILE, or --synth demo"
+        )
+    if program:
+        from saga_cli.submitting import request, send
+
+        asked = request(
+            program, name=name, agent_type=agent_type, tenant=tenant, env=env or [], workdir=workdir
+        )
+        raise typer.Exit(send(given(ctx), asked, wait=wait))
+    from saga_cli.replaying import Workload
+    from saga_cli.submitting import replay_workload
+
+    load = Workload(
+        files=replay or (), synth=synth, workflows=workflows, limit=limit, scale_tokens=scale_tokens,
+        scale_time=scale_time, max_context=max_context, concurrency=concurrency, seed=seed,
+    )  # fmt: skip
+    raise typer.Exit(replay_workload(given(ctx), load))

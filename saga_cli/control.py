@@ -1,0 +1,129 @@
+"""The control API, typed: one short HTTP exchange with the head per call, no state between them."""
+
+from __future__ import annotations
+
+import http.client
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+from urllib.parse import urlsplit
+
+import msgspec
+
+from saga_core.errors import ClusterError, RemoteProtocolError, UserError
+from saga_core.views import Accepted, ClusterView, FinishRequest, SubmitRequest, WorkflowView
+
+if TYPE_CHECKING:
+    from saga_cli.folder import ClusterFolder
+
+T = TypeVar("T")
+
+TIMEOUT_S: Final = 10.0
+"""The head answers in milliseconds; a submission waits for its disk."""
+MAX_ANSWER_BYTES: Final = 256 * 1024 * 1024
+"""A list of 100,000 workflows has about 60 MB."""
+
+
+class HeadGone(ClusterError):  # noqa: N818 - a fact, and a case callers tell apart
+    """Nothing listens at the address, or it does not answer."""
+
+
+class _Problem(msgspec.Struct):
+    message: str
+    type: str = ""
+
+
+class _Refusal(msgspec.Struct):
+    error: _Problem
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """The head of one cluster. Safe to share between threads."""
+
+    url: str
+    key: str
+    folder: str
+    """For error texts only."""
+    timeout_s: float = TIMEOUT_S
+
+    @classmethod
+    def of(cls, folder: ClusterFolder, timeout_s: float = TIMEOUT_S) -> Control:
+        """The head of the cluster in `folder`. Raises ClusterError when none was started there."""
+        access = folder.access()
+        return cls(access.url, access.admin_key, str(folder.path), timeout_s)
+
+    def cluster(self) -> ClusterView:
+        return self._ask("GET", "cluster", ClusterView)
+
+    def workflows(self) -> list[WorkflowView]:
+        """Every workflow of the cluster's life, by id."""
+        return self._ask("GET", "workflows?all=1", list[WorkflowView])
+
+    def workflow(self, id_: int) -> WorkflowView:
+        """One workflow with its sessions."""
+        return self._ask("GET", f"workflows/{id_}", WorkflowView)
+
+    def submit(self, request: SubmitRequest) -> Accepted:
+        """Returns once the workflow is on the cluster's disk."""
+        return self._ask("POST", "workflows", Accepted, request)
+
+    def cancel(self, id_: int) -> WorkflowView:
+        return self._ask("POST", f"workflows/{id_}/cancel", WorkflowView)
+
+    def finish(self, id_: int, request: FinishRequest) -> WorkflowView:
+        """End a workflow whose steps the caller itself ran."""
+        return self._ask("POST", f"workflows/{id_}/finish", WorkflowView, request)
+
+    def use_profile(self, profile: str) -> None:
+        self._ask("PUT", "profile", Any, {"profile": profile})
+
+    def shutdown(self, *, drain: bool) -> None:
+        """Ask the cluster to end; it does so after this returned."""
+        self._ask("POST", "shutdown", Any, {"drain": drain})
+
+    def _ask(self, method: str, path: str, kind: type[T], body: object = None) -> T:
+        status, data = self._exchange(method, f"/saga/v1/{path}", body)
+        if status >= 400:
+            raise self._refused(status, data)
+        try:
+            return msgspec.json.decode(data or b"null", type=kind)
+        except msgspec.DecodeError as error:
+            raise RemoteProtocolError(
+                f"the head at {self.url} answered {method} {path} with something else ({error}); "
+                "is it of another version than this command?"
+            ) from None
+
+    def _exchange(self, method: str, path: str, body: object) -> tuple[int, bytes]:
+        address = urlsplit(self.url)
+        connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=self.timeout_s)
+        headers = {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"}
+        try:
+            connection.request(method, path, None if body is None else msgspec.json.encode(body), headers)
+            answer = connection.getresponse()
+            return answer.status, answer.read(MAX_ANSWER_BYTES)
+        except TimeoutError:
+            raise self._silent(f"did not answer within {self.timeout_s:g} s") from None
+        except ConnectionRefusedError:
+            raise self._silent("is not there (connection refused)") from None
+        except (OSError, http.client.HTTPException) as error:
+            raise self._silent(f"broke off ({str(error) or type(error).__name__})") from None
+        finally:
+            connection.close()
+
+    def _silent(self, what: str) -> HeadGone:
+        return HeadGone(
+            f"the head at {self.url} {what}; its log is {self.folder}/log/head.log. "
+            "`saga up --local` starts it again, `saga down` clears what is left"
+        )
+
+    def _refused(self, status: int, data: bytes) -> Exception:
+        try:
+            text = msgspec.json.decode(data, type=_Refusal).error.message
+        except msgspec.DecodeError:
+            text = f"HTTP status {status}"
+        if status in {401, 403}:
+            return ClusterError(
+                f"the head at {self.url} refuses the key of {self.folder}/access.json ({text}); "
+                "the file is of another cluster or out of date"
+            )
+        return UserError(text) if status < 500 else ClusterError(f"the head at {self.url}: {text}")

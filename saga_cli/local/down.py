@@ -1,0 +1,78 @@
+"""Taking a local cluster down: asked first, then told, then killed; nothing of it is left."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+from saga_cli.control import Control
+from saga_cli.folder import ClusterFolder
+from saga_cli.local import processes
+from saga_cli.local.processes import Daemon
+from saga_cli.selection import ranges
+from saga_cli.units import plural
+from saga_core.errors import ClusterError, SagaError
+from saga_core.states import ENDED
+
+if TYPE_CHECKING:
+    import psutil
+
+TERM_S: Final = 10.0
+"""Between TERM and KILL of what did not end when asked: a worker frees its shared memory in that time."""
+KILL_S: Final = 5.0
+
+
+def take_down(
+    folder: ClusterFolder, *, timeout_s: float, only: Sequence[Daemon] | None = None, drain: bool = False
+) -> int:
+    """End the cluster's processes on this machine (or `only` some daemons); returns how many daemons there were.
+
+    Asks the head to shut down, and after `timeout_s` sends TERM, then KILL, to what is left.
+    """
+    daemons = list(only) if only is not None else processes.find(folder)
+    everything = processes.family(daemons)
+    if only is None or len(daemons) > 1:
+        with suppress(SagaError):
+            Control.of(folder, timeout_s=5).shutdown(drain=drain)
+    else:
+        processes.signal_all([daemon.process for daemon in daemons], signal.SIGTERM)
+    left = processes.wait_gone(everything, time.monotonic() + timeout_s)
+    _insist(left)
+    return len(daemons)
+
+
+def _insist(left: list[psutil.Process]) -> None:
+    for number, patience_s in ((signal.SIGTERM, TERM_S), (signal.SIGKILL, KILL_S)):
+        if left:
+            processes.signal_all(left, number)
+            left = processes.wait_gone(left, time.monotonic() + patience_s)
+    if left:
+        raise ClusterError(
+            f"processes {', '.join(str(p.pid) for p in left)} do not end, not even when killed"
+        )
+
+
+def stop(folder: ClusterFolder, *, force: bool, timeout_s: float) -> int:
+    """`saga down`: take everything down; returns how many daemons ran.
+
+    Without `force` it refuses, with ClusterError, while programs started by saga are live.
+    """
+    if not force:
+        _refuse_while_live(folder)
+    return take_down(folder, timeout_s=timeout_s)
+
+
+def _refuse_while_live(folder: ClusterFolder) -> None:
+    try:
+        workflows = Control.of(folder).workflows()
+    except ClusterError:
+        return  # nobody to ask: what is left is only cleared away
+    live = [w.id for w in workflows if w.state not in ENDED and w.kind != "outside"]
+    if live:
+        raise ClusterError(
+            f"{plural(len(live), 'workflow')} still live ({ranges(live)}): wait for them (`saga wait all`), cancel "
+            "them, or use `saga down --force` (their programs start again at the next `saga up`)"
+        )

@@ -1,0 +1,221 @@
+"""Bringing a cluster up on this machine, and saying why where that fails.
+
+Rules of this file
+  1. What already runs is kept: a second `up` starts only what is missing.
+  2. What this call started and could not finish, it takes down again (error, Ctrl-C).
+"""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from saga_cli.config import Resolved
+from saga_cli.control import Control
+from saga_cli.folder import ClusterFolder, tail
+from saga_cli.local import processes
+from saga_cli.local.down import take_down
+from saga_cli.local.model import local_model
+from saga_cli.local.processes import HEAD, LOCAL_NODE, NODE, POLL_S, Daemon
+from saga_cli.progress import Progress
+from saga_cli.units import plural
+from saga_core.access import decode
+from saga_core.config import Config, with_settings
+from saga_core.errors import ClusterError, SagaError, UserError
+from saga_core.states import WorkerState
+from saga_core.views import ClusterView, WorkerView
+
+HEAD_START_S: Final = 30.0
+"""Until access.json: a second in practice, more on a loaded machine's first import."""
+UNDO_S: Final = 20.0
+"""For taking down what was started, after a failure."""
+ASK_EVERY_S: Final = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The outcome of `bring_up`."""
+
+    cluster: ClusterView
+    already: bool
+    """Everything ran before: nothing was started."""
+
+
+@dataclass(slots=True)
+class _Undo:
+    started: list[Daemon] = field(default_factory=list)
+
+
+def bring_up(
+    folder: ClusterFolder, wanted: Resolved, *, show: Progress, timeout_s: float, wait: bool = True
+) -> Started:
+    """Start the head and the node of a local cluster, and wait until its workers are ready.
+
+    Raises UserError when a cluster with other settings runs in the folder, ClusterError (with the
+    end of the log) when something does not come up.
+    """
+    folder.make()
+    running = {daemon.kind: daemon for daemon in processes.find(folder)}
+    config = _settle(folder, wanted, running=bool(running), show=show)
+    undo = _Undo()
+    try:
+        if HEAD not in running:
+            _start_head(folder, undo, show)
+        if NODE not in running:
+            _start_node(folder, undo)
+        cluster = (
+            _await_workers(folder, config, undo, show, timeout_s) if wait else Control.of(folder).cluster()
+        )
+    except (SagaError, KeyboardInterrupt):
+        if undo.started:
+            show.say("taking down what was started")
+            take_down(folder, only=undo.started, timeout_s=UNDO_S)
+        raise
+    return Started(cluster, already=not undo.started)
+
+
+def _settle(folder: ClusterFolder, wanted: Resolved, *, running: bool, show: Progress) -> Config:
+    """The settings of the cluster in the folder: those it runs with, or now the wanted ones."""
+    held = folder.settings() if running else None
+    if held is not None:
+        _compare(wanted.asked, held, folder)
+        return with_settings(Config(), held, where=str(folder.settings_file))
+    values = _concrete(wanted, show)
+    folder.write_settings(values)
+    return with_settings(Config(), values, where="saga up")
+
+
+def _compare(asked: Mapping[str, Any], held: Mapping[str, Any], folder: ClusterFolder) -> None:
+    """What was asked for on purpose must be what runs."""
+    other = [
+        f"{name} is {_plain(held.get(name))!r}, not {_plain(value)!r}"
+        for name, value in asked.items()
+        if not _same(name, value, held)
+    ]
+    if other:
+        raise UserError(
+            f"a cluster with other settings runs at {folder.path}: {'; '.join(other)}. "
+            "Take it down first (`saga down`), or use another --cluster-dir"
+        )
+
+
+def _same(name: str, value: Any, held: Mapping[str, Any]) -> bool:
+    if name == "workers.model":  # a demo model's name stands in the settings as its path
+        return value in {held.get(name), held.get("workers.served_name")}
+    return bool(_plain(value) == _plain(held.get(name)))
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _concrete(wanted: Resolved, show: Progress) -> dict[str, Any]:
+    """The wanted settings with a name, and a model that lies on this machine."""
+    import getpass
+
+    values = dict(wanted.values)
+    values["name"] = values["name"] or f"saga-{getpass.getuser()}"
+    model = str(values["workers.model"])
+    if values["workers.engine"] == "vllm":
+        values["workers.model"] = local_model(model, show)
+    values["workers.served_name"] = values["workers.served_name"] or Path(model).name
+    return values
+
+
+def _start_head(folder: ClusterFolder, undo: _Undo, show: Progress) -> None:
+    show.phase("starting the head")
+    child = processes.start(processes.head_command(folder), folder.head_log)
+    undo.started.append(_daemon(HEAD, "", child))
+    deadline = time.monotonic() + HEAD_START_S
+    while not _listens(folder, child.pid):
+        if child.poll() is not None:
+            raise _died("the head", child.returncode, folder.head_log)
+        if time.monotonic() > deadline:
+            raise ClusterError(
+                f"the head does not listen after {HEAD_START_S:g} s; its log: {folder.head_log}"
+            )
+        time.sleep(POLL_S)
+
+
+def _listens(folder: ClusterFolder, pid: int) -> bool:
+    """The head writes access.json once it listens; an older file has another pid."""
+    try:
+        return decode(folder.access_file.read_bytes(), str(folder.access_file)).pid == pid
+    except (OSError, ClusterError):
+        return False
+
+
+def _start_node(folder: ClusterFolder, undo: _Undo) -> None:
+    child = processes.start(processes.node_command(folder, LOCAL_NODE), folder.node_log(LOCAL_NODE))
+    undo.started.append(_daemon(NODE, LOCAL_NODE, child))
+
+
+def _daemon(kind: str, node: str, child: subprocess.Popen[bytes]) -> Daemon:
+    import psutil
+
+    return Daemon(kind, node, psutil.Process(child.pid))
+
+
+def _died(who: str, code: int, log: Path) -> ClusterError:
+    how = f"signal {-code}" if code < 0 else f"exit code {code}"
+    return ClusterError(
+        "\n".join([f"{who} ended at its start ({how}); its log {log} ends with:", *_quoted(log)])
+    )
+
+
+def _quoted(log: Path) -> list[str]:
+    return [f"  | {line}" for line in tail(log)] or ["  | (nothing)"]
+
+
+def _await_workers(
+    folder: ClusterFolder, config: Config, undo: _Undo, show: Progress, timeout_s: float
+) -> ClusterView:
+    count = config.workers.count
+    show.phase(f"starting {plural(count, f'{config.workers.engine} worker')}", count)
+    control, deadline, ready = Control.of(folder), time.monotonic() + timeout_s, 0
+    while True:
+        cluster = control.cluster()
+        now_ready = [worker for worker in cluster.workers if worker.state == WorkerState.READY]
+        if len(now_ready) > ready:
+            ready = len(now_ready)
+            show.advance(ready, f"{now_ready[-1].id} is ready")
+        if ready >= count:
+            return cluster
+        _look_for_failure(folder, cluster, undo)
+        if time.monotonic() > deadline:
+            raise _too_late(folder, cluster, count, timeout_s)
+        time.sleep(ASK_EVERY_S)
+
+
+def _look_for_failure(folder: ClusterFolder, cluster: ClusterView, undo: _Undo) -> None:
+    for worker in cluster.workers:
+        if worker.state == WorkerState.LOST:
+            raise _failed(folder, worker)
+    for daemon in undo.started:
+        if not processes.alive(daemon.process):
+            log = folder.head_log if daemon.kind == HEAD else folder.node_log(daemon.node)
+            raise ClusterError(
+                "\n".join([f"the {daemon.name} ended at its start; its log {log} ends with:", *_quoted(log)])
+            )
+
+
+def _failed(folder: ClusterFolder, worker: WorkerView) -> ClusterError:
+    log = folder.worker_log(worker.id)
+    why = worker.reason or "no reason given"
+    return ClusterError(
+        "\n".join(
+            [f"worker {worker.id} failed at its start: {why}", f"its log {log} ends with:", *_quoted(log)]
+        )
+    )
+
+
+def _too_late(folder: ClusterFolder, cluster: ClusterView, count: int, timeout_s: float) -> ClusterError:
+    states = ", ".join(f"{worker.id} {worker.state}" for worker in cluster.workers) or "no worker was seen"
+    return ClusterError(
+        f"{plural(count, 'worker')} wanted, not all ready after {timeout_s:g} s ({states}); "
+        f"logs: {folder.path / 'log'}. --timeout allows more time"
+    )

@@ -1,0 +1,209 @@
+"""Answers as tables for people. Each function: a view in, a renderable out that fits 80 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from saga_cli.units import UNKNOWN, count, duration, plain, plural, share
+from saga_core.views import ClusterView, NodeView, SessionView, Totals, WorkerView, WorkflowView
+
+STYLES: Mapping[str, str] = {
+    **dict.fromkeys(("ready", "up", "running", "done", "reasoning"), "green"),
+    **dict.fromkeys(("starting", "accepted", "cancelling", "queued", "tool"), "yellow"),
+    **dict.fromkeys(("lost", "failed"), "red"),
+    **dict.fromkeys(("left", "cancelled", "closed"), "dim"),
+}
+"""Colour of a state word; the word itself says it too."""
+
+
+def state_text(state: str) -> Text:
+    return Text(state, style=STYLES.get(state, ""))
+
+
+def grid(*columns: str, rows: Iterable[Sequence[str | Text]], empty: str) -> RenderableType:
+    """A borderless table. A column whose title begins with `>` is aligned right; `*` may be shortened."""
+    listed = list(rows)
+    if not listed:
+        return Text(empty, style="dim")
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for title in columns:
+        right, short = title.startswith(">"), title.startswith("*")
+        name = title.lstrip(">*")
+        table.add_column(
+            name,
+            justify="right" if right else "left",
+            no_wrap=True,
+            overflow="ellipsis",
+            min_width=len(name) if short else None,
+        )
+    for row in listed:
+        table.add_row(*(cell if isinstance(cell, Text) else Text(plain(cell)) for cell in row))
+    return table
+
+
+def pairs(values: Mapping[str, str | Text]) -> RenderableType:
+    """`name  value` lines."""
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in values.items():
+        table.add_row(name, value if isinstance(value, Text) else Text(plain(value)))
+    return table
+
+
+def cluster_table(cluster: ClusterView) -> RenderableType:
+    """`saga status`: the cluster's own line, its nodes, its workers, and what was done."""
+    return Group(
+        pairs(_cluster_facts(cluster)),
+        Text(),
+        node_table(cluster.nodes),
+        Text(),
+        worker_table(cluster.workers),
+        *(reason_lines(cluster.workers)),
+    )
+
+
+def _cluster_facts(cluster: ClusterView) -> dict[str, str | Text]:
+    return {
+        "cluster": f"{cluster.name} (saga {cluster.version}), up {duration(cluster.up_s)}",
+        "endpoint": f"{cluster.url}/v1",
+        "profile": cluster.profile,
+        "models": ", ".join(cluster.models) or "none served yet",
+        "workflows": workflows_text(cluster.totals),
+        "steps": steps_text(cluster.totals),
+    }
+
+
+def workflows_text(totals: Totals) -> str:
+    return (
+        ", ".join(f"{number} {state}" for state, number in totals.workflows.items() if number) or "none yet"
+    )
+
+
+def steps_text(totals: Totals) -> str:
+    parts = [f"{count(totals.steps_done)} done"]
+    parts += [f"{totals.steps_waiting} waiting"] if totals.steps_waiting else []
+    parts += [f"{totals.steps_refused} refused"] if totals.steps_refused else []
+    if totals.prompt_tokens:
+        cached = share(totals.cached_tokens, totals.prompt_tokens)
+        parts.append(f"{count(totals.prompt_tokens)} prompt tokens ({cached} cached)")
+        parts.append(f"{count(totals.output_tokens)} written")
+    return ", ".join(parts)
+
+
+def node_table(nodes: Sequence[NodeView]) -> RenderableType:
+    return grid(
+        "*NODE", "STATE", "*HOST", ">SEEN", ">PROGRAMS", ">ENDS IN",
+        rows=[
+            (n.id, state_text(n.state), n.host, f"{duration(n.seen_s)} ago", str(n.programs), duration(n.end_s))
+            for n in nodes
+        ],
+        empty="no node has joined yet",
+    )  # fmt: skip
+
+
+def worker_table(workers: Sequence[WorkerView]) -> RenderableType:
+    return grid(
+        "*WORKER", "STATE", "*MODEL", ">LOAD", ">KV", ">RESIDENT", ">RUN", ">WAIT", ">STEPS",
+        rows=[
+            (
+                w.id, state_text(w.state), w.model, f"{w.load:.2f}", f"{100 * w.kv_usage:.0f}%",
+                share(w.resident_tokens, w.capacity_tokens), str(w.running), str(w.waiting), count(w.steps_done),
+            )
+            for w in workers
+        ],
+        empty="no worker yet",
+    )  # fmt: skip
+
+
+def reason_lines(workers: Sequence[WorkerView]) -> list[Text]:
+    """Why a worker is not ready, below its table."""
+    return [Text(plain(f"{w.id}: {w.reason}"), style="red") for w in workers if w.reason]
+
+
+def age_s(workflow: WorkflowView, now: float) -> float:
+    """Its completion time once it ended, else how long it has been there."""
+    return workflow.tct_s if workflow.tct_s is not None else max(0.0, now - workflow.submitted_at)
+
+
+def workflow_table(workflows: Sequence[WorkflowView], now: float) -> RenderableType:
+    """`saga ps`. `now` in seconds since the epoch."""
+    return grid(
+        ">ID", "*NAME", "STATE", "*AGENT", ">STEPS", "HOME", ">TOKENS", ">CACHED", ">TIME",
+        rows=[
+            (
+                str(w.id), w.name or UNKNOWN, state_text(w.state), w.agent_type or UNKNOWN,
+                str(w.steps), w.home or UNKNOWN, count(w.prompt_tokens + w.output_tokens),
+                share(w.cached_tokens, w.prompt_tokens), duration(age_s(w, now)),
+            )
+            for w in workflows
+        ],
+        empty="no workflow (`saga submit` starts one; `saga ps --all` lists the ended ones too)",
+    )  # fmt: skip
+
+
+def workflow_details(workflow: WorkflowView, now: float) -> RenderableType:
+    """`saga inspect`."""
+    return Group(pairs(_workflow_facts(workflow, now)), Text(), session_table(workflow.sessions))
+
+
+def _workflow_facts(w: WorkflowView, now: float) -> dict[str, str | Text]:
+    from saga_cli.output import iso
+
+    facts: dict[str, str | Text] = {
+        "workflow": f"{w.id} {w.name}".rstrip(),
+        "state": state_text(w.state),
+        "kind": w.kind,
+        "agent type": w.agent_type or UNKNOWN,
+        "tenant": w.tenant,
+        "submitted": iso(w.submitted_at),
+        "started": iso(w.started_at) if w.started_at is not None else UNKNOWN,
+        "ended": iso(w.ended_at) if w.ended_at is not None else UNKNOWN,
+        "time": duration(age_s(w, now)),
+        "steps": f"{w.steps} ({w.running_steps} running)" if w.running_steps else str(w.steps),
+        "home": w.home or UNKNOWN,
+        "tokens": f"{w.prompt_tokens} prompt ({share(w.cached_tokens, w.prompt_tokens)} cached), {w.output_tokens} written",
+    }
+    facts |= {"exit code": str(w.exit_code)} if w.exit_code is not None else {}
+    return facts | ({"reason": w.reason} if w.reason else {})
+
+
+def session_table(sessions: Sequence[SessionView]) -> RenderableType:
+    return grid(
+        "*SESSION", "STATE", "HOME", ">STEPS", ">CONTEXT", ">RESIDENT",
+        rows=[
+            (s.id, state_text(s.state), s.home or UNKNOWN, str(s.steps), count(s.context_tokens), count(s.resident_tokens))
+            for s in sessions
+        ],
+        empty="no session yet: it has made no step",
+    )  # fmt: skip
+
+
+def settings_table(values: Mapping[str, Mapping[str, Any]]) -> RenderableType:
+    """`saga config show`: name, value, origin."""
+    return grid(
+        "SETTING", "*VALUE", "*ORIGIN",
+        rows=[(name, shown(item["value"]), str(item["origin"])) for name, item in values.items()],
+        empty="no setting",
+    )  # fmt: skip
+
+
+def shown(value: object) -> str:
+    """A setting's value; an empty text or list as `-`."""
+    if isinstance(value, list | tuple):
+        return " ".join(map(str, value)) or UNKNOWN
+    return str(value) if value != "" else UNKNOWN
+
+
+def summary_line(workflows: Sequence[WorkflowView]) -> str:
+    """`3 workflows: 2 done, 1 failed`."""
+    states: dict[str, int] = {}
+    for workflow in workflows:
+        states[workflow.state] = states.get(workflow.state, 0) + 1
+    told = ", ".join(f"{number} {state}" for state, number in sorted(states.items()))
+    return plural(len(workflows), "workflow") + (f": {told}" if told else "")
