@@ -10,6 +10,7 @@ import sys
 import time
 
 import aiohttp
+import psutil
 import pytest
 
 from saga_core.errors import UserError
@@ -130,12 +131,12 @@ async def test_slow_start(spawn):
     assert time.monotonic() - begin > 0.8
 
 
-async def test_start_takes_less_than_half_a_second(spawn):
-    begin = time.monotonic()
+async def test_start_costs_less_than_half_a_second(spawn):
     child, url = spawn()
     async with aiohttp.ClientSession(url) as http:
         await serving(child, http)
-    assert time.monotonic() - begin < 1.0  # 0.3 s when the machine is ours
+    times = psutil.Process(child.pid).cpu_times()  # of the processor: the machine may be shared
+    assert times.user + times.system < 0.5
 
 
 async def test_sigterm_ends_streams_within_a_second(spawn):

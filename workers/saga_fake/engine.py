@@ -97,11 +97,9 @@ class Engine:
         """What the step produced, once its duration has passed; requests aborted since produce nothing."""
         outputs: list[Output] = []
         for chunk in step.chunks:
-            request = chunk.request
-            if request.state is not RequestState.RUNNING:
-                continue
-            if request.computed_tokens == len(request.tokens):
-                outputs.append(self._generate(request, now))
+            # False in mid-prefill, and after an abort (nothing is computed then).
+            if chunk.request.computed_tokens == len(chunk.request.tokens):
+                outputs.append(self._generate(chunk.request, now))
         return outputs
 
     def _schedule_running(self, chunks: list[Chunk], budget: int) -> int:
