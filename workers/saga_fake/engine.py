@@ -95,12 +95,9 @@ class Engine:
 
     def complete(self, step: Step, now: float) -> list[Output]:
         """What the step produced, once its duration has passed; requests aborted since produce nothing."""
-        outputs: list[Output] = []
-        for chunk in step.chunks:
-            # False in mid-prefill, and after an abort (nothing is computed then).
-            if chunk.request.computed_tokens == len(chunk.request.tokens):
-                outputs.append(self._generate(chunk.request, now))
-        return outputs
+        # Not equal in mid-prefill, and after an abort (nothing is computed then).
+        done = (c.request for c in step.chunks if c.request.computed_tokens == len(c.request.tokens))
+        return [self._generate(request, now) for request in done]
 
     def _schedule_running(self, chunks: list[Chunk], budget: int) -> int:
         index = 0
