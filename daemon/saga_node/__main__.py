@@ -1,0 +1,37 @@
+"""`python -m saga_node --cluster-dir DIR --node NAME`: the node daemon. Exit code 0 after a stop, 1 when it cannot go on."""
+
+import argparse
+import asyncio
+import os
+import re
+import sys
+from pathlib import Path
+
+from saga_core.ids import NodeId
+from saga_node import app, log
+
+LEVELS = ("debug", "info", "warning", "error")
+
+
+def main() -> int:
+    """Entry point."""
+    parser = argparse.ArgumentParser(
+        prog="python -m saga_node", description="The node daemon of a saga cluster."
+    )
+    parser.add_argument("--cluster-dir", type=Path, required=True, help="the cluster's folder")
+    parser.add_argument("--node", type=_name, required=True, help="this node's name, unique in the cluster")
+    parser.add_argument("--log-level", choices=LEVELS, default=os.environ.get("SAGA_LOG_LEVEL", "info"))
+    arguments = parser.parse_args()
+    log.start(arguments.log_level)
+    return asyncio.run(app.serve(arguments.cluster_dir.absolute(), NodeId(arguments.node)))
+
+
+def _name(text: str) -> str:
+    """Names end in file names, worker names and ZeroMQ identities."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", text):
+        raise argparse.ArgumentTypeError(f"{text!r}: letters, digits and . _ - are valid, at most 64")
+    return text
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,229 @@
+"""The node daemon: receive, let the machine decide, perform. Everything here does; nothing here chooses."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, assert_never
+
+from saga_core.access import FILE, SETTINGS, Access
+from saga_core.config import Config, NodeConfig
+from saga_core.errors import ClusterError, SagaError
+from saga_core.ids import NodeId, worker_id
+from saga_core.node import Node
+from saga_core.node_words import (
+    Action,
+    EndProgram,
+    Event,
+    FindHead,
+    HeadSaid,
+    Ignored,
+    KillWorker,
+    Quit,
+    SendHead,
+    SpawnWorker,
+    StartProgram,
+    StopAsked,
+    Tick,
+)
+from saga_node import cluster, engines, log, places
+from saga_node.clock import Clock
+from saga_node.processes import Processes
+from saga_node.runner import Runner
+from saga_node.supervisor import Supervisor
+from saga_node.tasks import Tasks
+from saga_node.transport import Link
+
+TICK_S = 0.1
+"""The scheduling epoch of the design; residency is told as often."""
+DISTRIBUTION = "saga-llm"
+REFUSED = "the head refused our key: {} is of another cluster"
+REFUSED_PAUSE_S = 1.0
+"""A head that starts anew writes its access file within this time of taking its port."""
+
+Inbox = asyncio.Queue[Event]
+
+
+class Daemon:
+    """The shell around one `Node`."""
+
+    def __init__(
+        self, name: NodeId, folder: Path, access: Access, config: Config, inbox: Inbox, processes: Processes
+    ) -> None:
+        """UserError: the settings cannot be served here."""
+        self._folder, self._config, self._inbox, self._processes = folder, config, inbox, processes
+        self._clock = Clock()
+        self._quit: Quit | None = None
+        engine = engines.engine(config.workers)
+        self._supervisor = Supervisor(
+            engine,
+            processes,
+            config=config.node,
+            shares=engines.shares(config.workers),
+            host=places.own_address(access.control),
+            log_folder=folder / "log",
+            tell=inbox.put_nowait,
+        )
+        self._runner = Runner(processes, config.node.program_slots, inbox.put_nowait)
+        self.node = _node(name, engine.served_name, config, self._clock())
+        self._link = Link(
+            name, access, hear=lambda said: inbox.put_nowait(HeadSaid(said)), refused=self._on_refused
+        )
+        self._again: asyncio.TimerHandle | None = None
+        self._tasks = Tasks()
+
+    async def run(self) -> int:
+        """Serve until the machine says Quit; its exit code. Nothing of ours is left then."""
+        asyncio.get_running_loop().set_exception_handler(self._on_bug)
+        self._tasks.start(self._tick(), "tick")
+        try:
+            while self._quit is None:
+                event = await self._inbox.get()
+                for action in self.node.handle(event, now=self._clock()):
+                    self._perform(action)
+        finally:
+            self._tasks.cancel()
+            await self._end()
+        log.info("node-ended", node=self.node.id, exit_code=self._quit.exit_code, reason=self._quit.reason)
+        return self._quit.exit_code
+
+    async def _tick(self) -> None:
+        while True:
+            self._processes.check_guard()
+            for news in self._supervisor.news():
+                self._inbox.put_nowait(news)
+            self._inbox.put_nowait(Tick())
+            await asyncio.sleep(TICK_S)
+
+    async def _end(self) -> None:
+        if self._again is not None:
+            self._again.cancel()
+        grace_s = self._config.head.stop_grace_s
+        await asyncio.gather(self._link.close(), self._runner.close(grace_s), self._supervisor.close())
+
+    def _perform(self, action: Action) -> None:
+        match action:
+            case SpawnWorker():
+                self._supervisor.spawn(action.worker, action.incarnation)
+            case KillWorker():
+                self._supervisor.kill(action.worker, action.incarnation, action.reason)
+            case SendHead():
+                self._link.send(action.message)
+            case StartProgram():
+                self._runner.start(action.program)
+            case EndProgram():
+                self._runner.end(action.workflow, action.attempt, action.grace_s)
+            case FindHead():
+                self._find_head()
+            case Quit():
+                self._quit = action
+                log.info("node-ending", node=self.node.id, reason=action.reason)
+            case Ignored():
+                log.debug("ignored", reason=action.reason, what=action.what)
+            case _:
+                assert_never(action)
+
+    def _on_bug(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Something of ours failed: say so in full, and end rather than go on half blind."""
+        loop.default_exception_handler(context)
+        self._leave(f"bug: {context['message']}: {context.get('exception')!r}")
+
+    def _leave(self, reason: str) -> None:
+        """End with exit code 1."""
+        self._quit = self._quit or Quit(reason, 1)
+        self._inbox.put_nowait(Tick())
+
+    def _find_head(self) -> None:
+        try:
+            access = cluster.read_access(self._folder)
+        except ClusterError as error:
+            log.warning("head-unknown", reason=error)
+            return
+        if access is None:
+            log.warning("head-unknown", reason=f"{self._folder / FILE} is gone: the head is down")
+        else:
+            self._link.find(access)
+
+    def _on_refused(self) -> None:
+        """The head, or who listens in its place, takes no word from us."""
+        log.error("head-refused-key", reason=REFUSED.format(self._folder / FILE), times=self._link.refusals)
+        if self._again is None:
+            self._again = asyncio.get_running_loop().call_later(REFUSED_PAUSE_S, self._ask_again)
+
+    def _ask_again(self) -> None:
+        self._again = None
+        before = self._link.access
+        self._find_head()
+        if self._link.access is not before:
+            return
+        if self._link.ever_connected:  # a head that is being replaced; the machine knows how long to wait
+            self._link.reopen(before)
+        else:
+            self._leave(REFUSED.format(self._folder / FILE))
+
+
+def _node(name: NodeId, served_name: str, config: Config, now: float) -> Node:
+    end_at = os.environ.get("SLURM_JOB_END_TIME")
+    return Node(
+        name,
+        {worker_id(name, index): served_name for index in range(config.workers.count)},
+        config.node,
+        incarnation=int(time.time() * 1000),
+        host=socket.gethostname(),
+        version=_version(),
+        now=now,
+        end_at=float(end_at) if end_at and end_at.isdigit() else None,
+    )
+
+
+def _version() -> str:
+    try:
+        return version(DISTRIBUTION)
+    except PackageNotFoundError:  # run from a source tree
+        return "0"
+
+
+async def serve(folder: Path, name: NodeId) -> int:
+    """Be the node daemon `name` of the cluster in `folder` until told to end; the exit code."""
+    inbox: Inbox = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, inbox.put_nowait, StopAsked(signal.Signals(number).name))
+    try:
+        found = await _found(folder, inbox)
+        return 0 if found is None else await _serve(folder, name, inbox, *found)
+    except SagaError as error:
+        log.error("node-failed", node=name, reason=error)
+        return 1
+
+
+async def _serve(folder: Path, name: NodeId, inbox: Inbox, access: Access, config: Config) -> int:
+    log.info("node-starting", node=name, pid=os.getpid(), control=access.control, cluster=access.name)
+    processes = Processes(places.make_run_folder())
+    try:
+        return await Daemon(name, folder, access, config, inbox, processes).run()
+    finally:
+        await processes.close()
+
+
+async def _found(folder: Path, inbox: Inbox) -> tuple[Access, Config] | None:
+    """The head's address and the settings, as soon as they are there; None: told to end before."""
+    waits_s = NodeConfig().register_timeout_s
+    end = time.monotonic() + waits_s
+    while inbox.empty():
+        access, config = cluster.read_access(folder), cluster.read_config(folder)
+        if access is not None and config is not None:
+            return access, config
+        waits_s = config.node.register_timeout_s if config is not None else waits_s
+        if time.monotonic() > end + waits_s - NodeConfig().register_timeout_s:
+            missing = FILE if access is None else SETTINGS
+            raise ClusterError(
+                f"no {missing} in {folder} after {waits_s:g} s: is the head running? (saga up)"
+            )
+        await asyncio.sleep(TICK_S)
+    return None

@@ -1,0 +1,248 @@
+"""Workers: started, made sure of, watched, ended. When to start or end one is the machine's decision, not ours.
+
+Rules of this file
+  1. Every start that was asked for is answered by one `WorkerExited`, whatever happened before.
+  2. A key belongs to one start of one worker: it stands in its environment, and is sent to a listener only
+     after that was seen to be a process of ours.
+  3. A taken port is not a failed start: another one is tried at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from saga_core.config import NodeConfig
+from saga_core.errors import ClusterError, SagaError
+from saga_core.ids import WorkerId
+from saga_core.node_words import Residency, WorkerExited, WorkerLoad, WorkerSilent, WorkerUp
+from saga_node import log, places
+from saga_node.engines import Engine, Seat
+from saga_node.logfile import LogFile
+from saga_node.processes import Processes, Tree
+from saga_node.residence import Residence
+from saga_node.runner import exit_reason
+from saga_node.tasks import Tasks
+from saga_node.watch import Watch
+from saga_vllm import cleanup
+from saga_vllm.diagnose import TAIL_BYTES, reason_from_log
+from saga_vllm.kv_events import KvEvents
+from saga_vllm.listener import listener_is_ours
+from saga_vllm.probe import Ready, probe
+
+KILL_GRACE_S = 5.0
+"""Between TERM and KILL of a worker; vLLM ends in 1 to 2 s."""
+READY_POLL_S = 0.2
+PORT_TRIES = 5
+"""Losing the race for a port five times in a row is somebody's intent, or a machine without free ports."""
+PORT_TAKEN = "the port was taken"
+"""How `saga_vllm.diagnose` begins when the log says so."""
+
+WorkerEvent = WorkerUp | WorkerExited | WorkerLoad | WorkerSilent | Residency
+
+
+@dataclass(slots=True, eq=False)
+class Start:
+    """One incarnation of a worker."""
+
+    worker: WorkerId
+    incarnation: int
+    index: int
+    tree: Tree | None = None
+    killed: str = ""
+    """Why we end it; empty while we do not."""
+    residence: Residence | None = None
+    belongings: frozenset[Path] = field(default_factory=frozenset)
+
+
+class Supervisor:
+    """The workers of this node."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        processes: Processes,
+        *,
+        config: NodeConfig,
+        shares: list[tuple[tuple[int, ...], tuple[str, ...]]],
+        host: str,
+        log_folder: Path,
+        tell: Callable[[WorkerEvent], None],
+        free_port: Callable[[str], int] = places.free_port,
+    ) -> None:
+        """`shares` are the cores and GPUs of each worker, by the number at the end of its name."""
+        self._engine, self._processes, self._config = engine, processes, config
+        self._shares, self._host, self._log_folder = shares, host, log_folder
+        self._tell, self._free_port = tell, free_port
+        self._starts: dict[WorkerId, Start] = {}
+        self._tasks = Tasks()
+
+    def spawn(self, worker: WorkerId, incarnation: int) -> None:
+        """Start it; `WorkerUp` and, in the end, `WorkerExited` follow."""
+        start = Start(worker, incarnation, int(worker.rpartition("/")[2]))
+        self._starts[worker] = start
+        self._tasks.start(self._live(start), f"worker {worker}")
+
+    def kill(self, worker: WorkerId, incarnation: int, reason: str) -> None:
+        """End its whole tree: TERM, KILL after `KILL_GRACE_S`. Nothing when it is over."""
+        start = self._starts.get(worker)
+        if start is None or start.incarnation != incarnation or start.killed:
+            return
+        start.killed = reason
+        log.info("worker-ending", worker=worker, incarnation=incarnation, reason=reason)
+        if start.tree is not None:
+            self._tasks.start(self._end(start.tree, start), f"end of worker {worker}")
+
+    async def close(self) -> None:
+        """End all of them, together."""
+        for start in list(self._starts.values()):
+            self.kill(start.worker, start.incarnation, "the node daemon ends")
+        await self._tasks.finished()
+
+    def news(self) -> list[Residency]:
+        """What became resident or left since the last call."""
+        found = [start.residence.news() for start in self._starts.values() if start.residence is not None]
+        return [news for news in found if news is not None]
+
+    # -- one incarnation -----------------------------------------------------------------
+
+    async def _live(self, start: Start) -> None:
+        log.info("worker-starting", worker=start.worker, incarnation=start.incarnation)
+        try:
+            reason = await self._prepared_and_run(start)
+        except (SagaError, OSError) as error:
+            reason = str(error)
+        reason = start.killed or reason
+        log.info("worker-exited", worker=start.worker, incarnation=start.incarnation, reason=reason)
+        del self._starts[start.worker]
+        self._tell(WorkerExited(start.worker, start.incarnation, reason))
+
+    async def _prepared_and_run(self, start: Start) -> str:
+        await self._engine.prepare(self._processes, self._log_folder)
+        reason = ""
+        for _ in range(PORT_TRIES):
+            if start.killed:
+                return start.killed
+            reason = await self._run(start)
+            if not reason.startswith(PORT_TAKEN):
+                return reason
+            log.warning("worker-port-taken", worker=start.worker)
+        return f"{reason} ({PORT_TRIES} times in a row)"
+
+    async def _run(self, start: Start) -> str:
+        """Start it on a fresh seat and see it through; why it ended."""
+        scratch = Path(tempfile.mkdtemp(prefix=f"{start.index}-", dir=self._processes.folder))
+        try:
+            seat = self._seat(start, scratch)
+            output = LogFile(self._log_folder / f"worker-{start.worker.replace('/', '-')}.log")
+            try:
+                return await self._run_logged(start, seat, output)
+            finally:
+                output.close()
+        finally:
+            left = await asyncio.to_thread(cleanup.sweep, start.belongings, scratch)
+            log.debug("worker-swept", worker=start.worker, removed=len(left))
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    def _seat(self, start: Start, scratch: Path) -> Seat:
+        cores, gpus = self._shares[start.index]
+        return Seat(
+            host=self._host,
+            port=self._free_port(self._host),
+            key=secrets.token_urlsafe(32),
+            scratch=scratch,
+            cores=cores,
+            gpus=gpus,
+        )
+
+    async def _run_logged(self, start: Start, seat: Seat, output: LogFile) -> str:
+        launch = self._engine.render(seat)
+        env = launch.environment(os.environ)
+        try:
+            tree = await self._processes.start(launch.argv, env=env, output=output.fd, dies_with_us=True)
+        except OSError as error:
+            raise ClusterError(f"cannot start {launch.argv[0]}: {error.strerror or error}") from None
+        start.tree = tree
+        watching = self._tasks.start(self._watch(start, seat, tree), f"watch of worker {start.worker}")
+        if start.killed:  # asked for while it was being started
+            self._tasks.start(self._end(tree, start), f"end of worker {start.worker}")
+        try:
+            exit_code = await tree.process.wait()
+        finally:
+            watching.cancel()
+            await asyncio.wait([watching])
+            await tree.kill()
+            self._processes.forget(tree)
+            start.tree = None
+        return _cause(exit_code, output.tail(TAIL_BYTES))
+
+    async def _end(self, tree: Tree, start: Start) -> None:
+        start.belongings |= await asyncio.to_thread(cleanup.belongings, tree.pid)
+        await tree.end(KILL_GRACE_S)
+
+    # -- while it lives ------------------------------------------------------------------
+
+    async def _watch(self, start: Start, seat: Seat, tree: Tree) -> None:
+        began = asyncio.get_running_loop().time()
+        ready = await self._ready(start, seat, tree)
+        took_s = asyncio.get_running_loop().time() - began
+        log.info("worker-ready", worker=start.worker, port=seat.port, pid=tree.pid, took_s=took_s)
+        self._tell(
+            WorkerUp(
+                worker=start.worker,
+                incarnation=start.incarnation,
+                host=seat.host,
+                port=seat.port,
+                key=seat.key,
+                model=self._engine.served_name,
+                capacity_tokens=ready.pool.tokens,
+                max_model_len=ready.max_model_len,
+                max_seqs=self._engine.max_seqs,
+            )
+        )
+        start.belongings |= await asyncio.to_thread(cleanup.belongings, tree.pid)
+        start.residence = Residence(start.worker, start.incarnation)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._read_load(start, seat))
+            group.create_task(_follow(seat, start.residence))
+
+    async def _ready(self, start: Start, seat: Seat, tree: Tree) -> Ready:
+        """Wait until it is: our process listens, and it answers as our worker does."""
+        said = ""
+        while True:
+            if await asyncio.to_thread(listener_is_ours, seat.port, tree.pid, seat.host):
+                answer = await probe(seat.url, seat.key, [self._engine.served_name])
+                if isinstance(answer, Ready):
+                    return answer
+                if answer.reason != said:
+                    said = answer.reason
+                    log.debug("worker-not-ready", worker=start.worker, reason=said)
+            await asyncio.sleep(READY_POLL_S)
+
+    async def _read_load(self, start: Start, seat: Seat) -> None:
+        loop, every_s = asyncio.get_running_loop(), self._config.probe_every_s
+        async with Watch(start.worker, start.incarnation, seat.url, every_s) as watch:
+            while True:
+                began = loop.time()
+                self._tell(await watch.read())
+                await asyncio.sleep(max(0.0, began + every_s - loop.time()))
+
+
+async def _follow(seat: Seat, residence: Residence) -> None:
+    with contextlib.closing(KvEvents(seat.kv_endpoint, seat.kv_replay_endpoint)) as events:
+        async for heard in events:
+            residence.hear(heard)
+
+
+def _cause(exit_code: int, tail: str) -> str:
+    """Why a worker ended, for a person: the log knows why it gave up, not that it was shot."""
+    if exit_code <= 0:
+        return exit_reason(exit_code) or "it ended by itself (exit code 0)"
+    return f"{reason_from_log(tail)} (exit code {exit_code})"
