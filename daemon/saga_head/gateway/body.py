@@ -5,13 +5,48 @@ from enum import Enum, auto
 
 import msgspec
 
-from saga_head.gateway.head import bad
 from saga_head.gateway.port import Fields, Refusal
+from saga_head.gateway.refusals import bad, too_large
 
 SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,8})(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*)?")
 Body = bytes | bytearray
 LINE_BYTES = 1024  # a size line with its extensions
 TRAILER_BYTES = 8192
+
+
+FIRST_BODY_BYTES = (
+    1 << 20
+)  # a sized body's buffer starts at this and doubles: a length alone claims no memory
+
+
+class SizedBody:
+    """A body with a content-length, received straight into its own buffer."""
+
+    __slots__ = ("_body", "_got", "_length", "_view")
+
+    def __init__(self, length: int, first: bytes) -> None:
+        self._length = length
+        self._got = len(first)
+        self._grow(min(length, max(FIRST_BODY_BYTES, 2 * self._got)), first)
+
+    def _grow(self, size: int, content: Body) -> None:
+        """Move to a new buffer: the transport may still hold a view of the old one."""
+        self._body = bytearray(size)
+        self._body[: self._got] = content
+        self._view = memoryview(self._body)
+
+    def room(self) -> memoryview:
+        """Where the next bytes go; never empty."""
+        return self._view[self._got :]
+
+    def filled(self, nbytes: int) -> bytearray | None:
+        """Note bytes put into room(); return the body when it is whole."""
+        self._got += nbytes
+        if self._got == self._length:
+            return self._body
+        if self._got == len(self._body):
+            self._grow(min(2 * self._got, self._length), self._body)
+        return None
 
 
 class _Stage(Enum):
@@ -146,14 +181,4 @@ def _odd_field(message: str) -> Refusal:
         "invalid_value",
         f"body field `{name}`: {message}; valid is {valid}",
         param=name,
-    )
-
-
-def too_large(limit_bytes: int) -> Refusal:
-    """413: says the limit."""
-    return Refusal(
-        413,
-        "invalid_request_error",
-        "body_too_large",
-        f"the request body is larger than {limit_bytes} bytes, the most this gateway takes",
     )

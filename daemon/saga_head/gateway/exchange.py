@@ -14,6 +14,7 @@ from saga_head.gateway.body import Body
 from saga_head.gateway.head import RequestHead
 from saga_head.gateway.limits import Limits
 from saga_head.gateway.port import Call, Outcome, Refusal, Result, Scheduler, Target
+from saga_head.gateway.refusals import CANCELLED, worker_lost
 from saga_head.gateway.relay import Relay, ReplyHead
 from saga_head.gateway.reply import (
     at_event_boundary,
@@ -39,9 +40,6 @@ class Client(Protocol):
     def cut(self) -> None: ...
 
 
-CANCELLED = Refusal(
-    410, "invalid_request_error", "workflow_cancelled", "the workflow of this request was cancelled"
-)  # 410: the SDKs repeat 409, 429 and 5xx
 SESSION = re.compile(r"[\x21-\x7e]+")
 
 
@@ -255,8 +253,7 @@ class WorkerExchange:
     def _lost(self, detail: str, tail: bytes) -> None:
         target, self._target = self._target, None
         assert target is not None
-        message = f"worker {target.worker} was lost while it ran this request: {detail}"
-        refusal = Refusal(502, "server_error", "worker_lost", message)
+        refusal = worker_lost(target.worker, detail)
         if self._answered:
             self._break_off(refusal, detail, tail)
         elif not self._scheduler.lost(self.call.step, target.worker, detail) and not self.settled:
@@ -311,7 +308,7 @@ class WorkerExchange:
         relay, self._relay = self._relay, None
         usage = None
         if relay is not None:
-            usage = read_usage(bytes(relay.tail))
+            usage = read_usage(relay.tail)
             relay.drop()
         self._target = None
         self._body = None

@@ -65,13 +65,16 @@ class Fields(msgspec.Struct, kw_only=True, gc=False):
     def __post_init__(self) -> None:
         if not self.model:
             raise ValueError("`model` is empty")
-        for name in RAW_FIELDS:
-            raw = getattr(self, name)
-            if raw is not NO_JSON:
-                setattr(self, name, raw.copy())
-
-
-RAW_FIELDS = ("metadata", "conversation", "session_params", "vllm_xargs", "nvext")
+        if self.metadata is not NO_JSON:
+            self.metadata = self.metadata.copy()
+        if self.conversation is not NO_JSON:
+            self.conversation = self.conversation.copy()
+        if self.session_params is not NO_JSON:
+            self.session_params = self.session_params.copy()
+        if self.vllm_xargs is not NO_JSON:
+            self.vllm_xargs = self.vllm_xargs.copy()
+        if self.nvext is not NO_JSON:
+            self.nvext = self.nvext.copy()
 
 
 @dataclass(slots=True)
@@ -82,7 +85,9 @@ class Call:
     caller: Caller
     api: str  # '/v1/chat/completions'; the token is stripped, the query is not part of it
     fields: Fields
-    headers: dict[bytes, bytes]  # lower-case names; only those of head.IDENTITY_*
+    headers: dict[
+        bytes, bytes
+    ]  # lower-case names; only those of head.IDENTITY_PREFIXES and head.IDENTITY_NAMES
     body_bytes: int
 
 

@@ -106,21 +106,21 @@ class _Usage(msgspec.Struct):
 
 
 _usage = msgspec.json.Decoder(_Usage)
-_USAGE = re.compile(rb'"usage"\s*:\s*\{')
+# Usage holds numbers and, one level deep, objects of numbers.
+_USAGE = re.compile(rb'"usage"\s*:\s*(\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\})')
 
 
-def read_usage(tail: bytes) -> Usage | None:
+def read_usage(tail: bytes | bytearray) -> Usage | None:
     """Find the last usage object in a reply's tail. None where it is absent, null, cut or odd.
 
     A quote inside a JSON string is escaped, so generated text cannot pretend to be usage.
     """
     start = tail.rfind(b'"usage"')
     match = _USAGE.match(tail, start) if start >= 0 else None
-    end = _object_end(tail, match.end() - 1) if match else None
-    if match is None or end is None:
+    if match is None:
         return None
     try:
-        usage = _usage.decode(tail[match.end() - 1 : end])
+        usage = _usage.decode(match[1])
     except msgspec.DecodeError:
         return None
     details = usage.prompt_tokens_details or usage.input_tokens_details
@@ -128,19 +128,6 @@ def read_usage(tail: bytes) -> Usage | None:
     prompt = usage.prompt_tokens if usage.prompt_tokens is not None else usage.input_tokens
     output = usage.completion_tokens if usage.completion_tokens is not None else usage.output_tokens
     return None if prompt is None else Usage(prompt, cached, output or 0)
-
-
-def _object_end(text: bytes, start: int) -> int | None:
-    """Where the object beginning at `start` ends; usage holds numbers and objects, no braces in strings."""
-    depth = 0
-    for at in range(start, len(text)):
-        if text[at] == 0x7B:
-            depth += 1
-        elif text[at] == 0x7D:
-            depth -= 1
-            if depth == 0:
-                return at + 1
-    return None
 
 
 _CHUNK = re.compile(rb"(?:^|\r\n)([0-9a-fA-F]{1,8})(?:;[^\r\n]*)?\r\n")

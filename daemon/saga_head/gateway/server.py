@@ -11,7 +11,7 @@ from aiohttp import web
 
 from saga_head.gateway.client import ClientLink, Stage
 from saga_head.gateway.limits import Limits
-from saga_head.gateway.port import Refusal, Scheduler
+from saga_head.gateway.port import Scheduler
 from saga_head.gateway.upstream import Pool
 
 SCRATCH_BYTES = 16 * 1024  # most requests in one read; the rest of a longer body is read into its own buffer
@@ -114,14 +114,7 @@ class Gateway:
         """Return a request id for an answer to something that never became a step."""
         return b"saga-e%d" % next(self._errors)
 
-    def too_busy(self, what: str, limit: int) -> Refusal:
-        """503 that names the limit."""
-        return Refusal(
-            503, "server_error", "overloaded", f"the gateway is at its limit of {limit} {what}", RETRY_AFTER_S
-        )
 
-
-RETRY_AFTER_S = 1
 DRAIN_POLL_S = 0.02
 
 
