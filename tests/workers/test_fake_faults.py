@@ -171,7 +171,11 @@ async def test_it_goes_when_its_parent_dies():
             parent.kill()
             parent.wait()
             parent.stdout.close()
-        await until(lambda: gone(child), 2.0)
+        try:
+            await until(lambda: gone(child), 2.0)
+        except AssertionError:
+            os.kill(child, signal.SIGKILL)  # the failure must not leave what it reports
+            raise
         assert not await healthy(http)
 
 
