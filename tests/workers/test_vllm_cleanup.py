@@ -54,11 +54,12 @@ def test_only_what_our_family_mapped_and_nobody_maps_any_more(shm: Path) -> None
         end(stranger)
 
 
-def test_a_file_renamed_after_it_was_mapped_is_found(shm: Path) -> None:
+def test_a_file_linked_to_another_name_is_found(shm: Path) -> None:
     """As Python's semaphores are: the memory map shows a name that is gone."""
     ours = hold(shm / "sem.first")
     try:
-        (shm / "sem.first").rename(shm / "sem.mp-second")
+        (shm / "sem.mp-second").hardlink_to(shm / "sem.first")
+        (shm / "sem.first").unlink()
         assert belongings(ours.pid, shm) == {shm / "sem.mp-second"}
     finally:
         end(ours)

@@ -53,7 +53,8 @@ def test_labels_with_blanks_and_large_counts() -> None:
 def test_the_last_line_may_lack_its_end() -> None:
     name = "vllm:generation_tokens_total{"
     head, tail = RECORDED.split(f"\n{name}")
-    assert parse_metrics(f"{head}\n{name}{tail.partition(chr(10))[0]}").generation_tokens == 24
+    line = tail.partition("\n")[0].replace(" 24.0", " 24")
+    assert parse_metrics(f"{head}\n{name}{line}").generation_tokens == 24
 
 
 @pytest.mark.parametrize("text", ["", "<html>", RECORDED.replace("num_preemptions", "preempted")])
@@ -65,3 +66,8 @@ def test_what_is_not_vllm_is_said(text: str) -> None:
 @pytest.mark.parametrize("text", ["", RECORDED.replace('num_gpu_blocks="256"', 'num_gpu_blocks="None"')])
 def test_a_pool_not_known_yet(text: str) -> None:
     assert parse_pool(text) is None
+
+
+def test_another_label_that_ends_alike_is_not_the_block_size() -> None:
+    text = RECORDED.replace("{_block_size_resolved", '{mamba_block_size="16",_block_size_resolved')
+    assert parse_pool(text) == KvPool(blocks=256, block_tokens=32)

@@ -129,7 +129,8 @@ sys.stdin.read()
 
 @contextmanager
 def a_listener(*, host: str = "127.0.0.1", in_a_child: bool = False):
-    start = ["sh", "-c", '"$@"; :', "sh"] if in_a_child else []
+    # In a session of its own: only its descent tells whose it is.
+    start = ["sh", "-c", 'setsid "$@"; :', "sh"] if in_a_child else []
     process = subprocess.Popen(
         [*start, sys.executable, "-c", LISTEN, host],
         stdin=subprocess.PIPE,
@@ -176,6 +177,14 @@ def test_a_wildcard_socket_is_not_taken_for_the_address_we_asked_for() -> None:
     with a_listener(host="0.0.0.0") as (pid, port):
         assert not listener_is_ours(port, pid)
         assert listener_is_ours(port, pid, host="0.0.0.0")
+
+
+def test_a_connection_that_outlived_its_listener_is_no_listener() -> None:
+    server = socket.create_server(("127.0.0.1", 0))
+    port = server.getsockname()[1]
+    with socket.create_connection(("127.0.0.1", port)), server.accept()[0]:
+        server.close()
+        assert not listener_is_ours(port, os.getpid())
 
 
 def test_a_port_bound_and_not_listening_is_nobodys() -> None:
