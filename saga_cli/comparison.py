@@ -30,12 +30,14 @@ def report_table(reports: Sequence[Report]) -> RenderableType:
     rows = [figures(report.summary) for report in reports]
     for name in rows[0]:
         table.add_row(name, *(row[name] for row in rows))
-    failed = [Text(line, style="red") for report in reports for line in failures(report)]
+    failed = [Text(f"{r.profile}: {line}", style="red") for r in reports for line in failures(r)]
     return Group(table, *failed)
 
 
 def verdict(reports: Sequence[Report]) -> str:
-    """What the figures of the runs do and do not show, from the figures themselves."""
+    """What the figures of the runs do and do not show, from the figures themselves, and what they mean."""
+    from textwrap import fill
+
     ours, *others = reports
     lines = [_against(ours, other) for other in others]
     sizes = f"{plural(ours.summary.workflows, 'workflow')}, {plural(ours.summary.steps, 'step')}"
@@ -44,7 +46,7 @@ def verdict(reports: Sequence[Report]) -> str:
         "check that the whole path works. Differences below some 10 % are noise, and the small model makes "
         "prefill cheap, so placement matters less here than on a loaded GPU."
     )
-    return "\n".join(lines)
+    return "\n".join(fill(line, 79) for line in (*lines, LEGEND))
 
 
 def _against(ours: Report, other: Report) -> str:

@@ -15,6 +15,7 @@ from saga_core.config import Config, settings, with_settings
 from saga_core.errors import UserError, choose
 
 DEFAULT: Final = "default"
+COMMAND_LINE: Final = "command line"
 PROJECT_FILE: Final = "saga.toml"
 
 
@@ -45,7 +46,7 @@ def resolve(
     """
     config = Config()
     origins = dict.fromkeys(settings(config), DEFAULT)
-    for where, values in (*_files(file, environment), *_variables(environment), ("flag", flags)):
+    for where, values in (*_files(file, environment), *_variables(environment), (COMMAND_LINE, flags)):
         config = with_settings(config, values, where=where)
         origins |= dict.fromkeys(values, where)
     return Resolved(config, origins)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import http.client
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
-from urllib.parse import urlsplit
 
 import msgspec
 
@@ -57,7 +55,8 @@ class Control:
 
     def workflows(self) -> list[WorkflowView]:
         """Every workflow of the cluster's life, by id."""
-        return self._ask("GET", "workflows?all=1", list[WorkflowView])
+        found = self._ask("GET", "workflows?all=1", list[WorkflowView])
+        return sorted(found, key=lambda w: w.id)
 
     def workflow(self, id_: int) -> WorkflowView:
         """One workflow with its sessions."""
@@ -94,6 +93,9 @@ class Control:
             ) from None
 
     def _exchange(self, method: str, path: str, body: object) -> tuple[int, bytes]:
+        import http.client  # brings ssl and email: a fifth of what `saga --help` may take
+        from urllib.parse import urlsplit
+
         address = urlsplit(self.url)
         connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=self.timeout_s)
         headers = {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"}

@@ -53,8 +53,18 @@ class Renderer:
             case Output.QUIET:
                 sys.stdout.writelines(f"{line}\n" for line in quiet(data))
             case Output.TABLE:
-                self.console().print(table(data))
+                self._print(table(data))
         sys.stdout.flush()
+
+    def _print(self, answer: RenderableType) -> None:
+        """Text goes out as it is: nobody wants a path or a key broken into lines."""
+        if isinstance(answer, str):
+            sys.stdout.write(answer + "\n")
+            return
+        console = self.console()
+        with console.capture() as rendered:
+            console.print(answer)
+        sys.stdout.writelines(line.rstrip() + "\n" for line in rendered.get().splitlines())
 
     def note(self, text: str) -> None:
         """A remark beside the answer, for people only."""

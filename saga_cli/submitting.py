@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 
 from saga_cli.options import Given
 from saga_core.errors import UserError
-from saga_core.views import Accepted, ProgramSpec, SubmitRequest
+from saga_core.views import ProgramSpec, SubmitRequest
 
 if TYPE_CHECKING:
     from saga_cli.replaying import Report, Workload
 
 INTERRUPTED = 130
+INTERPRETERS = frozenset({"bash", "bun", "deno", "node", "ruby", "sh", "uv", "zsh"})
 
 
 def request(
@@ -31,10 +32,17 @@ def request(
     if not where.is_dir():
         raise UserError(f"--workdir {where}: no such folder")
     spec = ProgramSpec(argv=list(program), cwd=str(where), env=_pairs(env))
-    called = Path(program[0]).name
+    called = _called(program)
     return SubmitRequest(
         name=name or called, tenant=tenant, agent_type=agent_type or called, program=spec, kind="program"
     )
+
+
+def _called(program: Sequence[str]) -> str:
+    """The script's name where an interpreter runs one, else the program's."""
+    first, rest = Path(program[0]).name, [word for word in program[1:] if not word.startswith("-")]
+    interprets = first.startswith("python") or first in INTERPRETERS
+    return Path(rest[0]).name if interprets and rest else first
 
 
 def _pairs(texts: Sequence[str]) -> dict[str, str]:
@@ -52,8 +60,9 @@ def send(held: Given, asked: SubmitRequest, *, wait: bool) -> int:
     control = held.control()
     accepted = control.submit(asked)
     if not wait:
-        # The key is the workflow's own; whoever may read this output submitted it.
-        held.renderer.show(accepted, table=_accepted, quiet=lambda a: [str(a.id)])
+        # Without the key: output ends up in logs, and the program gets it from the node.
+        answer = {"id": accepted.id, "name": asked.name, "log": accepted.log}
+        held.renderer.show(answer, table=_accepted, quiet=lambda a: [str(a["id"])])
         return 0
     from saga_cli.commands.workflows import table_of
     from saga_cli.progress import progress
@@ -66,8 +75,8 @@ def send(held: Given, asked: SubmitRequest, *, wait: bool) -> int:
     return 0 if found[0].state == "done" else 1
 
 
-def _accepted(accepted: Accepted) -> str:
-    return f"workflow {accepted.id} accepted; output: saga logs {accepted.id} -f"
+def _accepted(answer: dict[str, object]) -> str:
+    return f"workflow {answer['id']} accepted; output: saga logs {answer['id']} -f"
 
 
 def replay_workload(held: Given, load: Workload) -> int:

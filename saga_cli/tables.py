@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from saga_cli.grid import Grid
 from saga_cli.units import UNKNOWN, count, duration, plain, plural, share
 from saga_core.views import ClusterView, NodeView, SessionView, Totals, WorkerView, WorkflowView
 
@@ -23,27 +24,6 @@ STYLES: Mapping[str, str] = {
 
 def state_text(state: str) -> Text:
     return Text(state, style=STYLES.get(state, ""))
-
-
-def grid(*columns: str, rows: Iterable[Sequence[str | Text]], empty: str) -> RenderableType:
-    """A borderless table. A column whose title begins with `>` is aligned right; `*` may be shortened."""
-    listed = list(rows)
-    if not listed:
-        return Text(empty, style="dim")
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for title in columns:
-        right, short = title.startswith(">"), title.startswith("*")
-        name = title.lstrip(">*")
-        table.add_column(
-            name,
-            justify="right" if right else "left",
-            no_wrap=True,
-            overflow="ellipsis",
-            min_width=len(name) if short else None,
-        )
-    for row in listed:
-        table.add_row(*(cell if isinstance(cell, Text) else Text(plain(cell)) for cell in row))
-    return table
 
 
 def pairs(values: Mapping[str, str | Text]) -> RenderableType:
@@ -97,7 +77,7 @@ def steps_text(totals: Totals) -> str:
 
 
 def node_table(nodes: Sequence[NodeView]) -> RenderableType:
-    return grid(
+    return Grid(
         "*NODE", "STATE", "*HOST", ">SEEN", ">PROGRAMS", ">ENDS IN",
         rows=[
             (n.id, state_text(n.state), n.host, f"{duration(n.seen_s)} ago", str(n.programs), duration(n.end_s))
@@ -108,7 +88,7 @@ def node_table(nodes: Sequence[NodeView]) -> RenderableType:
 
 
 def worker_table(workers: Sequence[WorkerView]) -> RenderableType:
-    return grid(
+    return Grid(
         "*WORKER", "STATE", "*MODEL", ">LOAD", ">KV", ">RESIDENT", ">RUN", ">WAIT", ">STEPS",
         rows=[
             (
@@ -133,7 +113,7 @@ def age_s(workflow: WorkflowView, now: float) -> float:
 
 def workflow_table(workflows: Sequence[WorkflowView], now: float) -> RenderableType:
     """`saga ps`. `now` in seconds since the epoch."""
-    return grid(
+    return Grid(
         ">ID", "*NAME", "STATE", "*AGENT", ">STEPS", "HOME", ">TOKENS", ">CACHED", ">TIME",
         rows=[
             (
@@ -174,7 +154,7 @@ def _workflow_facts(w: WorkflowView, now: float) -> dict[str, str | Text]:
 
 
 def session_table(sessions: Sequence[SessionView]) -> RenderableType:
-    return grid(
+    return Grid(
         "*SESSION", "STATE", "HOME", ">STEPS", ">CONTEXT", ">RESIDENT",
         rows=[
             (s.id, state_text(s.state), s.home or UNKNOWN, str(s.steps), count(s.context_tokens), count(s.resident_tokens))
@@ -186,18 +166,16 @@ def session_table(sessions: Sequence[SessionView]) -> RenderableType:
 
 def settings_table(values: Mapping[str, Mapping[str, Any]]) -> RenderableType:
     """`saga config show`: name, value, origin."""
-    return grid(
+    return Grid(
         "SETTING", "*VALUE", "*ORIGIN",
-        rows=[(name, shown(item["value"]), str(item["origin"])) for name, item in values.items()],
+        rows=[(name, shown(item["value"]) or UNKNOWN, str(item["origin"])) for name, item in values.items()],
         empty="no setting",
     )  # fmt: skip
 
 
 def shown(value: object) -> str:
-    """A setting's value; an empty text or list as `-`."""
-    if isinstance(value, list | tuple):
-        return " ".join(map(str, value)) or UNKNOWN
-    return str(value) if value != "" else UNKNOWN
+    """A setting's value as --set takes it."""
+    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def summary_line(workflows: Sequence[WorkflowView]) -> str:

@@ -28,7 +28,7 @@ def await_ended(
         found = _of(control, ids)
         over = [w for w in found if w.state in ENDED]
         for done, workflow in enumerate([w for w in over if w.id not in known], len(known) + 1):
-            show.advance(done, f"workflow {workflow.id} is {workflow.state}")
+            show.advance(done, f"workflow {workflow.id} {workflow.state}")
         known = {w.id for w in over}
         if len(over) == len(found):
             return found

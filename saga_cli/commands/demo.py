@@ -23,7 +23,7 @@ def demo(
     keep: Annotated[bool, typer.Option("--keep", help="Keep the cluster's folder with its logs.")] = False,
 ) -> None:
     """Start a cluster, replay agents on it under two profiles, compare, take it down."""
-    from saga_cli.comparison import LEGEND, report_table, verdict
+    from saga_cli.comparison import report_table, verdict
     from saga_cli.demonstration import Plan, demonstrate
     from saga_cli.progress import progress
 
@@ -34,6 +34,6 @@ def demo(
     held.renderer.show(
         reports, table=report_table, quiet=lambda rs: [f"{r.profile} {r.summary.tct_mean_s}" for r in rs]
     )
-    held.renderer.note(f"\n{verdict(reports)}\n{LEGEND}")
+    held.renderer.note(f"\n{verdict(reports)}")
     if not all(report.ok for report in reports):
         raise typer.Exit(1)

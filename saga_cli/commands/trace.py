@@ -67,7 +67,8 @@ def stats_table(stats: Stats) -> RenderableType:
     from rich.console import Group
     from rich.text import Text
 
-    from saga_cli.tables import grid, pairs
+    from saga_cli.grid import Grid
+    from saga_cli.tables import pairs
     from saga_cli.units import count, duration
 
     facts = {
@@ -84,8 +85,9 @@ def stats_table(stats: Stats) -> RenderableType:
     head = ("*", ">MEAN", ">P10", ">P50", ">P90", ">P99", ">MAX")
     rows = [(name, *(count(round(value)) for value in _row(spread))) for name, spread in sizes.items()]
     tools = [(name, *map(duration, _row(spread))) for name, spread in list(stats.tools.items())[:12]]
-    parts = [pairs(facts), Text(), grid(*head, rows=rows, empty="")]
-    return Group(*parts, *([Text(), grid("*TOOL", *head[1:], rows=tools, empty="")] if tools else []))
+    parts: list[RenderableType] = [pairs(facts), Text(), Grid(*head, rows=rows, empty="")]
+    parts += [Text(), Grid("*TOOL", *head[1:], rows=tools, empty="")] if tools else []
+    return Group(*parts)
 
 
 def _row(spread: Spread) -> tuple[float, ...]:

@@ -19,7 +19,6 @@ from saga_cli.control import Control
 from saga_cli.folder import ClusterFolder, tail
 from saga_cli.local import processes
 from saga_cli.local.down import take_down
-from saga_cli.local.model import local_model
 from saga_cli.local.processes import HEAD, LOCAL_NODE, NODE, POLL_S, Daemon
 from saga_cli.progress import Progress
 from saga_cli.units import plural
@@ -48,6 +47,8 @@ class Started:
 @dataclass(slots=True)
 class _Undo:
     started: list[Daemon] = field(default_factory=list)
+    since: float = field(default_factory=time.time)
+    """What logs hold from before is of other runs."""
 
 
 def bring_up(
@@ -60,7 +61,7 @@ def bring_up(
     """
     folder.make()
     running = {daemon.kind: daemon for daemon in processes.find(folder)}
-    config = _settle(folder, wanted, running=bool(running), show=show)
+    config = _settle(folder, wanted, running=bool(running))
     undo = _Undo()
     try:
         if HEAD not in running:
@@ -78,13 +79,13 @@ def bring_up(
     return Started(cluster, already=not undo.started)
 
 
-def _settle(folder: ClusterFolder, wanted: Resolved, *, running: bool, show: Progress) -> Config:
+def _settle(folder: ClusterFolder, wanted: Resolved, *, running: bool) -> Config:
     """The settings of the cluster in the folder: those it runs with, or now the wanted ones."""
     held = folder.settings() if running else None
     if held is not None:
-        _compare(wanted.asked, held, folder)
+        _compare({n: v for n, v in _concrete(wanted).items() if n in wanted.asked}, held, folder)
         return with_settings(Config(), held, where=str(folder.settings_file))
-    values = _concrete(wanted, show)
+    values = _concrete(wanted)
     folder.write_settings(values)
     return with_settings(Config(), values, where="saga up")
 
@@ -94,7 +95,7 @@ def _compare(asked: Mapping[str, Any], held: Mapping[str, Any], folder: ClusterF
     other = [
         f"{name} is {_plain(held.get(name))!r}, not {_plain(value)!r}"
         for name, value in asked.items()
-        if not _same(name, value, held)
+        if _plain(value) != _plain(held.get(name))
     ]
     if other:
         raise UserError(
@@ -103,27 +104,25 @@ def _compare(asked: Mapping[str, Any], held: Mapping[str, Any], folder: ClusterF
         )
 
 
-def _same(name: str, value: Any, held: Mapping[str, Any]) -> bool:
-    if name == "workers.model":  # a demo model's name stands in the settings as its path
-        return value in {held.get(name), held.get("workers.served_name")}
-    return bool(_plain(value) == _plain(held.get(name)))
-
-
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _concrete(wanted: Resolved, show: Progress) -> dict[str, Any]:
-    """The wanted settings with a name, and a model that lies on this machine."""
+def _concrete(wanted: Resolved) -> dict[str, Any]:
+    """The wanted settings with a name, and a model's folder as daemons find it from anywhere."""
     import getpass
 
     values = dict(wanted.values)
     values["name"] = values["name"] or f"saga-{getpass.getuser()}"
-    model = str(values["workers.model"])
-    if values["workers.engine"] == "vllm":
-        values["workers.model"] = local_model(model, show)
-    values["workers.served_name"] = values["workers.served_name"] or Path(model).name
+    values["workers.model"] = _findable(str(values["workers.model"]))
     return values
+
+
+def _findable(model: str) -> str:
+    from saga_vllm.model import MODEL_SIZES
+
+    path = Path(model).expanduser()
+    return str(path.absolute()) if model not in MODEL_SIZES and path.is_dir() else model
 
 
 def _start_head(folder: ClusterFolder, undo: _Undo, show: Progress) -> None:
@@ -175,15 +174,16 @@ def _await_workers(
     folder: ClusterFolder, config: Config, undo: _Undo, show: Progress, timeout_s: float
 ) -> ClusterView:
     count = config.workers.count
-    show.phase(f"starting {plural(count, f'{config.workers.engine} worker')}", count)
+    if undo.started:
+        show.phase(f"starting {plural(count, f'{config.workers.engine} worker')}", count)
     control, deadline, ready = Control.of(folder), time.monotonic() + timeout_s, 0
     while True:
         cluster = control.cluster()
         now_ready = [worker for worker in cluster.workers if worker.state == WorkerState.READY]
-        if len(now_ready) > ready:
+        if len(now_ready) > ready and undo.started:
             ready = len(now_ready)
             show.advance(ready, f"{now_ready[-1].id} is ready")
-        if ready >= count:
+        if len(now_ready) >= count:
             return cluster
         _look_for_failure(folder, cluster, undo)
         if time.monotonic() > deadline:
@@ -194,7 +194,7 @@ def _await_workers(
 def _look_for_failure(folder: ClusterFolder, cluster: ClusterView, undo: _Undo) -> None:
     for worker in cluster.workers:
         if worker.state == WorkerState.LOST:
-            raise _failed(folder, worker)
+            raise _failed(folder, worker, undo)
     for daemon in undo.started:
         if not processes.alive(daemon.process):
             log = folder.head_log if daemon.kind == HEAD else folder.node_log(daemon.node)
@@ -203,14 +203,14 @@ def _look_for_failure(folder: ClusterFolder, cluster: ClusterView, undo: _Undo) 
             )
 
 
-def _failed(folder: ClusterFolder, worker: WorkerView) -> ClusterError:
+def _failed(folder: ClusterFolder, worker: WorkerView, undo: _Undo) -> ClusterError:
     log = folder.worker_log(worker.id)
-    why = worker.reason or "no reason given"
-    return ClusterError(
-        "\n".join(
-            [f"worker {worker.id} failed at its start: {why}", f"its log {log} ends with:", *_quoted(log)]
-        )
-    )
+    why = [f"worker {worker.id} failed at its start: {worker.reason or 'no reason given'}"]
+    if log.exists() and log.stat().st_mtime >= undo.since:
+        why += [f"its log {log} ends with:", *_quoted(log)]
+    else:
+        why += [f"it wrote nothing; the node's log: {folder.node_log(LOCAL_NODE)}"]
+    return ClusterError("\n".join(why))
 
 
 def _too_late(folder: ClusterFolder, cluster: ClusterView, count: int, timeout_s: float) -> ClusterError:

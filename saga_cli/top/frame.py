@@ -16,8 +16,8 @@ from saga_core.views import ClusterView, NodeView, WorkerView, WorkflowView
 
 NARROW: Final = 100
 """Below this width bars are short and columns that can be spared go."""
-FIXED_LINES: Final = 7
-"""Two of the cluster, three section titles, one blank line, the footer."""
+FIXED_LINES: Final = 8
+"""Three of the cluster, three section titles, one blank line, the footer."""
 
 
 def frame(
@@ -27,12 +27,13 @@ def frame(
     nodes, workers, workflows = _shares(cluster, height)
     return Group(
         _first_line(cluster, width, notice),
-        _cut(_totals_line(cluster), width),
+        _cut(Text(f"workflows  {workflows_text(cluster.totals)}"), width),
+        _cut(Text(f"steps      {steps_text(cluster.totals)}"), width),
         Text(),
         _nodes(cluster.nodes, nodes, width),
         _workers(cluster.workers, workers, width),
         _workflows(_in_order(cluster.workflows), workflows, width, now),
-        _cut(Text(keys, style="dim"), width),
+        *([_cut(Text(keys, style="dim"), width)] if keys else []),
     )
 
 
@@ -51,10 +52,6 @@ def _first_line(cluster: ClusterView, width: int, notice: str) -> Text:
     line.append(cluster.profile, style="cyan")
     line.append(f"  {cluster.url}/v1  {', '.join(map(plain, cluster.models)) or 'no model served yet'}")
     return _cut(line, width)
-
-
-def _totals_line(cluster: ClusterView) -> Text:
-    return Text(f"workflows: {workflows_text(cluster.totals)}   steps: {steps_text(cluster.totals)}")
 
 
 def _cut(line: Text, width: int) -> Text:
