@@ -292,6 +292,6 @@ async def gateway_rig(
         await gateway.close()
         await worker.stop()
         await runner.cleanup()
-        assert gateway.bodies_bytes == 0
+        assert gateway.ledger.held_bytes == 0
         assert gateway.exchanges == 0
         assert len(scheduler.results) == len(scheduler.calls), "a step without its finish()"

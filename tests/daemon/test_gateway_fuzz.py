@@ -84,7 +84,7 @@ def play(pieces: list[bytes]) -> tuple[Keeper, Recorder, ClientLink]:
     for piece in pieces:
         deliver(link, transport, piece)
     link.connection_lost(None)
-    assert gateway.bodies_bytes == 0
+    assert gateway.ledger.held_bytes == 0
     assert gateway.exchanges == 0
     assert not gateway.links
     assert len(scheduler.results) == len(scheduler.calls)

@@ -283,6 +283,23 @@ async def test_stalled_readers_cost_bounded_memory() -> None:
         assert rig.scheduler.outcomes == [Outcome.CLIENT_GONE] * 4
 
 
+async def test_a_stalled_reader_that_half_closes_is_gone_at_once() -> None:
+    async def flood(line: Line, request: Request) -> None:
+        await line.send(SSE_HEAD)
+        while True:
+            await line.send(event("x" * 8000))
+
+    async with gateway_rig() as rig:
+        rig.worker.answer = flood
+        _, writer = await rig.connect()
+        writer.transport.pause_reading()
+        writer.write(post())
+        await until(lambda: any(link.paused for link in rig.gateway.links))
+        writer.write_eof()
+        await until(lambda: rig.scheduler.results)
+        assert rig.scheduler.outcomes == [Outcome.CLIENT_GONE]
+
+
 async def test_a_slow_reader_gets_all_of_it() -> None:
     body = b"x" * 8_000_000
 

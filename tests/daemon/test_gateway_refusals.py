@@ -47,6 +47,7 @@ BAD_HEADS = {
     "bad chunk size": (400, raw("transfer-encoding: chunked", body=b"zz\r\n")),
     "signed chunk size": (400, raw("transfer-encoding: chunked", body=b"+3\r\nabc\r\n0\r\n\r\n")),
     "long chunk": (400, raw("transfer-encoding: chunked", body=b"3\r\nabcd\r\n")),
+    "chunk without end": (400, raw("transfer-encoding: chunked", body=b"3\r\nabcXX0\r\n\r\n")),
     "bare LF chunk": (400, raw("transfer-encoding: chunked", body=b"3\nabc\r\n")),
     "endless chunk line": (400, raw("transfer-encoding: chunked", body=b"3;" + b"x" * 2000)),
     "unknown api": (404, raw("content-length: 3").replace(b"chat/completions", b"load_lora_adapter")),

@@ -1,8 +1,8 @@
 """The client's side of the wire: one connection, its requests one after the other.
 
-    HEAD -> BODY | CHUNKED -> BUSY -> HEAD ...      the hot path, POST [/s/<token>]/v1/*
-    HEAD -> HANDED                                  any other request: the fallback server has it for good
-    any  -> LINGER                                  an early error: answered, what is still coming is dropped
+    HEAD -> BODY -> BUSY -> HEAD ...   the hot path, POST [/s/<token>]/v1/*
+    HEAD -> HANDED                     any other request: the fallback server has it for good
+    any  -> LINGER                     an early error: answered, what is still coming is dropped
 
 A client that closes its sending half while a reply is owed counts as gone: its worker is freed at once.
 Pipelined requests are queued up to `Limits.pipelined_bytes`.
@@ -15,16 +15,16 @@ import re
 from enum import Enum, auto
 from typing import TYPE_CHECKING, cast
 
-from saga_head.gateway.body import Body, ChunkedBody, SizedBody, decode_fields
+from saga_head.gateway.body import Body, decode_fields
 from saga_head.gateway.exchange import WorkerExchange
 from saga_head.gateway.head import HOT, RequestHead, parse_head
+from saga_head.gateway.intake import Intake, Received
 from saga_head.gateway.port import Call, Caller, Refusal
 from saga_head.gateway.refusals import (
     APIS,
     INTERNAL,
     head_too_large,
     too_busy,
-    too_large,
     too_slow,
     unknown_api,
 )
@@ -45,13 +45,12 @@ class Stage(Enum):
 
     HEAD = auto()
     BODY = auto()
-    CHUNKED = auto()
     BUSY = auto()
     LINGER = auto()
     HANDED = auto()
 
 
-_HEAD, _BODY, _CHUNKED, _BUSY, _LINGER, _HANDED = Stage  # an enum member costs 80 ns to reach in Python 3.11
+_HEAD, _BODY, _BUSY, _LINGER, _HANDED = Stage  # an enum member costs 80 ns to reach in Python 3.11
 
 
 class ClientLink(asyncio.BufferedProtocol):
@@ -62,25 +61,9 @@ class ClientLink(asyncio.BufferedProtocol):
     """
 
     __slots__ = (
-        "_advancing",
-        "_caller",
-        "_chunks",
-        "_exchange",
-        "_flushing",
-        "_gateway",
-        "_head",
-        "_inner",
-        "_pending",
-        "_reserved",
-        "_sized",
-        "_surplus",
-        "_timed",
-        "deadline_s",
-        "keep",
-        "paused",
-        "stage",
-        "transport",
-    )
+        "_advancing", "_caller", "_direct", "_exchange", "_flushing", "_gateway", "_head", "_inner",
+        "_intake", "_pending", "_surplus", "_timed", "deadline_s", "keep", "paused", "stage", "transport",
+    )  # fmt: skip
 
     transport: asyncio.Transport
 
@@ -96,9 +79,8 @@ class ClientLink(asyncio.BufferedProtocol):
         self._inner: asyncio.Protocol | None = None
         self._head: RequestHead | None = None
         self._caller: Caller | None = None
-        self._sized: SizedBody | None = None
-        self._chunks: ChunkedBody | None = None
-        self._reserved = 0
+        self._intake = Intake(gateway.ledger, gateway.limits)
+        self._direct = False  # the last buffer was the body's own
         self._timed = False  # the header timeout runs since the first byte of this head
         self._surplus = False
         self._flushing = False
@@ -116,18 +98,17 @@ class ClientLink(asyncio.BufferedProtocol):
 
     def get_buffer(self, sizehint: int) -> memoryview:
         del sizehint
-        return self._gateway.scratch if self._sized is None else self._sized.room()
+        room = self._intake.room()
+        self._direct = room is not None
+        return self._gateway.scratch if room is None else room
 
     def buffer_updated(self, nbytes: int) -> None:
-        if self._sized is None:
-            self._take(bytes(self._gateway.scratch[:nbytes]))
-            return
-        self._due(self._gateway.limits.body_idle_s)
-        body = self._sized.filled(nbytes)
-        if body is not None:
-            self._sized = None
-            self._arrive(body)
+        if self._direct:
+            self._due(self._gateway.limits.body_idle_s)
+            self._receive(self._intake.filled(nbytes))
             self._advance()
+        else:
+            self._take(bytes(self._gateway.scratch[:nbytes]))
 
     def eof_received(self) -> bool | None:
         if self._inner is not None:
@@ -138,7 +119,7 @@ class ClientLink(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._gateway.links.discard(self)
         self._leave()
-        self._drop_body()
+        self._intake.release()
         if self._inner is not None:
             self._inner.connection_lost(exc)
 
@@ -175,9 +156,9 @@ class ClientLink(asyncio.BufferedProtocol):
         elif stage is _HANDED:
             assert self._inner is not None
             self._inner.data_received(data)
-        elif stage is _CHUNKED:
+        elif stage is _BODY:
             self._due(self._gateway.limits.body_idle_s)
-            self._feed_chunks(data)
+            self._receive(self._intake.feed(data))
             self._advance()
 
     def _time_head(self) -> None:
@@ -237,77 +218,35 @@ class ClientLink(asyncio.BufferedProtocol):
 
     def _admit(self, head: RequestHead) -> bool:
         """Ask who it is before a stranger may send a body."""
-        gateway, limits = self._gateway, self._gateway.limits
+        gateway = self._gateway
         self.keep = head.keep_alive and not gateway.draining
         if head.api not in APIS:
             return self.fail(unknown_api(head.api))
         caller = gateway.scheduler.authenticate(head.token, head.bearer)
         if isinstance(caller, Refusal):
             return self.fail(caller)
-        if head.length > limits.body_bytes:
-            return self.fail(too_large(limits.body_bytes))
-        if not self._reserve(head.length):
-            return self.fail(too_busy("bytes of request bodies", limits.bodies_bytes))
         self._head, self._caller = head, caller
-        if head.chunked:
-            return self._begin_chunks(head)
-        if len(self._pending) >= head.length:
-            body, self._pending = self._pending[: head.length], self._pending[head.length :]
-            self._arrive(body)
-        else:
-            self._begin_body(head)
-        return True
-
-    # the body
-
-    def _begin_body(self, head: RequestHead) -> None:
-        if head.expects_continue:
-            self.transport.write(CONTINUE)
-        self.stage = _BODY
-        self._due(self._gateway.limits.body_idle_s)
-        self._sized = SizedBody(head.length, self._pending)
-        self._pending = b""
-
-    def _begin_chunks(self, head: RequestHead) -> bool:
         data, self._pending = self._pending, b""
-        self.stage = _CHUNKED
-        self._due(self._gateway.limits.body_idle_s)
-        self._chunks = ChunkedBody(self._gateway.limits.body_bytes)
-        if head.expects_continue and not data:
-            self.transport.write(CONTINUE)
-        self._feed_chunks(data)
+        received = self._intake.begin(head, data)
+        if received is None:
+            self.stage = _BODY
+            self._due(self._gateway.limits.body_idle_s)
+            if head.expects_continue:
+                self.transport.write(CONTINUE)
+        else:
+            self._receive(received)
         return True
 
-    def _feed_chunks(self, data: bytes) -> None:
-        chunks = self._chunks
-        assert chunks is not None
-        rest = chunks.feed(data)
-        if isinstance(rest, Refusal):
-            self.fail(rest)
-        elif not self._reserve(len(chunks.body) - self._reserved):
-            self.fail(too_busy("bytes of request bodies", self._gateway.limits.bodies_bytes))
-        elif rest is not None:
-            self._pending = rest
-            self._chunks = None
-            self._arrive(chunks.body)
-
-    def _reserve(self, more_bytes: int) -> bool:
-        """Take room for a body out of what all connections share."""
-        gateway = self._gateway
-        if gateway.bodies_bytes + more_bytes > gateway.limits.bodies_bytes:
-            return False
-        gateway.bodies_bytes += more_bytes
-        self._reserved += more_bytes
-        return True
+    def _receive(self, received: Received) -> None:
+        if isinstance(received, Refusal):
+            self.fail(received)
+        elif received is not None:
+            body, self._pending = received
+            self._arrive(body)
 
     def release_body(self) -> None:
-        """Give the room back."""
-        self._gateway.bodies_bytes -= self._reserved
-        self._reserved = 0
-
-    def _drop_body(self) -> None:
-        self._sized = self._chunks = None
-        self.release_body()
+        """Count the body out of what all connections hold."""
+        self._intake.release()
 
     # the request
 
@@ -384,7 +323,7 @@ class ClientLink(asyncio.BufferedProtocol):
         whole = self.stage is _BUSY
         self.keep = self.keep and whole
         self.transport.write(error_answer(refusal, self._gateway.error_id(), keep_alive=self.keep))
-        self._drop_body()
+        self._intake.release()
         if whole:
             self.replied()
         else:
@@ -409,7 +348,7 @@ class ClientLink(asyncio.BufferedProtocol):
         self.deadline_s = math.inf
         if self.stage is _HEAD and not self.paused and self._pending:
             self.fail(too_slow("head", self._gateway.limits.header_timeout_s))
-        elif self.stage in (_BODY, _CHUNKED):
+        elif self.stage is _BODY:
             self.fail(too_slow("body", self._gateway.limits.body_idle_s))
         elif self.stage is _HEAD and not self.paused:
             self.transport.close()

@@ -47,27 +47,10 @@ class WorkerExchange:
     """The gateway's side of one step (`port.Exchange`)."""
 
     __slots__ = (
-        "_answered",
-        "_arrived_s",
-        "_body",
-        "_client",
-        "_clock",
-        "_connecting",
-        "_head",
-        "_limits",
-        "_link",
-        "_pool",
-        "_relay",
-        "_retried",
-        "_scheduler",
-        "_status",
-        "_stream",
-        "_target",
-        "_ttft_s",
-        "_wire_chunked",
-        "call",
-        "settled",
-    )
+        "_answered", "_arrived_s", "_body", "_client", "_clock", "_connecting", "_head", "_limits", "_link",
+        "_pool", "_relay", "_retried", "_scheduler", "_status", "_stream", "_target", "_ttft_s",
+        "_wire_chunked", "call", "settled",
+    )  # fmt: skip
 
     def __init__(
         self,

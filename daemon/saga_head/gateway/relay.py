@@ -44,21 +44,9 @@ class Relay:
     """
 
     __slots__ = (
-        "_asker",
-        "_begun",
-        "_head",
-        "_head_limit",
-        "_parser",
-        "_raw",
-        "_started",
-        "_write",
-        "complete",
-        "head",
-        "on_body",
-        "reusable",
-        "silent",
-        "tail",
-    )
+        "_asker", "_begun", "_head", "_head_limit", "_parser", "_raw", "_started", "_write", "complete",
+        "head", "on_body", "reusable", "silent", "tail",
+    )  # fmt: skip
 
     on_body: Callable[[bytes], None]  # only while decoding: httptools looks whether it is there
 

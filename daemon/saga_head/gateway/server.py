@@ -10,6 +10,7 @@ from http import HTTPStatus
 from aiohttp import web
 
 from saga_head.gateway.client import ClientLink, Stage
+from saga_head.gateway.intake import BodyLedger
 from saga_head.gateway.limits import Limits
 from saga_head.gateway.port import Scheduler
 from saga_head.gateway.upstream import Pool
@@ -51,7 +52,7 @@ class Gateway:
         self.scratch = memoryview(bytearray(SCRATCH_BYTES))
         self.links: set[ClientLink] = set()
         self.exchanges = 0
-        self.bodies_bytes = 0
+        self.ledger = BodyLedger(self.limits.bodies_bytes)
         self.draining = False
         self._errors = itertools.count(1)
         self._server: asyncio.Server | None = None
@@ -92,7 +93,7 @@ class Gateway:
 
     def stats(self) -> GatewayStats:
         """Count what is open."""
-        return GatewayStats(len(self.links), self.exchanges, self.pool.idle, self.bodies_bytes)
+        return GatewayStats(len(self.links), self.exchanges, self.pool.idle, self.ledger.held_bytes)
 
     def sweep(self) -> None:
         """Close what is overdue."""

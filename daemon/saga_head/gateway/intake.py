@@ -1,0 +1,97 @@
+"""Receiving request bodies: one at a time on a connection, all connections out of one budget."""
+
+from saga_head.gateway.body import Body, ChunkedBody, SizedBody
+from saga_head.gateway.head import RequestHead
+from saga_head.gateway.limits import Limits
+from saga_head.gateway.port import Refusal
+from saga_head.gateway.refusals import too_busy, too_large
+
+
+class BodyLedger:
+    """The bytes of all request bodies held at one time."""
+
+    __slots__ = ("held_bytes", "limit_bytes")
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.limit_bytes = limit_bytes
+        self.held_bytes = 0
+
+    def take(self, nbytes: int) -> bool:
+        """Take room, if there is that much."""
+        if self.held_bytes + nbytes > self.limit_bytes:
+            return False
+        self.held_bytes += nbytes
+        return True
+
+
+Received = tuple[Body, bytes] | Refusal | None  # a whole body and the bytes after it; None: more is to come
+
+
+class Intake:
+    """The body of one connection's present request."""
+
+    __slots__ = ("_chunks", "_held", "_ledger", "_limit", "_sized")
+
+    def __init__(self, ledger: BodyLedger, limits: Limits) -> None:
+        self._ledger = ledger
+        self._limit = limits.body_bytes
+        self._held = 0
+        self._sized: SizedBody | None = None
+        self._chunks: ChunkedBody | None = None
+
+    def begin(self, head: RequestHead, data: bytes) -> Received:
+        """Start with what came after the head."""
+        if head.chunked:
+            self._chunks = ChunkedBody(self._limit)
+            return self.feed(data)
+        length = head.length
+        if length > self._limit:
+            return too_large(self._limit)
+        if not self._hold(length):
+            return self._full()
+        if len(data) >= length:
+            return data[:length], data[length:]
+        self._sized = SizedBody(length, data)
+        return None
+
+    def feed(self, data: bytes) -> Received:
+        """Take more of a chunked body."""
+        chunks = self._chunks
+        assert chunks is not None
+        rest = chunks.feed(data)
+        if isinstance(rest, Refusal):
+            return rest
+        if not self._hold(len(chunks.body) - self._held):
+            return self._full()
+        if rest is None:
+            return None
+        self._chunks = None
+        return chunks.body, rest
+
+    def room(self) -> memoryview | None:
+        """Where the next bytes of a sized body go; None where no sized body is being received."""
+        return None if self._sized is None else self._sized.room()
+
+    def filled(self, nbytes: int) -> Received:
+        """Note bytes put into room()."""
+        assert self._sized is not None
+        body = self._sized.filled(nbytes)
+        if body is None:
+            return None
+        self._sized = None
+        return body, b""
+
+    def release(self) -> None:
+        """Give the body's room back; what was received of it is dropped."""
+        self._sized = self._chunks = None
+        self._ledger.held_bytes -= self._held
+        self._held = 0
+
+    def _hold(self, more_bytes: int) -> bool:
+        if not self._ledger.take(more_bytes):
+            return False
+        self._held += more_bytes
+        return True
+
+    def _full(self) -> Refusal:
+        return too_busy("bytes of request bodies", self._ledger.limit_bytes)
