@@ -340,6 +340,7 @@ async def test_a_cancelled_replay_returns_what_it_has_and_leaves_nothing_running
     result = await running
     now, later = result.runs
     assert result.interrupted
+    assert running.cancelling() == 0, "the cancellation was taken, so that the caller can go on to print"
     assert (now.state, len(now.steps), now.expected_steps) == (RunState.CANCELLED, 2, 4)
     assert (later.state, later.steps) == (RunState.CANCELLED, ())
     assert caller.ended == [("now", False)], "a workflow that never arrived was never opened"

@@ -171,3 +171,9 @@ def test_a_cut_drops_what_followed_the_absent_person_and_keeps_the_rest():
 
 def test_arrivals_scale_with_the_time():
     assert scale_time(replace(chain(), arrival_s=100.0), 0.25).arrival_s == 25.0
+
+
+def test_a_gap_follows_the_scaled_times_so_that_rounding_does_not_grow():
+    rounded = workflow(step(0, 9, ts_s=0.0, llm_s=1.0), step(1, 19, 10, ts_s=3.0, gap_s=2.009))
+    assert list(faults(rounded)) == []
+    assert list(faults(scale_time(rounded, 50.0))) == []

@@ -31,6 +31,7 @@ def test_the_same_seed_writes_the_same_bytes_and_another_seed_does_not(tmp_path,
 
     assert digest("a.jsonl.gz", 1) == digest("b.jsonl.gz", 1)
     assert digest("a.jsonl.gz", 1) != digest("c.jsonl.gz", 2)
+    assert [w.steps for w in synthesise(preset, 3, 1)] != [w.steps for w in synthesise(preset, 3, 2)]
 
 
 @pytest.mark.parametrize("preset", PRESETS)
