@@ -21,6 +21,7 @@ from saga_core.events import (
     NodeLost,
     Outcome,
     ProfileChanged,
+    ProgramGiven,
     ProgramStarted,
     StepArrived,
     StepFinished,
@@ -53,6 +54,8 @@ class Session:
     home: WorkerId | None = None
     running: int = 0
     """Steps arrived and not finished."""
+    placed: int = 0
+    """Of those, steps on a worker."""
     steps: int = 0
     context_tokens: int = 0
     """Prompt and output of its latest finished step."""
@@ -78,7 +81,10 @@ class Workflow:
     active_at: float = 0.0
     attempt: int = 1
     node: NodeId | None = None
+    """Where attempt `attempt` of its program runs or was asked to run."""
     node_incarnation: int = 0
+    started_attempt: int = 0
+    """The latest attempt that its node has shown to be there."""
     sessions: dict[str, Session] = field(default_factory=dict)
     running: dict[StepId, None] = field(default_factory=dict)
     steps: int = 0
@@ -113,6 +119,8 @@ class Step:
     workflow: WorkflowId | None
     session: str
     worker: WorkerId | None = None
+    incarnation: int = 0
+    """Of `worker`, when the step was placed."""
     placed_at: float | None = None
     lost: int = 0
     """Times that its worker went away before the first byte."""
@@ -139,6 +147,8 @@ class Book:
         self.steps: dict[StepId, Step] = {}
         self.keys: dict[tuple[TenantId, str], WorkflowId] = {}
         """Live workflows from outside, by the client's own name."""
+        self.sessions: dict[SessionId, Session] = {}
+        """Sessions of live workflows."""
         self.ended: list[WorkflowId] = []
         self.live = 0
         self.counts = Counts()
@@ -159,6 +169,9 @@ class Book:
                 self._step_lost(fact)
             case WorkflowSubmitted():
                 self._submitted(fact, at)
+            case ProgramGiven():
+                workflow = self.workflows[fact.workflow]
+                workflow.node, workflow.node_incarnation = fact.node, fact.incarnation
             case ProgramStarted():
                 self._program_started(fact, at)
             case WorkflowRequeued():
@@ -205,6 +218,7 @@ class Book:
         workflow.advance("program started")
         workflow.started_at = workflow.started_at or at
         workflow.node, workflow.node_incarnation = fact.node, fact.incarnation
+        workflow.started_attempt = fact.attempt
 
     def _requeued(self, fact: WorkflowRequeued) -> None:
         workflow = self.workflows[fact.workflow]
@@ -218,7 +232,8 @@ class Book:
         workflow.ended_at, workflow.exit_code, workflow.reason = at, fact.exit_code, fact.reason
         workflow.program = None
         for session in workflow.sessions.values():
-            session.state = states.advance(states.SESSION, session.state, "closed", what=session.id)
+            _move(session, "closed")
+            self.sessions.pop(session.id, None)
         if workflow.key:
             self.keys.pop((workflow.tenant, workflow.key), None)
         self.live -= 1
@@ -241,16 +256,17 @@ class Book:
         session = workflow.sessions.get(fact.session)
         if session is None:
             session = Session(session_id(workflow.id, fact.session))
-            workflow.sessions[fact.session] = session
+            workflow.sessions[fact.session] = self.sessions[session.id] = session
         session.running += 1
         _move(session, "step arrived")
 
     def _step_placed(self, fact: StepPlaced, at: float) -> None:
         step = self.steps[fact.step]
-        step.worker, step.placed_at = fact.worker, at
+        step.worker, step.incarnation, step.placed_at = fact.worker, fact.incarnation, at
         session = self.session_of(step)
         if session is not None:
             session.home = fact.worker
+            session.placed += 1
             _move(session, "step placed")
         if step.workflow is not None:
             self.workflows[step.workflow].home = fact.worker
@@ -261,7 +277,8 @@ class Book:
         step.lost += 1
         session = self.session_of(step)
         if session is not None:
-            _move(session, "step waits")
+            session.placed -= 1
+            _settle(session)
 
     def _step_finished(self, fact: StepFinished, at: float) -> None:
         step = self.steps.pop(fact.step)
@@ -287,8 +304,8 @@ class Book:
         if fact.prompt_tokens is not None:
             session.context_tokens = prompt + output
         session.running -= 1
-        if session.running == 0 and session.state is not SessionState.CLOSED:
-            _move(session, "steps over")
+        session.placed -= step.worker is not None
+        _settle(session)
 
     def _head_started(self, fact: HeadStarted, at: float) -> None:
         self.head = fact.incarnation
@@ -308,9 +325,15 @@ class Book:
             live += workflow.live
             assert workflow.live or not workflow.running, f"workflow {workflow.id} ended with steps in flight"
             for session in workflow.sessions.values():
-                names = [s for s in workflow.running if self.steps[s].session == session.id.split(".", 1)[1]]
-                assert session.running == len(names), f"session {session.id} miscounts its steps"
-                assert (session.state is SessionState.CLOSED) or workflow.live, session.id
+                steps = [
+                    s for s in map(self.steps.__getitem__, workflow.running) if self.session_of(s) is session
+                ]
+                placed = sum(step.worker is not None for step in steps)
+                assert (session.running, session.placed) == (len(steps), placed), f"{session.id} miscounts"
+                assert session.state is _state(session, live=workflow.live), (
+                    f"{session.id} is {session.state}"
+                )
+                assert (self.sessions.get(session.id) is session) == workflow.live, session.id
         assert live == self.live, "live workflows miscounted"
         for step in self.steps.values():
             if step.workflow is not None:
@@ -318,6 +341,23 @@ class Book:
         for (tenant, key), owner in self.keys.items():
             workflow = self.workflows[owner]
             assert workflow.live and (workflow.tenant, workflow.key) == (tenant, key), key  # noqa: PT018
+
+
+def _settle(session: Session) -> None:
+    """A step has left a worker or is over: say what the session does now."""
+    if session.running == 0:
+        _move(session, "steps over")
+    elif session.placed == 0:
+        _move(session, "step waits")
+
+
+def _state(session: Session, *, live: bool) -> SessionState:
+    """The state that the counts of a session imply."""
+    if not live:
+        return SessionState.CLOSED
+    if session.placed:
+        return SessionState.REASONING
+    return SessionState.QUEUED if session.running else SessionState.TOOL
 
 
 def _move(session: Session, cause: str) -> None:

@@ -57,6 +57,15 @@ class WorkflowSubmitted(_Kept, frozen=True, kw_only=True):
     log: str = ""
 
 
+class ProgramGiven(_Kept, frozen=True, kw_only=True):
+    """A node is asked to run the program: from here on no other node gets this attempt."""
+
+    workflow: WorkflowId
+    attempt: int
+    node: NodeId
+    incarnation: int
+
+
 class ProgramStarted(_Kept, frozen=True, kw_only=True):
     workflow: WorkflowId
     attempt: int
@@ -104,6 +113,8 @@ class StepPlaced(_Kept, frozen=True, kw_only=True):
     step: StepId
     worker: WorkerId
     why: str
+    incarnation: int = 0
+    """Of the worker: what ends later under another one says nothing about the worker of now."""
 
 
 class StepLost(_Kept, frozen=True, kw_only=True):
@@ -176,6 +187,7 @@ class Tick(msgspec.Struct, frozen=True, kw_only=True):
 
 Fact = (
     WorkflowSubmitted
+    | ProgramGiven
     | ProgramStarted
     | WorkflowRequeued
     | CancelAsked

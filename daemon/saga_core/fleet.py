@@ -46,9 +46,10 @@ class Worker:
     placed: int = 0
     """Steps that the head has sent here and that are not finished: newer than any report."""
     homes: int = 0
-    """Live sessions whose home this is."""
+    """Live sessions whose home this is; `Fleet.move_home` keeps it."""
     done: int = 0
     resident: dict[SessionId, int] = field(default_factory=dict)
+    """Tokens per live session; `Fleet.hold`, `release` and `void` keep it."""
     suspect_at: float | None = None
     """When a connection to it failed; it is not used again before a later report says ready."""
 
@@ -66,12 +67,13 @@ class Worker:
         return (self.load, self.placed, self.homes, self.id)
 
     def accept(self, fact: WorkerFact) -> None:
-        """Mirror what its node says."""
+        """Mirror what its node says; figures outside their range would upset every comparison."""
         self.incarnation, self.state, self.model = fact.incarnation, fact.state, fact.model
         self.host, self.port, self.key = fact.host, fact.port, fact.key
         self.capacity_tokens, self.max_model_len = fact.capacity_tokens, fact.max_model_len
-        self.max_seqs = fact.max_seqs or DEFAULT_MAX_SEQS
-        self.running, self.waiting, self.kv_usage = fact.running, fact.waiting, fact.kv_usage
+        self.max_seqs = fact.max_seqs if fact.max_seqs > 0 else DEFAULT_MAX_SEQS
+        self.running, self.waiting = fact.running, fact.waiting
+        self.kv_usage = min(1.0, max(0.0, fact.kv_usage))  # in this order NaN becomes 0
         self.reason = fact.reason
 
 
@@ -87,8 +89,11 @@ class Node:
     state: NodeState = NodeState.UP
     seq: int = 0
     workers: dict[WorkerId, Worker] = field(default_factory=dict)
+    told: int = 0
+    """The report that our picture of its residency is complete up to; 0: we have none."""
     programs: int = 0
     """Programs that run or were asked to run here."""
+    program_slots: int = 64
 
 
 class Pool:
@@ -164,6 +169,10 @@ class Fleet:
         self.nodes: dict[NodeId, Node] = {}
         self.workers: dict[WorkerId, Worker] = {}
         self.pools: dict[str, Pool] = {}
+        self._homes: dict[WorkerId, int] = {}
+        """Sessions per home, also for workers that are not here (yet, or any more)."""
+        self._holders: dict[SessionId, set[WorkerId]] = {}
+        """The inverse of `Worker.resident`."""
 
     def pool(self, model: str) -> Pool:
         found = self.pools.get(model)
@@ -172,19 +181,110 @@ class Fleet:
         return found
 
     def models(self) -> list[str]:
-        """Every model that some worker serves or has served, sorted."""
+        """Every model that some worker serves, ready or not, sorted."""
         return sorted(self.pools)
+
+    # -- workers -------------------------------------------------------------------------
+
+    def add(self, node: Node, worker: WorkerId, model: str) -> Worker:
+        """Know a new worker of `node`."""
+        added = Worker(worker, node.id, model, homes=self._homes.get(worker, 0))
+        node.workers[worker] = self.workers[worker] = added
+        self.pool(model)
+        return added
+
+    def remove(self, node: Node, worker: Worker) -> None:
+        """Forget a worker that its node no longer has."""
+        self.void(worker)
+        self.pool(worker.model).remove(worker.id)
+        del node.workers[worker.id], self.workers[worker.id]
+        self._drop_pool(worker.model)
+
+    def serve(self, worker: Worker, model: str) -> None:
+        """`worker` serves `model` from now on."""
+        old = worker.model
+        if old == model:
+            return
+        self.pool(old).remove(worker.id)
+        worker.model = model
+        self.pool(model)
+        self._drop_pool(old)
+
+    def _drop_pool(self, model: str) -> None:
+        """A model that nobody serves any more is unknown again."""
+        if all(worker.model != model for worker in self.workers.values()):
+            self.pools.pop(model, None)
+
+    def touch(self, worker: Worker) -> None:
+        """Something in the rank of `worker` changed."""
+        self.pools[worker.model].touch(worker)
+
+    # -- sessions ------------------------------------------------------------------------
+
+    def move_home(self, old: WorkerId | None, new: WorkerId | None) -> None:
+        """A session's home was `old` and is now `new`; None where there is none."""
+        if old is not None:
+            self._count_home(old, -1)
+        if new is not None:
+            self._count_home(new, 1)
+
+    def _count_home(self, name: WorkerId, by: int) -> None:
+        count = self._homes.get(name, 0) + by
+        if count:
+            self._homes[name] = count
+        else:
+            del self._homes[name]
+        worker = self.workers.get(name)
+        if worker is not None:
+            worker.homes = count
+            self.touch(worker)
+
+    def homes(self) -> dict[WorkerId, int]:
+        """Sessions per home."""
+        return dict(self._homes)
+
+    def hold(self, worker: Worker, session: SessionId, tokens: int) -> None:
+        """`tokens` of `session` are resident in `worker`; 0: nothing is."""
+        if tokens > 0:
+            worker.resident[session] = tokens
+            self._holders.setdefault(session, set()).add(worker.id)
+        elif worker.resident.pop(session, None) is not None:
+            self._let_go(session, worker)
+
+    def void(self, worker: Worker) -> None:
+        """The KV memory of `worker` is gone."""
+        for session in worker.resident:
+            self._let_go(session, worker)
+        worker.resident.clear()
+
+    def release(self, session: SessionId) -> None:
+        """`session` is over: its KV is of no more interest, wherever it is."""
+        for name in self._holders.pop(session, ()):
+            self.workers[name].resident.pop(session, None)
+
+    def _let_go(self, session: SessionId, worker: Worker) -> None:
+        holders = self._holders[session]
+        holders.discard(worker.id)
+        if not holders:
+            del self._holders[session]
 
     def check(self) -> None:
         """Raise AssertionError where the mirror contradicts itself."""
         for model, pool in self.pools.items():
             pool.check()
             assert all(w.model == model for w in pool.workers.values())
+        assert set(self.pools) == {w.model for w in self.workers.values()}, "a model without a worker"
+        holders: dict[SessionId, set[WorkerId]] = {}
+        for worker in self.workers.values():
+            assert worker is self.nodes[worker.node].workers[worker.id], worker.id
+            assert worker.homes == self._homes.get(worker.id, 0), worker.id
+            for session in worker.resident:
+                holders.setdefault(session, set()).add(worker.id)
+        assert holders == self._holders, "residency and its inverse disagree"
         for node in self.nodes.values():
             for worker in node.workers.values():
                 assert self.workers[worker.id] is worker
                 assert worker.placed >= 0
-                assert worker.homes >= 0
 
 
 def _hash(text: str) -> int:

@@ -1,7 +1,17 @@
-"""Which agent programs should run where: the head's wants towards nodes, repeated until facts agree."""
+"""Which agent programs should run where: the head's wants towards nodes, repeated until facts agree.
+
+Rules of this file
+  1. A program is given to one node and that is recorded before the node hears of it; so
+     `(workflow, attempt)` never runs twice, whatever is lost, repeated or restarted.
+  2. A want may always be said again: the node starts an attempt at most once, and answers a
+     late request with how it ended.
+  3. When the node of a program is lost, the program starts elsewhere as the next attempt.
+"""
 
 from __future__ import annotations
 
+import heapq
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -9,71 +19,117 @@ from saga_core import wire
 from saga_core.actions import Action, Record, Send
 from saga_core.book import Book, Workflow
 from saga_core.config import HeadConfig
-from saga_core.events import ProgramStarted, WorkflowEnded, WorkflowRequeued
+from saga_core.events import ProgramGiven, ProgramStarted, WorkflowEnded, WorkflowRequeued
 from saga_core.fleet import Fleet, Node
 from saga_core.ids import NodeId, WorkflowId
 from saga_core.states import NodeState, WorkflowState
 
 REPEAT_S = 2.0
 """A want that no fact has answered is said again after this long (two reports)."""
+PATIENCE = 4
+"""After a restart of the head, nodes have this many `node_timeout_s` to come back with their programs."""
 
 
-@dataclass(slots=True)
-class Asked:
-    """A program that a node was asked to run."""
+@dataclass(frozen=True, slots=True)
+class Given:
+    """The node that has a program."""
 
     node: NodeId
     incarnation: int
-    attempt: int
-    said_at: float
 
 
 class Programs:
-    """Queue of programs without a node, and of wants without an answer."""
+    """Programs without a node, programs with one, and wants without an answer."""
 
     def __init__(self, config: HeadConfig) -> None:
         self.config = config
-        self.queued: dict[WorkflowId, None] = {}
-        self.asked: dict[WorkflowId, Asked] = {}
-        self.lost_at: dict[WorkflowId, float] = {}
-        """Programs recovered after a restart of the head, whose node has not reported yet."""
+        self.queued: OrderedDict[WorkflowId, None] = OrderedDict()
+        self.given: dict[WorkflowId, Given] = {}
+        self.at_node: dict[NodeId, dict[WorkflowId, None]] = {}
+        """The inverse of `given`."""
+        self.asked: OrderedDict[WorkflowId, float] = OrderedDict()
+        """Given ones whose node has not shown them yet, and when it was told last; oldest first."""
+        self.awaited: dict[WorkflowId, float] = {}
+        """Recovered after a restart of the head and not yet shown by a node, with the deadline."""
 
     def queue(self, workflow: WorkflowId) -> None:
         self.queued[workflow] = None
 
     def drop(self, workflow: WorkflowId) -> None:
+        """Want nothing more of this program."""
         self.queued.pop(workflow, None)
         self.asked.pop(workflow, None)
-        self.lost_at.pop(workflow, None)
+        self.awaited.pop(workflow, None)
+        given = self.given.pop(workflow, None)
+        if given is not None:
+            there = self.at_node[given.node]
+            del there[workflow]
+            if not there:
+                del self.at_node[given.node]
+
+    def _give(self, workflow: WorkflowId, node: NodeId, incarnation: int) -> None:
+        self.given[workflow] = Given(node, incarnation)
+        self.at_node.setdefault(node, {})[workflow] = None
 
     def recover(self, workflow: Workflow, now: float) -> None:
-        """After a restart of the head: a running program is its node's to report; others queue."""
-        if workflow.node is None:
-            self.queue(workflow.id)
-        else:
-            self.lost_at[workflow.id] = now
+        """After a restart of the head: what was given is its node's to report.
+
+        The rest waits as well, but not as long: the last facts of a killed head may be lost, and
+        then a node runs what the book knows nothing of.
+        """
+        patience_s = self.config.node_timeout_s
+        if workflow.node is not None:
+            self._give(workflow.id, workflow.node, workflow.node_incarnation)
+            patience_s *= PATIENCE
+        self.awaited[workflow.id] = now + patience_s
+
+    # -- wants ---------------------------------------------------------------------------
 
     def run(self, fleet: Fleet, book: Book, now: float) -> Iterator[Action]:
-        """Give queued programs to the nodes with the fewest, and repeat what was not answered."""
-        up = [n for n in fleet.nodes.values() if n.state is NodeState.UP]
-        for number in list(self.queued) if up else []:
-            node = min(up, key=lambda n: (n.programs, n.id))
-            del self.queued[number]
-            node.programs += 1
-            workflow = book.workflows[number]
-            self.asked[number] = Asked(node.id, node.incarnation, workflow.attempt, now)
-            yield self._want(workflow, node)
-        for number, asked in self.asked.items():
-            if now - asked.said_at >= REPEAT_S:
-                asked.said_at = now
-                yield self._want(book.workflows[number], fleet.nodes[asked.node])
+        """Give queued programs to nodes, repeat what was not answered, give up what does not come back."""
         yield from self._give_up(book, now)
+        yield from self._give_queued(fleet, book, now)
+        yield from self._repeat(fleet, book, now)
+
+    def _give_queued(self, fleet: Fleet, book: Book, now: float) -> Iterator[Action]:
+        """The next program to the node with the fewest, while there are slots."""
+        if not self.queued:
+            return
+        up = [n for n in fleet.nodes.values() if n.state is NodeState.UP]
+        free = [(n.programs, n.id) for n in up if n.programs < n.program_slots]
+        heapq.heapify(free)
+        while self.queued and free:
+            node = fleet.nodes[free[0][1]]
+            workflow = book.workflows[self.queued.popitem(last=False)[0]]
+            self._give(workflow.id, node.id, node.incarnation)
+            yield Record(_given(workflow, node))
+            node.programs += 1
+            self.asked[workflow.id] = now
+            yield self._want(workflow, node)
+            if node.programs < node.program_slots:
+                heapq.heapreplace(free, (node.programs, node.id))
+            else:
+                heapq.heappop(free)
+
+    def _repeat(self, fleet: Fleet, book: Book, now: float) -> Iterator[Action]:
+        due: list[WorkflowId] = []
+        for number, said_at in self.asked.items():
+            if now - said_at < REPEAT_S:
+                break
+            due.append(number)
+        for number in due:
+            self.asked[number] = now
+            self.asked.move_to_end(number)
+            given = self.given[number]
+            node = fleet.nodes.get(given.node)
+            if node is not None and node.state is NodeState.UP and node.incarnation == given.incarnation:
+                yield self._want(book.workflows[number], node)
 
     def _want(self, workflow: Workflow, node: Node) -> Action:
         program = workflow.program
         assert program is not None
         if workflow.state is WorkflowState.CANCELLING:
-            return self._stop(workflow, node.id)
+            return self._stop(workflow.id, workflow.attempt, node.id)
         return Send(
             node.id,
             wire.RunProgram(
@@ -87,63 +143,82 @@ class Programs:
             ),
         )
 
-    def _stop(self, workflow: Workflow, node: NodeId) -> Action:
+    def _stop(self, workflow: WorkflowId, attempt: int, node: NodeId) -> Action:
         grace_s = self.config.stop_grace_s
-        stop = wire.StopProgram(workflow=workflow.id, attempt=workflow.attempt, grace_s=grace_s)
-        return Send(node, stop)
+        return Send(node, wire.StopProgram(workflow=workflow, attempt=attempt, grace_s=grace_s))
 
     def stop(self, workflow: Workflow) -> Action | None:
-        """What to say so that the program ends; None when it has not been given to any node."""
-        asked = self.asked.get(workflow.id)
-        node = workflow.node or (asked.node if asked is not None else None)
-        return None if node is None else self._stop(workflow, node)
+        """What to say so that the program ends; None when no node can have it."""
+        if workflow.id in self.queued:
+            return None
+        given = self.given.get(workflow.id)
+        if given is not None:
+            return self._stop(workflow.id, workflow.attempt, given.node)
+        return None
+
+    # -- facts ---------------------------------------------------------------------------
 
     def on_facts(self, node: Node, facts: list[wire.ProgramFact], book: Book) -> Iterator[Action]:
-        """Compare what runs on `node` with what should."""
+        """Compare what is on `node`, by its complete report, with what should be."""
+        shown: set[WorkflowId] = set()
+        strangers = 0
         for fact in facts:
             workflow = book.workflows.get(fact.workflow)
-            if workflow is None or not workflow.live or fact.attempt != workflow.attempt:
-                yield self._unwanted(node, fact)
-            else:
+            if workflow is not None and self._belongs(workflow, fact, node):
+                shown.add(workflow.id)
                 yield from self._wanted(node, fact, workflow)
-        waiting = sum(asked.node == node.id for asked in self.asked.values())
-        node.programs = waiting + sum(not fact.exited for fact in facts)
+            else:
+                strangers += not fact.exited
+                yield self._unwanted(node, fact)
+        here = self.at_node.get(node.id, {})
+        for number in here:
+            self._answered(number, shown=number in shown)
+        node.programs = len(here) + strangers
+
+    def _belongs(self, workflow: Workflow, fact: wire.ProgramFact, node: Node) -> bool:
+        """Whether `node` should have this attempt, or may keep it since nobody else has it."""
+        if not workflow.live or workflow.program is None or fact.attempt != workflow.attempt:
+            return False
+        return self.given.get(workflow.id) in {None, Given(node.id, node.incarnation)}
+
+    def _answered(self, number: WorkflowId, *, shown: bool) -> None:
+        self.awaited.pop(number, None)
+        if shown:
+            self.asked.pop(number, None)
+        elif number not in self.asked:
+            self.asked[number] = float("-inf")  # the node has not heard of it: say it at once
+            self.asked.move_to_end(number, last=False)
 
     def _unwanted(self, node: Node, fact: wire.ProgramFact) -> Action:
         if fact.exited:
-            forget = wire.ForgetProgram(workflow=fact.workflow, attempt=fact.attempt)
-            return Send(node.id, forget)
-        stop = wire.StopProgram(
-            workflow=fact.workflow, attempt=fact.attempt, grace_s=self.config.stop_grace_s
-        )
-        return Send(node.id, stop)
+            return Send(node.id, wire.ForgetProgram(workflow=fact.workflow, attempt=fact.attempt))
+        return self._stop(fact.workflow, fact.attempt, node.id)
 
     def _wanted(self, node: Node, fact: wire.ProgramFact, workflow: Workflow) -> Iterator[Action]:
-        self.asked.pop(workflow.id, None)
-        self.lost_at.pop(workflow.id, None)
-        self.queued.pop(workflow.id, None)
-        if workflow.node != node.id or workflow.node_incarnation != node.incarnation:
-            yield Record(
-                ProgramStarted(
-                    workflow=workflow.id,
-                    attempt=fact.attempt,
-                    node=node.id,
-                    incarnation=node.incarnation,
-                )
-            )
+        if workflow.id not in self.given:
+            self.queued.pop(workflow.id, None)
+            self._give(workflow.id, node.id, node.incarnation)
+            yield Record(_given(workflow, node))
+        if workflow.started_attempt != workflow.attempt:
+            yield Record(_started(workflow, node))
         if fact.exited:
             yield Record(_end(workflow, fact))
             yield Send(node.id, wire.ForgetProgram(workflow=fact.workflow, attempt=fact.attempt))
         elif workflow.state is WorkflowState.CANCELLING:
-            yield self._stop(workflow, node.id)
+            yield self._stop(workflow.id, workflow.attempt, node.id)
+
+    # -- losses --------------------------------------------------------------------------
 
     def on_node_lost(self, node: Node, book: Book, reason: str) -> Iterator[Action]:
         """Programs of a lost node start again elsewhere, or fail when their retries are used up."""
-        for workflow in list(book.workflows.values()):
-            asked = self.asked.get(workflow.id)
-            there = workflow.node == node.id or (asked is not None and asked.node == node.id)
-            if workflow.live and workflow.program is not None and there:
-                yield from self._again(workflow, f"node {node.id}: {reason}")
+        for number in list(self.at_node.get(node.id, ())):
+            yield from self._again(book.workflows[number], f"node {node.id}: {reason}")
+
+    def on_joined(self, node: Node, book: Book) -> Iterator[Action]:
+        """Programs that an earlier incarnation of `node` had are lost."""
+        for number in list(self.at_node.get(node.id, ())):
+            if self.given[number].incarnation != node.incarnation:
+                yield from self._again(book.workflows[number], f"node {node.id} was restarted")
 
     def _again(self, workflow: Workflow, reason: str) -> Iterator[Action]:
         self.drop(workflow.id)
@@ -158,18 +233,43 @@ class Programs:
 
     def _give_up(self, book: Book, now: float) -> Iterator[Action]:
         """After a restart: a node that has not come back in time has lost its programs."""
-        patience_s = 4 * self.config.node_timeout_s
-        for number, since in list(self.lost_at.items()):
-            if now - since > patience_s:
-                workflow = book.workflows[number]
-                yield from self._again(workflow, f"node {workflow.node} did not come back")
+        for number in [n for n, until in self.awaited.items() if now >= until]:
+            del self.awaited[number]
+            given = self.given.get(number)
+            if given is None:
+                self.queue(number)
+            else:
+                yield from self._again(book.workflows[number], f"node {given.node} did not come back")
 
     def check(self, book: Book) -> None:
-        """Raise AssertionError where a want concerns a workflow that is over."""
-        for number in (*self.queued, *self.asked, *self.lost_at):
+        """Raise AssertionError where a want concerns a workflow that is over, or the book disagrees."""
+        for number in (*self.queued, *self.given, *self.awaited):
             workflow = book.workflows[number]
             assert workflow.live, f"workflow {number} is over and still wanted"
             assert workflow.program is not None, f"workflow {number} has no program"
+        for number, given in self.given.items():
+            workflow = book.workflows[number]
+            assert (workflow.node, workflow.node_incarnation) == (given.node, given.incarnation), number
+            assert number in self.at_node[given.node], number
+        assert sum(map(len, self.at_node.values())) == len(self.given), "programs miscounted"
+        assert self.asked.keys() <= self.given.keys(), "a want without a node"
+        assert not self.queued.keys() & self.given.keys(), "queued and given"
+        wanted = self.queued.keys() | self.given.keys() | self.awaited.keys()
+        for workflow in book.workflows.values():
+            if workflow.live and workflow.program is not None:
+                assert workflow.id in wanted, f"the program of workflow {workflow.id} is forgotten"
+
+
+def _given(workflow: Workflow, node: Node) -> ProgramGiven:
+    return ProgramGiven(
+        workflow=workflow.id, attempt=workflow.attempt, node=node.id, incarnation=node.incarnation
+    )
+
+
+def _started(workflow: Workflow, node: Node) -> ProgramStarted:
+    return ProgramStarted(
+        workflow=workflow.id, attempt=workflow.attempt, node=node.id, incarnation=node.incarnation
+    )
 
 
 def _end(workflow: Workflow, fact: wire.ProgramFact) -> WorkflowEnded:

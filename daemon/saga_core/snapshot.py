@@ -55,6 +55,7 @@ def decode(data: bytes, where: str) -> Book:
     book.steps = {s.id: s for s in saved.steps}
     book.ended, book.counts = saved.ended, saved.counts
     book.last_workflow, book.last_step, book.head = saved.last_workflow, saved.last_step, saved.head
+    book.sessions = {s.id: s for w in saved.workflows if w.live for s in w.sessions.values()}
     book.live = sum(w.live for w in saved.workflows)
     book.keys = {(w.tenant, w.key): w.id for w in saved.workflows if w.key and w.live}
     return book

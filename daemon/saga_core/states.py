@@ -52,12 +52,10 @@ WORKFLOW: Mapping[tuple[WorkflowState, str], WorkflowState] = {
     (W.ACCEPTED, "step"): W.RUNNING,
     (W.ACCEPTED, "cancel"): W.CANCELLING,
     (W.RUNNING, "program started"): W.RUNNING,
-    (W.RUNNING, "step"): W.RUNNING,
     (W.RUNNING, "cancel"): W.CANCELLING,
     (W.RUNNING, "requeue"): W.ACCEPTED,  # its node is lost before the program could be
     (W.CANCELLING, "program started"): W.CANCELLING,
     (W.CANCELLING, "cancel"): W.CANCELLING,
-    (W.CANCELLING, "step"): W.CANCELLING,
     **{(state, f"ended {end}"): end
        for state in (W.ACCEPTED, W.RUNNING, W.CANCELLING)
        for end in (W.DONE, W.FAILED, W.CANCELLED)},
@@ -69,13 +67,11 @@ SESSION: Mapping[tuple[SessionState, str], SessionState] = {
     (S.REASONING, "step arrived"): S.REASONING,
     (S.QUEUED, "step placed"): S.REASONING,
     (S.REASONING, "step placed"): S.REASONING,
-    (S.TOOL, "step placed"): S.REASONING,
     (S.QUEUED, "steps over"): S.TOOL,
     (S.REASONING, "steps over"): S.TOOL,
     (S.REASONING, "step waits"): S.QUEUED,  # its worker was lost before the first byte
     (S.QUEUED, "step waits"): S.QUEUED,
-    **{(state, "closed"): S.CLOSED for state in S},
-    (S.CLOSED, "step arrived"): S.QUEUED,  # a late call of a program that was thought over
+    (S.TOOL, "closed"): S.CLOSED,  # its steps are broken off first
 }
 
 WORKER: Mapping[tuple[WorkerState, str], WorkerState] = {
@@ -91,7 +87,6 @@ WORKER: Mapping[tuple[WorkerState, str], WorkerState] = {
 }
 
 NODE: Mapping[tuple[NodeState, str], NodeState] = {
-    (N.UP, "joined"): N.UP,
     (N.UP, "silent"): N.LOST,
     (N.UP, "goodbye"): N.LEFT,
     (N.LOST, "joined"): N.UP,

@@ -79,6 +79,8 @@ class Hello(Message, frozen=True, kw_only=True):
     host: str
     end_at: float | None = None
     """When its allocation ends, seconds since the epoch; None: never."""
+    program_slots: int = 64
+    """Programs that may run here at once."""
 
 
 class Report(Message, frozen=True, kw_only=True):
@@ -90,6 +92,8 @@ class Report(Message, frozen=True, kw_only=True):
     workers: list[WorkerFact] = []
     programs: list[ProgramFact] = []
     resident: list[ResidentFact] = []
+    since: int = 0
+    """The acknowledged report that `resident` builds upon; 0: upon nothing, everything is told."""
 
 
 class Goodbye(Message, frozen=True, kw_only=True):
