@@ -42,6 +42,8 @@ from saga_core.node_words import (
 from saga_core.states import WorkerState
 
 HELLO_EVERY_S = 1.0
+DOUBLINGS = 16
+"""The pause before a restart doubles this often at most: far beyond any sensible limit."""
 TOMBSTONES = 10_000
 """Ended programs remembered, so that a late request to run one again is recognised."""
 RESIDENT_PER_REPORT = 10_000
@@ -65,9 +67,10 @@ class Worker:
     load: WorkerLoad | None = None
     reason: str = ""
     failures: int = 0
-    """Starts in a row that did not end in a ready worker."""
+    """Starts in a row that ended before the worker had been ready for `backoff_max_s`."""
     silent: int = 0
     spawned_at: float = 0.0
+    ready_at: float = 0.0
     again_at: float = 0.0
     resident: dict[SessionId, tuple[int, int]] = field(default_factory=dict)
     """Tokens per session, and the number of the report that first carries it."""
@@ -92,6 +95,8 @@ class Node:
         self.id, self.config, self.incarnation = node, config, incarnation
         self.workers = {w: Worker(w, model, incarnation=incarnation) for w, model in workers.items()}
         self.programs: dict[tuple[WorkflowId, int], wire.ProgramFact] = {}
+        self._ending: set[tuple[WorkflowId, int]] = set()
+        """Running programs that were told to end."""
         self.stopping = False
         self.head = 0
         self.registered = False
@@ -102,10 +107,13 @@ class Node:
             incarnation=incarnation,
             host=host,
             end_at=end_at,
+            program_slots=config.program_slots,
         )
-        self._tombs: OrderedDict[tuple[WorkflowId, int], None] = OrderedDict()
+        self._tombs: OrderedDict[tuple[WorkflowId, int], wire.ProgramFact] = OrderedDict()
         self._seq = 0
         self._acked = 0
+        self._base = 0
+        """The last report before the latest welcome: acknowledgements up to it mean nothing any more."""
         self._dirty = False
         self._every_s = 1.0
         self._said_at = float("-inf")
@@ -184,22 +192,33 @@ class Node:
         worker = self._current(event.worker, event.incarnation, "readiness")
         if worker is None or worker.state is not WorkerState.STARTING:
             return
-        worker.state, worker.up, worker.reason, worker.failures = WorkerState.READY, event, "", 0
+        worker.state, worker.up, worker.reason, worker.ready_at = WorkerState.READY, event, "", self._now
         self._dirty = True
 
     def _on_exited(self, event: WorkerExited) -> None:
         worker = self._current(event.worker, event.incarnation, "exit")
         if worker is None:
             return
-        was_ready = worker.state is WorkerState.READY or worker.up is not None
-        worker.failures = 0 if was_ready else worker.failures + 1
+        worker.again_at = self._now + self._pause_s(worker)
         if worker.state is not WorkerState.LOST:  # a kill of ours has given its reason already
             worker.reason = event.reason
         worker.alive, worker.state, worker.up, worker.load = False, WorkerState.LOST, None, None
-        pause_s = self.config.backoff_s * 2 ** max(0, worker.failures - 1) if worker.failures else 0.0
-        worker.again_at = self._now + min(pause_s, self.config.backoff_max_s)
         self._void(worker)
         self._dirty = True
+
+    def _pause_s(self, worker: Worker) -> float:
+        """How long to wait before the next start of a worker that has just ended.
+
+        One that had been ready starts again at once, but not over and over.
+        """
+        was_ready = worker.up is not None
+        if was_ready and self._now - worker.ready_at >= self.config.backoff_max_s:
+            worker.failures = 0
+        worker.failures += 1
+        if was_ready and worker.failures == 1:
+            return 0.0
+        doubled: float = self.config.backoff_s * 2 ** min(worker.failures - 1, DOUBLINGS)
+        return min(doubled, self.config.backoff_max_s)
 
     def _on_load(self, event: WorkerLoad) -> None:
         worker = self._current(event.worker, event.incarnation, "load")
@@ -230,8 +249,15 @@ class Node:
 
     def _run(self, want: wire.RunProgram) -> None:
         name = (want.workflow, want.attempt)
-        if want.incarnation != self.incarnation or name in self.programs or name in self._tombs:
+        if want.incarnation != self.incarnation or name in self.programs:
             self._out.append(Ignored("stale", f"request to run workflow {want.workflow}"))
+            return
+        if name in self._tombs:  # the head has lost the fact that it told us to forget
+            self.programs[name] = self._tombs.pop(name)
+            self._dirty = True
+            return
+        if sum(not fact.exited for fact in self.programs.values()) >= self.config.program_slots:
+            self._out.append(Ignored("no slot", f"request to run workflow {want.workflow}"))
             return
         self.programs[name] = wire.ProgramFact(workflow=want.workflow, attempt=want.attempt)
         self._dirty = True
@@ -243,6 +269,7 @@ class Node:
         if fact is None or fact.exited:
             self._out.append(Ignored("stale", f"exit of workflow {event.workflow}"))
             return
+        self._ending.discard(name)
         self.programs[name] = wire.ProgramFact(
             workflow=event.workflow,
             attempt=event.attempt,
@@ -257,23 +284,20 @@ class Node:
         fact = self.programs.get(name)
         if fact is None:
             # Never started here, or already forgotten: say that it is over, and never start it.
-            self._bury(name)
-            self.programs[name] = wire.ProgramFact(
+            never = wire.ProgramFact(
                 workflow=want.workflow, attempt=want.attempt, exited=True, reason="it was not running"
             )
+            self.programs[name] = self._tombs.pop(name, never)
             self._dirty = True
-        elif not fact.exited:
+        elif not fact.exited and name not in self._ending:
+            self._ending.add(name)
             self._out.append(EndProgram(want.workflow, want.attempt, want.grace_s))
 
     def _forget(self, want: wire.ForgetProgram) -> None:
         name = (want.workflow, want.attempt)
         fact = self.programs.get(name)
         if fact is not None and fact.exited:
-            del self.programs[name]
-            self._bury(name)
-
-    def _bury(self, name: tuple[WorkflowId, int]) -> None:
-        self._tombs[name] = None
+            self._tombs[name] = self.programs.pop(name)
         while len(self._tombs) > TOMBSTONES:
             self._tombs.popitem(last=False)
 
@@ -289,13 +313,9 @@ class Node:
             case wire.Refused():
                 self._quit(f"the head refused this node: {message.reason}", 1)
             case wire.Ack():
-                if message.incarnation == self.incarnation and message.head == self.head:
-                    self._acked = max(self._acked, message.seq)
-                    self._settle()
+                self._on_ack(message)
             case wire.WhoAreYou():
-                self.registered = False
-                self._said_at = float("-inf")
-                self._talk()
+                self._say_hello()
             case wire.RunProgram():
                 self._run(message)
             case wire.StopProgram():
@@ -313,10 +333,25 @@ class Node:
             return
         self.registered, self._ever = True, True
         self._every_s, self.head = welcome.report_every_s, welcome.head
-        self._acked = 0
-        for worker in self.workers.values():  # to a head that knows nothing, everything is news
-            worker.resident = {s: (t, self._seq + 1) for s, (t, _) in worker.resident.items() if t > 0}
+        self._acked, self._base = 0, self._seq
+        for worker in self.workers.values():
+            # To a head that knows nothing, everything is news; zeros as well, it may know something.
+            worker.resident = {s: (t, self._seq + 1) for s, (t, _) in worker.resident.items()}
         self._dirty = True
+
+    def _on_ack(self, ack: wire.Ack) -> None:
+        if ack.incarnation != self.incarnation or not self._base < ack.seq <= self._seq:
+            self._out.append(Ignored("stale", f"acknowledgement of report {ack.seq}"))
+        elif ack.head != self.head:  # the head was restarted and a welcome is lost or late
+            self._say_hello()
+        else:
+            self._acked = max(self._acked, ack.seq)
+            self._settle()
+
+    def _say_hello(self) -> None:
+        self.registered = False
+        self._said_at = self._now
+        self._out.append(SendHead(self._hello))
 
     def _settle(self) -> None:
         """Forget sessions with nothing resident once the head knows it."""
@@ -335,8 +370,7 @@ class Node:
             self._found_at, self.registered = self._now, False
             self._out.append(FindHead())
         if not self.registered and self._now - self._said_at >= HELLO_EVERY_S:
-            self._said_at = self._now
-            self._out.append(SendHead(self._hello))
+            self._say_hello()
         elif self.registered and self._now - self._said_at >= self._every_s:
             self._report()
 
@@ -353,6 +387,7 @@ class Node:
                     workers=[_fact(w) for w in self.workers.values()],
                     programs=list(self.programs.values()),
                     resident=self._changes(),
+                    since=self._acked,
                 )
             )
         )
@@ -381,6 +416,8 @@ class Node:
             assert (worker.state is WorkerState.READY) <= (worker.up is not None)
             assert (worker.state is WorkerState.LOST) or worker.alive
         assert self._acked <= self._seq
+        assert all(not self.programs[name].exited for name in self._ending)
+        assert not self.programs.keys() & self._tombs.keys()
         assert len(self._tombs) <= TOMBSTONES
 
 
