@@ -11,7 +11,7 @@ Rules of this file
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from saga_core.ids import SessionId
 
@@ -25,7 +25,6 @@ MAX_CHAIN = 1 << 16
 class _Block:
     parent: BlockHash | None
     tokens: int
-    sessions: set[SessionId] = field(default_factory=set)
 
 
 class Ledger:
@@ -34,6 +33,8 @@ class Ledger:
     def __init__(self) -> None:
         self._blocks: dict[BlockHash, _Block] = {}
         self._chains: dict[SessionId, list[BlockHash]] = {}
+        self._owners: dict[BlockHash, set[SessionId]] = {}
+        """The inverse of the chains, also for blocks that are gone: they may come back."""
         self._changed: set[SessionId] = set()
 
     @property
@@ -57,41 +58,52 @@ class Ledger:
         """Blocks `hashes`, each the child of the one before it and the first of `parent`, are here now."""
         before = parent
         for name in hashes:
-            block = self._blocks.get(name)
-            if block is None:
+            if name not in self._blocks:
                 self._blocks[name] = _Block(before, block_tokens)
+                self._changed |= self._owners.get(name, set())
             before = name
         if session is not None and hashes:
-            self._follow(session, hashes[-1])
+            self._changed.add(session)
+            if not self._extend(session, parent, hashes):
+                self._follow(session, hashes[-1])
+
+    def _extend(self, session: SessionId, parent: BlockHash | None, hashes: Sequence[BlockHash]) -> bool:
+        """The usual case, while a step decodes: new blocks right behind the chain as it is."""
+        chain = self._chains.get(session)
+        if not chain or chain[-1] != parent or len(chain) + len(hashes) > MAX_CHAIN:
+            return False
+        if any(session in self._owners.get(name, ()) for name in hashes) or len(set(hashes)) < len(hashes):
+            return False
+        chain.extend(hashes)
+        self._own(session, hashes)
+        return True
 
     def _follow(self, session: SessionId, tip: BlockHash) -> None:
         """`session` now ends in `tip`: walk to the root and own the whole way."""
-        chain: list[BlockHash] = []
+        way: dict[BlockHash, None] = {}
         at: BlockHash | None = tip
-        while at is not None and len(chain) < MAX_CHAIN:
-            block = self._blocks.get(at)
-            if block is None:
-                break
-            chain.append(at)
-            at = block.parent
-        chain.reverse()
-        if at is not None:
-            # Its root is unknown to us (we came late): keep what we knew of its beginning.
-            known = self._chains.get(session, [])
-            chain = known[: known.index(at) + 1] + chain if at in known else chain
+        while at is not None and at in self._blocks and at not in way and len(way) < MAX_CHAIN:
+            way[at] = None
+            at = self._blocks[at].parent
+        chain = list(reversed(way))
+        known = self._chains.get(session, [])
+        if at is not None and at in known:
+            # Its root is gone or unknown to us (we came late): keep what we knew of its beginning.
+            start = known[: known.index(at) + 1]
+            chain = [name for name in start if name not in way] + chain
         self._drop(session)
         self._chains[session] = chain
+        self._own(session, chain)
+
+    def _own(self, session: SessionId, chain: Iterable[BlockHash]) -> None:
         for name in chain:
-            if name in self._blocks:
-                self._blocks[name].sessions.add(session)
-        self._changed.add(session)
+            self._owners.setdefault(name, set()).add(session)
 
     def removed(self, hashes: Iterable[BlockHash]) -> None:
         """These blocks are gone."""
         for name in hashes:
-            block = self._blocks.pop(name, None)
-            if block is not None:
-                self._changed |= block.sessions
+            if self._blocks.pop(name, None) is not None:
+                self._changed |= self._owners.get(name, set())
 
     def cleared(self) -> None:
         """Everything is gone: the cache was reset or the worker restarted."""
@@ -122,15 +134,16 @@ class Ledger:
 
     def _drop(self, session: SessionId) -> None:
         for name in self._chains.pop(session, ()):
-            block = self._blocks.get(name)
-            if block is not None:
-                block.sessions.discard(session)
+            owners = self._owners[name]
+            owners.discard(session)
+            if not owners:
+                del self._owners[name]
 
     def check(self) -> None:
         """Raise AssertionError where blocks and chains disagree."""
+        owners: dict[BlockHash, set[SessionId]] = {}
         for session, chain in self._chains.items():
+            assert len(set(chain)) == len(chain) <= 2 * MAX_CHAIN, f"the chain of {session} bites its tail"
             for name in chain:
-                block = self._blocks.get(name)
-                assert block is None or session in block.sessions
-        for name, block in self._blocks.items():
-            assert all(name in self._chains[s] for s in block.sessions)
+                owners.setdefault(name, set()).add(session)
+        assert owners == self._owners, "chains and their inverse disagree"
