@@ -41,6 +41,12 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
     """CURVE key pair of the cluster's node daemons, Z85."""
 
 
+class _Version(msgspec.Struct):
+    """Read first: the rest of another version may look different."""
+
+    version: int = VERSION
+
+
 def encode(access: Access) -> bytes:
     return msgspec.json.format(msgspec.json.encode(access), indent=2) + b"\n"
 
@@ -48,9 +54,9 @@ def encode(access: Access) -> bytes:
 def decode(data: bytes, where: str) -> Access:
     """Raises `ClusterError` naming `where` when the file is not ours or of another version."""
     try:
-        access = msgspec.json.decode(data, type=Access)
-    except msgspec.DecodeError as error:
+        version = msgspec.json.decode(data, type=_Version).version
+        if version != VERSION:
+            raise ClusterError(f"{where} has version {version}, this saga reads {VERSION}")
+        return msgspec.json.decode(data, type=Access)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ClusterError(f"{where} is damaged ({error}); `saga down` and `saga up` make it anew") from None
-    if access.version != VERSION:
-        raise ClusterError(f"{where} has version {access.version}, this saga reads {VERSION}")
-    return access

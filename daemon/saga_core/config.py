@@ -99,6 +99,33 @@ class WorkersConfig:
     """Handed to the engine as they are."""
 
 
+BOUNDS: Mapping[str, tuple[float, float]] = {
+    "head.port": (0, 65535),
+    "head.control_port": (0, 65535),
+    "head.max_body_bytes": (1024, 4 * 1024**3),
+    "head.max_waiting": (0, 1_000_000),
+    "head.max_step_losses": (0, 100),
+    "head.report_every_s": (0.01, 60),
+    "head.stop_grace_s": (0, 3600),
+    "head.program_retries": (0, 100),
+    "head.snapshot_bytes": (1024, 2**40),
+    "node.silent_probes": (1, 10_000),
+    "node.program_slots": (1, 100_000),
+    "workers.count": (0, 4096),
+    "workers.max_model_len": (1, 2**31),
+    "workers.kv_tokens": (1, 2**40),
+    "workers.gpu_memory": (0.01, 1),
+    "workers.block_size": (0, 4096),
+    "workers.max_seqs": (0, 1_000_000),
+    "workers.tp": (1, 1024),
+    "placement.max_load": (0, 1),
+}
+"""Least and largest valid value of the numbers that are not times."""
+TIMES_S = (0.001, 30 * 86400.0)
+"""The same for every other setting in seconds: a pause of nothing spins, a month is a mistake."""
+ENGINES = ("vllm", "fake")
+
+
 @dataclass(frozen=True, slots=True)
 class Config:
     """Everything that can be set."""
@@ -115,6 +142,10 @@ class Config:
     def __post_init__(self) -> None:
         if self.profile not in PLACEMENTS:
             raise choose("profile", self.profile, list(PLACEMENTS))
+        if self.workers.engine not in ENGINES:
+            raise choose("engine", self.workers.engine, ENGINES)
+        for name, value in settings(self).items():
+            _check_bounds(name, value)
 
 
 def settings(config: Config) -> dict[str, Any]:
@@ -129,17 +160,27 @@ def settings(config: Config) -> dict[str, Any]:
     return flat
 
 
+def _check_bounds(name: str, value: object) -> None:
+    """Raise `UserError` for a number out of its range; NaN is out of every range."""
+    low, high = BOUNDS.get(name, TIMES_S if name.endswith("_s") else (float("-inf"), float("inf")))
+    if isinstance(value, int | float) and not low <= value <= high:
+        raise UserError(f"{name} = {value!r} is out of range (valid: {low:g} to {high:g})")
+
+
 def with_settings(config: Config, values: Mapping[str, Any], *, where: str) -> Config:
     """`config` with `values` (dotted name to value, text accepted) in place.
 
     `where` names their origin for the error text. Raises `UserError` for an unknown name or
-    a value of the wrong kind.
+    a value of the wrong kind or out of range.
     """
     known = settings(config)
     for name, value in values.items():
         if name not in known:
             raise choose("setting", name, list(known), where)
-        config = _with(config, name, _typed(config, name, value, where))
+        try:
+            config = _with(config, name, _typed(config, name, value))
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
     return config
 
 
@@ -150,7 +191,7 @@ def _with(config: Config, name: str, value: Any) -> Config:
     return replace(config, **{section: replace(getattr(config, section), **{leaf: value})})
 
 
-def _typed(config: Config, name: str, value: Any, where: str) -> Any:
+def _typed(config: Config, name: str, value: Any) -> Any:
     section, _, leaf = name.rpartition(".")
     owner = getattr(config, section) if section else config
     kind = type(getattr(owner, leaf))
@@ -161,4 +202,4 @@ def _typed(config: Config, name: str, value: Any, where: str) -> Any:
         return msgspec.convert(value, kind, strict=not isinstance(value, str))
     except msgspec.ValidationError as error:
         what = getattr(kind, "__name__", str(kind))
-        raise UserError(f"{where}: {name} = {value!r} is not a valid {what} ({error})") from None
+        raise UserError(f"{name} = {value!r} is not a valid {what} ({error})") from None

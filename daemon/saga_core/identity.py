@@ -48,15 +48,16 @@ def identify(headers: Mapping[bytes, bytes], body_session: str | None, *, by_tok
     the path token (or the key) already names the workflow.
     """
     agent_type = _text(headers.get(AGENT_TYPE_HEADER, b""))
-    session = next((_text(headers[h]) for h in _SESSION_HEADERS if headers.get(h)), "")
+    named = _cut(body_session or "")
+    session = next((name for h in _SESSION_HEADERS if (name := _text(headers.get(h, b"")))), "")
     if by_token:
-        return Identity("", session or _cut(body_session or "") or "main", "token", agent_type)
+        return Identity("", session or named or "main", "token", agent_type)
     for header, rule in _WORKFLOW_HEADERS:
         name = _text(headers.get(header, b""))
         if name:
             return Identity(name, session or "main", rule, agent_type)
-    if body_session:
-        return Identity(_cut(body_session), session or "main", "body.session_id", agent_type)
+    if named:
+        return Identity(named, session or "main", "body.session_id", agent_type)
     return Identity("", session or "main", "none", agent_type)
 
 
