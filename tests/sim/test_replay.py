@@ -412,7 +412,7 @@ def test_the_summary_folds_finished_workflows_into_completion_times():
 
 
 async def test_the_engine_double_serves_a_replay_from_its_cache():
-    made = rescale(synthesise("demo", 4, 1), Scaling(tokens=0.5))
+    made = rescale(synthesise("demo", 3, 1), Scaling(tokens=0.25))
     async with FakeServer(FakeConfig(models=("m",), speed=200.0)) as fake:
 
         async def endpoint(_):
@@ -423,7 +423,7 @@ async def test_the_engine_double_serves_a_replay_from_its_cache():
 
         result = await replay(made, endpoint=endpoint, finish=finish, model="m", pace=FAST)
     figures = summary(result)
-    assert (figures.finished, figures.mismatches, figures.retries) == (4, 0, 0)
+    assert (figures.finished, figures.mismatches, figures.retries) == (3, 0, 0)
     assert figures.prompt_tokens == sum(s.prompt_tokens for w in made for s in w.steps)
     assert figures.cached_share > 0.5
     assert figures.regenerated_tokens <= 32 * figures.steps, "no more than a block's rest per step"

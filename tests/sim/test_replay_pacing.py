@@ -29,7 +29,7 @@ def drive(made, pace, step_s=1.0):
 
 
 @given(workflows(), st.floats(0, 3))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_every_step_starts_once_after_all_its_parents(made, scale):
     starts = drive(made, Pace(time_scale=scale))
     assert set(starts) == {s.id for s in made.steps}

@@ -23,7 +23,7 @@ def build_all(made, seed=1, output=lambda s: [], vocab=DEFAULT_VOCAB):
 
 
 @given(workflows(max_tokens=400), st.integers(0, 3))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_prompts_have_the_traces_counts_and_share_exactly_what_it_says(made, seed):
     built = build_all(made, seed)
     for s, prompt in zip(made.steps, built, strict=True):

@@ -34,7 +34,7 @@ def test_one_public_line_is_written_with_the_fields_of_the_file_format():
 
 
 @given(workflows())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_valid_workflows_of_any_shape_pass_and_round_trip(made):
     assert list(faults(made)) == []
     assert decode_workflow(encode_workflow(made), "here") == made

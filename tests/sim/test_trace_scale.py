@@ -19,7 +19,7 @@ from saga_sim.trace.scale import (
     take_first,
 )
 
-QUICK = settings(max_examples=50, deadline=None)
+QUICK = settings(max_examples=25, deadline=None)
 
 
 def appended(made):
