@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 
 import pytest
 from gateway_rig import (
@@ -43,6 +44,7 @@ async def test_a_client_that_leaves_frees_its_worker(stage: str, way: str) -> No
         await until(lambda: rig.scheduler.calls if stage == "waiting" else rig.worker.requests)
         if stage == "begun":
             await reader.readuntil(b"\r\n\r\n")
+            assert rig.gateway.stats().bodies_bytes == 0, "the body is not kept while the reply runs"
         if way == "half":
             writer.write_eof()
         elif way == "close":
@@ -91,6 +93,17 @@ async def test_a_stale_connection_is_replaced_without_a_word() -> None:
         assert rig.scheduler.losses == []
         assert [len(line.requests) for line in rig.worker.lines] == [2, 1]
         assert rig.worker.requests[-1].body == BODY
+
+
+async def test_a_connection_idle_for_too_long_is_not_reused() -> None:
+    now = [0.0]
+    async with gateway_rig(Limits(sweep_s=60), lambda: now[0]) as rig:
+        for _ in range(2):
+            assert (await rig.ask(post()))[0] == 200
+        assert len(rig.worker.lines) == 1
+        now[0] += 3.6  # vLLM closes at 5 s
+        assert (await rig.ask(post()))[0] == 200
+        assert len(rig.worker.lines) == 2
 
 
 async def test_a_fresh_connection_that_dies_is_a_loss() -> None:
@@ -298,6 +311,32 @@ async def test_a_stalled_reader_that_half_closes_is_gone_at_once() -> None:
         writer.write_eof()
         await until(lambda: rig.scheduler.results)
         assert rig.scheduler.outcomes == [Outcome.CLIENT_GONE]
+
+
+async def test_a_reply_that_ends_while_the_client_is_stalled() -> None:
+    async def large(line: Line, request: Request) -> None:
+        await line.send(json_reply(b"x" * 300_000))
+
+    async with gateway_rig() as rig:
+        rig.worker.answer = large
+        reader, writer = await rig.connect()
+        writer.write(post())
+        await until(lambda: rig.gateway.links)
+        (link,) = rig.gateway.links
+        link.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        link.transport.set_write_buffer_limits(high=0)
+        await read_reply(reader)
+        assert rig.scheduler.outcomes == [Outcome.DONE]
+        (worker_link,) = rig.gateway.pool._idle[("127.0.0.1", rig.worker.port)]
+        assert worker_link.transport.is_reading(), "it was paused by the last read"
+
+        rig.worker.answer = silent
+        link.pause_writing()
+        writer.write(post())
+        await until(lambda: len(rig.worker.requests) == 2)
+        assert not worker_link.transport.is_reading(), "the client takes nothing yet"
+        link.resume_writing()
+        assert worker_link.transport.is_reading()
 
 
 async def test_a_slow_reader_gets_all_of_it() -> None:

@@ -161,6 +161,18 @@ async def test_the_slow_are_let_go(sent: bytes, status: int | None) -> None:
         await until(lambda: rig.gateway.stats().connections == 0)
 
 
+async def test_a_head_that_drips_is_timed_from_its_first_byte() -> None:
+    now = [100.0]
+    async with gateway_rig(Limits(sweep_s=0.01), lambda: now[0]) as rig:
+        reader, writer = await rig.connect()
+        for at in range(4):
+            writer.write(LINE.encode()[at : at + 1])
+            await asyncio.sleep(0.03)
+            now[0] += 4
+        status, _, _ = await asyncio.wait_for(read_reply(reader), 5)
+        assert status == 408
+
+
 async def test_an_idle_connection_is_closed_after_the_keep_alive_time() -> None:
     now = [100.0]
     async with gateway_rig(Limits(sweep_s=0.01), lambda: now[0]) as rig:
