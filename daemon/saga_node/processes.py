@@ -111,16 +111,20 @@ class Processes:
         """Start the guard again where somebody killed it."""
         if self._guard.poll() is not None:
             log.warning("guard-died", exit_code=self._guard.returncode)
+            self._hang_up()
             self._guard = self._start_guard()
 
     async def close(self) -> None:
         """Let the guard end what is left and remove the folder; return when it is done."""
-        assert self._guard.stdin is not None
-        with contextlib.suppress(OSError):
-            self._guard.stdin.close()
+        self._hang_up()
         while self._guard.poll() is None:  # noqa: ASYNC110 - another process tells nobody
             await asyncio.sleep(POLL_S)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _hang_up(self) -> None:
+        assert self._guard.stdin is not None
+        with contextlib.suppress(OSError):
+            self._guard.stdin.close()
 
     def _start_guard(self) -> subprocess.Popen[bytes]:
         argv = [sys.executable, "-I", "-S", guard.__file__, self.mark, str(self.folder)]

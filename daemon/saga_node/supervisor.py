@@ -58,6 +58,7 @@ class Start:
     tree: Tree | None = None
     killed: str = ""
     """Why we end it; empty while we do not."""
+    ending: asyncio.Event = field(default_factory=asyncio.Event)
     residence: Residence | None = None
     belongings: frozenset[Path] = field(default_factory=frozenset)
 
@@ -96,6 +97,7 @@ class Supervisor:
         if start is None or start.incarnation != incarnation or start.killed:
             return
         start.killed = reason
+        start.ending.set()
         log.info("worker-ending", worker=worker, incarnation=incarnation, reason=reason)
         if start.tree is not None:
             self._tasks.start(self._end(start.tree, start), f"end of worker {worker}")
@@ -125,7 +127,7 @@ class Supervisor:
         self._tell(WorkerExited(start.worker, start.incarnation, reason))
 
     async def _prepared_and_run(self, start: Start) -> str:
-        await self._engine.prepare(self._processes, self._log_folder)
+        await self._prepare(start)
         reason = ""
         for _ in range(PORT_TRIES):
             if start.killed:
@@ -136,6 +138,16 @@ class Supervisor:
             log.warning("worker-port-taken", worker=start.worker)
         return f"{reason} ({PORT_TRIES} times in a row)"
 
+    async def _prepare(self, start: Start) -> None:
+        """Building a model takes a while: not longer than the worker is wanted."""
+        preparing = asyncio.ensure_future(self._engine.prepare(self._processes, self._log_folder))
+        ending = asyncio.ensure_future(start.ending.wait())
+        await asyncio.wait([preparing, ending], return_when=asyncio.FIRST_COMPLETED)
+        ending.cancel()
+        preparing.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await preparing
+
     async def _run(self, start: Start) -> str:
         """Start it on a fresh seat and see it through; why it ended."""
         scratch = Path(tempfile.mkdtemp(prefix=f"{start.index}-", dir=self._processes.folder))
@@ -143,6 +155,7 @@ class Supervisor:
             seat = self._seat(start, scratch)
             output = LogFile(self._log_folder / f"worker-{start.worker.replace('/', '-')}.log")
             try:
+                output.write(f"--- saga: {start.worker} incarnation {start.incarnation}, port {seat.port}\n")
                 return await self._run_logged(start, seat, output)
             finally:
                 output.close()
