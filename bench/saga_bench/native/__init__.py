@@ -45,5 +45,7 @@ def _compile(name: str, source: bytes, program: Path) -> None:
     command = [compiler, *FLAGS, "-x", "c", "-", "-o", str(temporary)]
     done = subprocess.run(command, input=source, capture_output=True, check=False)
     if done.returncode != 0:
-        raise ClusterError(f"{compiler} cannot compile {name}.c: {done.stderr.decode(errors='replace')[-800:]}")
+        raise ClusterError(
+            f"{compiler} cannot compile {name}.c: {done.stderr.decode(errors='replace')[-800:]}"
+        )
     temporary.replace(program)
