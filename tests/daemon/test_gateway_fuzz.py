@@ -14,8 +14,11 @@ from hypothesis import strategies as st
 
 from saga_head.gateway.client import ClientLink
 from saga_head.gateway.exchange import WorkerExchange
+from saga_head.gateway.head import RequestHead, _frame
 from saga_head.gateway.limits import Limits
 from saga_head.gateway.port import Call, Exchange, Refusal, Target
+from saga_head.gateway.relay import Relay, ReplyHead
+from saga_head.gateway.reply import TAIL_BYTES
 from saga_head.gateway.server import Gateway
 from saga_head.gateway.upstream import WorkerLink
 
@@ -278,3 +281,39 @@ def test_a_mad_worker_never_breaks_the_gateway(pieces: list[bytes], http10: bool
         or b"HTTP/1.1 200 OK" in b"".join(pieces).partition(b"\r\n\r\n")[2]
     )
     link.connection_lost(None)
+
+
+class Nobody:
+    """Asks for a reply and does nothing with it."""
+
+    def on_head(self, head: ReplyHead) -> bytes:
+        return head.raw
+
+    def on_first_byte(self) -> None: ...
+    def on_complete(self) -> None: ...
+    def on_broken(self, detail: str) -> None:
+        raise AssertionError(detail)
+
+
+def test_the_tail_of_a_reply_is_bounded() -> None:
+    for size in (100, 3000, 100_000):
+        relay = Relay(Nobody(), lambda _: None, head_limit=1000)
+        relay.feed(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+        sent = b""
+        for _ in range(100):
+            relay.feed(piece := chunk(b"x" * size))
+            sent += piece
+        assert TAIL_BYTES <= len(relay.tail) <= 2 * TAIL_BYTES
+        assert sent.endswith(relay.tail)
+
+
+def test_framing_is_checked_here_as_well_as_in_the_parser() -> None:
+    host = {b"host": b"h"}
+    for framing in (
+        {b"content-length": b"3", b"transfer-encoding": b"chunked"},
+        {b"content-length": b"+3"},
+        {b"content-length": b"3,3"},
+        {b"content-length": b""},
+        {b"transfer-encoding": b"identity"},
+    ):
+        assert isinstance(_frame(RequestHead(), host | framing), Refusal), framing

@@ -63,11 +63,14 @@ async def test_a_client_that_leaves_frees_its_worker(stage: str, way: str) -> No
 
 async def test_a_client_that_leaves_while_the_connection_is_opened() -> None:
     async with gateway_rig() as rig:
-        opening = asyncio.Event()
+        opening, stopped = asyncio.Event(), asyncio.Event()
 
         async def never(address: object) -> object:
             opening.set()
-            return await asyncio.sleep(60)
+            try:
+                return await asyncio.sleep(60)
+            finally:
+                stopped.set()
 
         rig.gateway.pool.connect = never  # type: ignore[method-assign, assignment]
         _, writer = await rig.connect()
@@ -76,6 +79,7 @@ async def test_a_client_that_leaves_while_the_connection_is_opened() -> None:
         writer.close()
         await until(lambda: rig.scheduler.results)
         assert rig.scheduler.outcomes == [Outcome.CLIENT_GONE]
+        await asyncio.wait_for(stopped.wait(), 5)
 
 
 async def test_a_stale_connection_is_replaced_without_a_word() -> None:

@@ -174,9 +174,12 @@ class Relay:
                 self._asker.on_first_byte()
         self._raw(prefix + data if prefix else data)
         tail = self.tail
-        tail += data if len(data) <= TAIL_BYTES else data[-TAIL_BYTES:]
-        if len(tail) > 2 * TAIL_BYTES:
-            del tail[:-TAIL_BYTES]
+        if len(data) >= TAIL_BYTES:
+            tail[:] = data[-TAIL_BYTES:]
+        else:
+            tail += data
+            if len(tail) > 2 * TAIL_BYTES:
+                del tail[:-TAIL_BYTES]
         if self.complete and self._asker is not None:
             self._asker.on_complete()
 

@@ -89,8 +89,14 @@ class Pool:
     async def connect(self, address: Address) -> WorkerLink:
         """Open a connection; OSError (TimeoutError is one) where the worker does not answer."""
         loop = asyncio.get_running_loop()
-        async with asyncio.timeout(self._limits.connect_timeout_s):
-            _, link = await loop.create_connection(lambda: WorkerLink(self, address), *address)
+        link = WorkerLink(self, address)
+        try:
+            async with asyncio.timeout(self._limits.connect_timeout_s):
+                await loop.create_connection(lambda: link, *address)
+        except BaseException:
+            if hasattr(link, "transport"):  # given up in the very moment it opened
+                link.transport.abort()
+            raise
         return link
 
     def give(self, link: WorkerLink, *, reusable: bool) -> None:
