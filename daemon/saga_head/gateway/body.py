@@ -107,7 +107,9 @@ class ChunkedBody:
             )
         line = bytes(self._buffer[self._at : end])
         self._at = end + 1
-        return line[:-1] if line.endswith(b"\r") else bad("a line of the chunked body does not end with CRLF")
+        if line.find(b"\r") != len(line) - 1:
+            return bad("a line of the chunked body does not end with CRLF, or a CR stands alone in it")
+        return line[:-1]
 
     def _size(self) -> Refusal | bool | None:
         line = self._line(LINE_BYTES)
