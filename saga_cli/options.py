@@ -33,6 +33,11 @@ class Given:
     def renderer(self) -> Renderer:
         return Renderer(self._output(), self._color())
 
+    def check(self) -> None:
+        """Raises UserError for a mode or a colour that there is none of."""
+        self._output()
+        self._color()
+
     def control(self, timeout_s: float = TIMEOUT_S) -> Control:
         """The running head. Raises ClusterError when there is none."""
         return Control.of(self.folder, timeout_s)
@@ -108,6 +113,12 @@ class Command(TyperCommand):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         _with_options(self.params)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run it, once the common options have proved to be valid."""
+        if isinstance(ctx.obj, Given):
+            ctx.obj.check()
+        return super().invoke(ctx)
 
 
 class Group(TyperGroup):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from saga_cli.control import Control
@@ -23,6 +22,8 @@ if TYPE_CHECKING:
 TERM_S: Final = 10.0
 """Between TERM and KILL of what did not end when asked: a worker frees its shared memory in that time."""
 KILL_S: Final = 5.0
+ASK_S: Final = 5.0
+"""For the head to take the request."""
 
 
 def take_down(
@@ -34,14 +35,22 @@ def take_down(
     """
     daemons = list(only) if only is not None else processes.find(folder)
     everything = processes.family(daemons)
-    if only is None or len(daemons) > 1:
-        with suppress(SagaError):
-            Control.of(folder, timeout_s=5).shutdown(drain=drain)
-    else:
+    if not _asked(folder, daemons, drain=drain):
         processes.signal_all([daemon.process for daemon in daemons], signal.SIGTERM)
     left = processes.wait_gone(everything, time.monotonic() + timeout_s)
     _insist(left)
     return len(daemons)
+
+
+def _asked(folder: ClusterFolder, daemons: Sequence[Daemon], *, drain: bool) -> bool:
+    """Whether the head among `daemons` took the request; without it each daemon is told on its own."""
+    if all(daemon.kind != processes.HEAD for daemon in daemons):
+        return False
+    try:
+        Control.of(folder, timeout_s=ASK_S).shutdown(drain=drain)
+    except SagaError:
+        return False
+    return True
 
 
 def _insist(left: list[psutil.Process]) -> None:

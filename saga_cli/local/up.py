@@ -176,13 +176,14 @@ def _await_workers(
     count = config.workers.count
     if undo.started:
         show.phase(f"starting {plural(count, f'{config.workers.engine} worker')}", count)
-    control, deadline, ready = Control.of(folder), time.monotonic() + timeout_s, 0
+    control, deadline = Control.of(folder), time.monotonic() + timeout_s
+    known: set[str] = set()
     while True:
         cluster = control.cluster()
-        now_ready = [worker for worker in cluster.workers if worker.state == WorkerState.READY]
-        if len(now_ready) > ready and undo.started:
-            ready = len(now_ready)
-            show.advance(ready, f"{now_ready[-1].id} is ready")
+        now_ready = [worker.id for worker in cluster.workers if worker.state == WorkerState.READY]
+        for id_ in sorted(set(now_ready) - known) if undo.started else ():
+            known.add(id_)
+            show.advance(len(known), f"{id_} is ready")
         if len(now_ready) >= count:
             return cluster
         _look_for_failure(folder, cluster, undo)

@@ -31,13 +31,13 @@ WORKERS = [
 ]  # fmt: skip
 
 
-def workflow(id: int, state: str, **changes) -> WorkflowView:
+def workflow(number: int, state: str, **changes) -> WorkflowView:
     values = {
         "name": "agent.py", "tenant": "default", "agent_type": "agent.py", "kind": "program",
         "submitted_at": NOW - 192, "started_at": NOW - 190.5, "ended_at": None, "steps": 12, "running_steps": 1,
         "home": "local/0", "prompt_tokens": 84_200, "cached_tokens": 60_000, "output_tokens": 3100, "tct_s": None,
     } | changes  # fmt: skip
-    return WorkflowView(id=id, state=state, **values)
+    return WorkflowView(id=number, state=state, **values)
 
 
 SESSIONS = [
