@@ -1,8 +1,9 @@
 """Takes the daemon's whole process tree down when the daemon dies, however it dies.
 
 A tiny process of its own that reads a pipe from the daemon: lines `+GROUP` and `-GROUP` name the process groups that
-live. At the end of the pipe, which no `kill -9` can prevent, it kills every process of those groups and every process
-that carries the daemon's mark in its environment (a program may have left its group), and removes the daemon's folders.
+live, `=PATH` a file in shared memory that an engine would leave. At the end of the pipe, which no `kill -9` can
+prevent, it kills every process of those groups and every process that carries the daemon's mark in its environment
+(a program may have left its group), and removes the daemon's folders and those files that nobody else uses.
 
 Run by path with `python -I -S`, so it imports nothing but the standard library and starts in milliseconds.
 """
@@ -47,6 +48,23 @@ def kill(marks: Collection[str], groups: Collection[int], patience_s: float = PA
     return []
 
 
+def remove_unused(files: Collection[str]) -> None:
+    """Remove those `files` that no living process of this user maps; by inode, for semaphores are renamed."""
+    used = {inode for pid in _own_pids() for inode in _mapped(pid)} if files else set()
+    for file in files:
+        with contextlib.suppress(OSError):
+            if os.lstat(file).st_ino not in used:
+                os.unlink(file)  # noqa: PTH108 - see above
+
+
+def _mapped(pid: int) -> Iterator[int]:
+    """Inodes in shared memory that a process maps, from proc(5)."""
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/maps", encoding="utf-8", errors="replace") as maps:  # noqa: PTH123
+        for line in maps:
+            if " /dev/shm/" in line:
+                yield int(line.split(maxsplit=5)[4])
+
+
 def _own_pids() -> Iterator[int]:
     uid = os.getuid()
     with os.scandir("/proc") as entries:
@@ -84,10 +102,15 @@ def main(mark: str, folders: list[str]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     groups: set[int] = set()
-    for line in iter(sys.stdin.buffer.readline, b""):
-        with contextlib.suppress(ValueError):
-            (groups.add if line.startswith(b"+") else groups.discard)(int(line[1:]))
+    files: set[str] = set()
+    for line in sys.stdin:
+        sign, word = line[0], line[1:].rstrip("\n")
+        if sign == "=":
+            files.add(word)
+        else:
+            (groups.add if sign == "+" else groups.discard)(int(word))
     kill([mark], groups)
+    remove_unused(files)
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -15,7 +15,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from saga_node import guard, log
@@ -69,6 +69,7 @@ class Processes:
         self.mark = secrets.token_hex(8)
         self._started = 0
         self._groups: set[int] = set()
+        self._files: set[Path] = set()
         self._guard = self._start_guard()
 
     async def start(
@@ -107,6 +108,12 @@ class Processes:
         self._groups.discard(tree.pid)
         self._tell(f"-{tree.pid}\n")
 
+    def remember(self, files: Collection[Path]) -> None:
+        """Files in shared memory that a tree would leave when it is killed."""
+        for file in set(files) - self._files:
+            self._files.add(file)
+            self._tell(f"={file}\n")
+
     def check_guard(self) -> None:
         """Start the guard again where somebody killed it."""
         if self._guard.poll() is not None:
@@ -133,7 +140,8 @@ class Processes:
         )
         assert process.stdin is not None
         with contextlib.suppress(OSError):
-            process.stdin.write("".join(f"+{group}\n" for group in self._groups).encode())
+            lines = [*(f"+{group}\n" for group in self._groups), *(f"={file}\n" for file in self._files)]
+            process.stdin.write("".join(lines).encode())
         return process
 
     def _tell(self, line: str) -> None:

@@ -197,14 +197,20 @@ class Supervisor:
         return _cause(exit_code, output.tail(TAIL_BYTES))
 
     async def _end(self, tree: Tree, start: Start) -> None:
-        start.belongings |= await asyncio.to_thread(cleanup.belongings, tree.pid)
+        await self._look_at(tree, start)
         await tree.end(KILL_GRACE_S)
+
+    async def _look_at(self, tree: Tree, start: Start) -> None:
+        """Note what it has in shared memory: once it is dead, nobody can tell whose that is."""
+        start.belongings |= await asyncio.to_thread(cleanup.belongings, tree.pid)
+        self._processes.remember(start.belongings)
 
     # -- while it lives ------------------------------------------------------------------
 
     async def _watch(self, start: Start, seat: Seat, tree: Tree) -> None:
         began = asyncio.get_running_loop().time()
         ready = await self._ready(start, seat, tree)
+        await self._look_at(tree, start)
         took_s = asyncio.get_running_loop().time() - began
         log.info("worker-ready", worker=start.worker, port=seat.port, pid=tree.pid, took_s=took_s)
         self._tell(
@@ -220,7 +226,6 @@ class Supervisor:
                 max_seqs=self._engine.max_seqs,
             )
         )
-        start.belongings |= await asyncio.to_thread(cleanup.belongings, tree.pid)
         start.residence = Residence(start.worker, start.incarnation)
         async with asyncio.TaskGroup() as group:
             group.create_task(self._read_load(start, seat))
