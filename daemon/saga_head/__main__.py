@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import os
+import resource
 import sys
 from pathlib import Path
 
@@ -26,6 +28,13 @@ def _run(folder: Path) -> None:
         uvloop.run(_serve(folder))
 
 
+def _allow_many_files() -> None:
+    """Three descriptors per stream: take what the system lets us have."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def main() -> int:
     """Exit code 0 after a stop that was asked for, 1 on a problem, 2 for wrong usage."""
     parser = argparse.ArgumentParser(prog="python -m saga_head", description=__doc__)
@@ -35,6 +44,7 @@ def main() -> int:
     setup(options.log_level)
     folder: Path = options.cluster_dir
     os.umask(0o077)
+    _allow_many_files()
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with locked(folder):

@@ -1,0 +1,241 @@
+"""The whole house on real vLLM workers: up, agents, a worker killed in mid-stream, the head killed, down.
+
+One cluster for the file, since a worker takes some fifteen seconds to start; the tests run in order.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import openai
+import psutil
+import pytest
+
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(400)]
+
+MODEL = "nano"
+START_S = 240.0
+
+
+class Cluster:
+    """`saga` on a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def saga(self, *words: str, check: bool = True, output: str = "json") -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "saga_cli", "--cluster-dir", str(self.folder), "--output", output, *words],
+            capture_output=True, text=True, timeout=START_S + 60, check=False,
+            env=os.environ | {"SAGA_HEAD_STOP_GRACE_S": "2"},
+        )  # fmt: skip
+        assert not check or done.returncode == 0, f"saga {' '.join(words)}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    def up(self) -> None:
+        self.saga(
+            "up", "--local", "--workers", "2", "--model", MODEL, "--timeout", str(START_S),
+            "--set", "workers.kv_tokens=16384", "--set", "workers.max_model_len=8192",
+        )  # fmt: skip
+
+    def view(self) -> dict:
+        return json.loads(self.saga("status").stdout)
+
+    @property
+    def access(self) -> dict:
+        return json.loads((self.folder / "access.json").read_text())
+
+    def until(self, fact: Callable[[dict], bool], what: str, deadline_s: float = START_S) -> dict:
+        end = time.monotonic() + deadline_s
+        while not fact(view := self.view()):
+            assert time.monotonic() < end, f"not within {deadline_s} s: {what}: {view}"
+            time.sleep(0.5)
+        return view
+
+    def client(self, **more: object) -> openai.OpenAI:
+        return openai.OpenAI(
+            base_url=self.access["url"] + "/v1", api_key=self.access["api_key"], max_retries=0, **more
+        )
+
+    def family(self) -> list[psutil.Process]:
+        """Every process that names this folder, and its descendants."""
+        found: set[psutil.Process] = set()
+        for process in psutil.process_iter():
+            try:
+                if str(self.folder) in " ".join(process.cmdline()) and process.pid != os.getpid():
+                    found |= {process, *process.children(recursive=True)}
+            except psutil.NoSuchProcess:
+                continue
+        return [p for p in found if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    found = Cluster(tmp_path_factory.mktemp("saga"))
+    try:
+        found.up()
+        yield found
+    finally:
+        found.saga("down", "--force", check=False)
+        for process in found.family():
+            process.kill()
+
+
+def ready(view: dict) -> int:
+    return sum(worker["state"] == "ready" for worker in view["workers"])
+
+
+def message(words: int) -> list:
+    return [{"role": "user", "content": " ".join(f"word{i}" for i in range(words))}]
+
+
+def test_a_second_turn_finds_its_cache_through_the_gateway(cluster: Cluster) -> None:
+    client = cluster.client(default_headers={"X-Session-ID": "two-turns"})
+    ask = {"model": MODEL, "max_tokens": 4, "temperature": 0}
+    first = client.chat.completions.with_raw_response.create(messages=message(400), **ask)
+    again = client.chat.completions.with_raw_response.create(messages=message(400), **ask)
+    assert first.headers["x-saga-worker"] == again.headers["x-saga-worker"]
+    usage = again.parse().usage
+    assert usage is not None
+    assert usage.prompt_tokens_details is not None
+    assert (usage.prompt_tokens_details.cached_tokens or 0) >= 0.8 * usage.prompt_tokens
+    cluster.until(
+        lambda view: any(worker["resident_tokens"] for worker in view["workers"]),
+        "residency by KV events",
+        20,
+    )
+
+
+def test_streams_and_errors_look_like_openais(cluster: Cluster) -> None:
+    client = cluster.client()
+    ask = {"model": MODEL, "max_tokens": 8, "messages": message(20)}
+    stream = client.chat.completions.create(
+        **ask, stream=True, stream_options={"include_usage": True}, extra_body={"ignore_eos": True}
+    )
+    usage = [chunk.usage for chunk in stream if chunk.usage]
+    assert usage[-1].completion_tokens == 8
+    with pytest.raises(openai.NotFoundError, match=r"does not exist \(have: nano\)"):
+        client.chat.completions.create(**ask | {"model": "gpt-5"})
+    with pytest.raises(openai.BadRequestError, match="maximum context length"):
+        client.chat.completions.create(**ask | {"messages": message(9000)})
+    with pytest.raises(openai.AuthenticationError, match="saga url --key"):
+        client.with_options(api_key="sk-wrong").chat.completions.create(**ask)
+    assert {model.id for model in client.models.list()} == {MODEL}
+
+
+PROGRAM = """
+import os, openai
+client = openai.OpenAI()
+text = "a tool said something " * 30
+for turn in range(3):
+    reply = client.chat.completions.create(
+        model="nano", messages=[{"role": "user", "content": text}], max_tokens=8, temperature=0)
+    text += reply.choices[0].message.content + " and then this " * 10
+print("turns done")
+"""
+
+
+def test_a_program_is_served_as_one_workflow(cluster: Cluster, tmp_path: Path) -> None:
+    program = tmp_path / "agent.py"
+    program.write_text(PROGRAM)
+    cluster.saga("submit", "--wait", "--name", "agent", "--", sys.executable, str(program))
+    assert "turns done" in cluster.saga("logs", "last", output="table").stdout
+    found = json.loads(cluster.saga("inspect", "last").stdout)
+    assert (found["state"], found["steps"], found["exit_code"]) == ("done", 3, 0)
+
+
+def test_a_replay_finishes_with_the_traces_counts(cluster: Cluster, tmp_path: Path) -> None:
+    trace = tmp_path / "small.jsonl.gz"
+    cluster.saga("trace", "synth", str(trace), "--workflows", "2", "--seed", "5")
+    done = cluster.saga(
+        "submit",
+        "--replay",
+        str(trace),
+        "--scale-time",
+        "0.05",
+        "--scale-tokens",
+        "0.25",
+        "--max-context",
+        "4096",
+    )
+    summary = json.loads(done.stdout)["summary"]
+    assert (summary["workflows"], summary["finished"], summary["mismatches"]) == (2, 2, 0), summary
+
+
+async def test_a_worker_killed_in_mid_stream_is_told_and_comes_back(cluster: Cluster) -> None:
+    access = cluster.access
+    ask = {
+        "model": MODEL, "messages": message(10), "max_tokens": 4000, "stream": True,
+        "extra_body": {"ignore_eos": True},
+    }  # fmt: skip
+    client = openai.AsyncOpenAI(base_url=access["url"] + "/v1", api_key=access["api_key"], max_retries=0)
+    async with client:
+        doomed = await client.chat.completions.with_raw_response.create(**ask)
+        stream = doomed.parse()
+        worker = doomed.headers["x-saga-worker"]
+        await anext(aiter(stream))
+        before = await asyncio.to_thread(cluster.view)
+        os.killpg(os.getpgid(_server(cluster, worker).pid), signal.SIGKILL)
+        with pytest.raises(openai.APIError, match="worker"):
+            async for _ in stream:
+                pass
+        # Meanwhile the other worker serves, also those who were at home on the dead one.
+        answer = await client.chat.completions.with_raw_response.create(
+            model=MODEL, messages=message(10), max_tokens=2
+        )
+        assert answer.headers["x-saga-worker"] != worker
+        incarnation = {w["id"]: w["incarnation"] for w in before["workers"]}[worker]
+        await asyncio.to_thread(
+            cluster.until,
+            lambda view: any(
+                w["id"] == worker and w["state"] == "ready" and w["incarnation"] > incarnation
+                for w in view["workers"]
+            ),
+            "the worker is back",
+        )
+
+
+def _server(cluster: Cluster, worker: str) -> psutil.Process:
+    """The API server of `worker`, told from its sister by the log it writes to."""
+    name = "worker-" + worker.replace("/", "-")
+    for process in cluster.family():
+        with contextlib.suppress(psutil.Error, OSError):
+            if name in os.readlink(f"/proc/{process.pid}/fd/2") and os.getpgid(process.pid) == process.pid:
+                return process
+    raise AssertionError(f"no process writes the log of {worker}")
+
+
+def test_the_head_killed_and_started_again_keeps_what_it_accepted(cluster: Cluster) -> None:
+    cluster.saga("submit", "--name", "sleeper", "--", sys.executable, "-c", "import time; time.sleep(60)")
+    cluster.until(lambda view: any(w["name"] == "sleeper" for w in view["workflows"]), "accepted", 20)
+    url = cluster.access["url"]
+    os.kill(cluster.access["pid"], signal.SIGKILL)
+    refused = cluster.saga("status", check=False)
+    assert refused.returncode == 1
+    assert "saga up" in refused.stderr
+    cluster.up()
+    assert cluster.access["url"] == url
+    view = cluster.until(lambda view: ready(view) == 2, "both workers are taken over", 60)
+    names = {w["name"]: w["state"] for w in view["workflows"]}
+    assert names["agent"] == "done"
+    assert names["sleeper"] in ("accepted", "running")
+    answer = cluster.client().chat.completions.create(model=MODEL, messages=message(5), max_tokens=2)
+    assert answer.usage is not None
+    cluster.saga("cancel", "last")
+    cluster.saga("wait", "last", check=False)
+
+
+def test_down_leaves_nothing(cluster: Cluster) -> None:
+    family = cluster.family()
+    cluster.saga("down", "--force")
+    _, alive = psutil.wait_procs(family, timeout=10)
+    assert not [p for p in alive if p.status() != psutil.STATUS_ZOMBIE]
+    assert not (cluster.folder / "access.json").exists()
+    assert cluster.saga("status", check=False).returncode == 1
