@@ -68,11 +68,11 @@ def test_residency_of_a_session_that_is_over_is_not_mirrored():
     rig.up("n1/0", "n1/1")
     flow = rig.submit()
     rig.step(flow)
-    rig.report(resident=[ResidentFact(f"n1/{i}", "1.main", 9) for i in (0, 1)], *_both())
+    rig.report(*_both(), resident=[ResidentFact(f"n1/{i}", "1.main", 9) for i in (0, 1)])
     assert [w.resident for w in rig.head.fleet.workers.values()] == [{"1.main": 9}] * 2
     rig.end(flow)
     assert [w.resident for w in rig.head.fleet.workers.values()] == [{}, {}]
-    rig.report(resident=[ResidentFact("n1/0", "1.main", 5), ResidentFact("n1/0", "x", 5)], *_both())
+    rig.report(*_both(), resident=[ResidentFact("n1/0", "1.main", 5), ResidentFact("n1/0", "x", 5)])
     assert rig.head.fleet.workers["n1/0"].resident == {}
 
 
