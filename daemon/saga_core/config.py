@@ -37,7 +37,7 @@ class HeadConfig:
     node_timeout_s: float = 5.0
     """A node silent for this long is lost."""
     register_timeout_s: float = 10.0
-    """A connection that has not said a valid hello by then is told so and dropped."""
+    """A connection to the control port that has not proved its key by then is closed."""
     report_every_s: float = 1.0
     """How often nodes report; they report changes at once."""
     idle_workflow_s: float = 1800.0

@@ -112,7 +112,7 @@ class App:
         book = self.journal.recover(self.config.profile)
         self.clock = Clock(not_before=self.journal.last_at)
         self.head = Head(self.config, book=book)
-        self.transport = Transport(self.keys, self._received)
+        self.transport = Transport(self.keys, self.config.head.register_timeout_s, self._received)
         callers = Callers(self.keys.api_key)
         self.shell = Shell(self.head, self.journal, callers, self.clock, self.transport.send)
         self.shell.logs = folder / "workflows"

@@ -41,8 +41,8 @@ class _KnownNodes:
 class Transport:
     """Messages from and to nodes."""
 
-    def __init__(self, keys: Keys, received: Callable[[wire.ToHead], None]) -> None:
-        self._keys, self._received = keys, received
+    def __init__(self, keys: Keys, handshake_s: float, received: Callable[[wire.ToHead], None]) -> None:
+        self._keys, self._handshake_s, self._received = keys, handshake_s, received
         self._context = zmq.asyncio.Context()
         self._auth: AsyncioAuthenticator | None = None
         self._socket: zmq.asyncio.Socket | None = None
@@ -66,6 +66,7 @@ class Transport:
         socket.set_hwm(SEND_HWM)
         socket.setsockopt(zmq.RCVHWM, RECV_HWM)
         socket.setsockopt(zmq.MAXMSGSIZE, wire.MAX_MESSAGE_BYTES + 1024)
+        socket.setsockopt(zmq.HANDSHAKE_IVL, int(self._handshake_s * 1000))
         socket.curve_server = True
         socket.curve_publickey = self._keys.head_public.encode()
         socket.curve_secretkey = self._keys.head_secret.encode()
