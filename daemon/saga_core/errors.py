@@ -47,7 +47,7 @@ class InvalidTransition(SagaError):  # noqa: N818 - it is a fact about a life cy
     def __init__(self, what: str, state: str, cause: str, story: Sequence[str] = ()) -> None:
         self.what, self.state, self.cause, self.story = what, state, cause, tuple(story)
         told = "; ".join(self.story) or "nothing yet"
-        super().__init__(f"{what}: no transition from {state!r} by {cause!r} (story: {told})")
+        super().__init__(f"{what}: no transition from {str(state)!r} by {cause!r} (story: {told})")
 
 
 def choose(kind: str, name: str, valid: Sequence[str], where: str = "") -> UserError:

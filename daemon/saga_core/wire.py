@@ -201,5 +201,5 @@ def _decode(decoder: msgspec.msgpack.Decoder[M], frame: bytes) -> M:
         raise RemoteProtocolError(f"frame of {len(frame)} bytes is over the limit of {MAX_MESSAGE_BYTES}")
     try:
         return decoder.decode(frame)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RemoteProtocolError(f"not a saga message: {error}") from error

@@ -91,6 +91,7 @@ class Ledger:
             # Its root is gone or unknown to us (we came late): keep what we knew of its beginning.
             start = known[: known.index(at) + 1]
             chain = [name for name in start if name not in way] + chain
+        chain = chain[:MAX_CHAIN]  # what lies behind its beginning helps nobody
         self._drop(session)
         self._chains[session] = chain
         self._own(session, chain)
@@ -143,7 +144,7 @@ class Ledger:
         """Raise AssertionError where blocks and chains disagree."""
         owners: dict[BlockHash, set[SessionId]] = {}
         for session, chain in self._chains.items():
-            assert len(set(chain)) == len(chain) <= 2 * MAX_CHAIN, f"the chain of {session} bites its tail"
+            assert len(set(chain)) == len(chain) <= MAX_CHAIN, f"the chain of {session} bites its tail"
             for name in chain:
                 owners.setdefault(name, set()).add(session)
         assert owners == self._owners, "chains and their inverse disagree"
