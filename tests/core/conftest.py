@@ -11,6 +11,6 @@ settings.register_profile(
     "default", max_examples=40, stateful_step_count=40, deadline=None, derandomize=True, database=None
 )
 settings.register_profile(
-    "nightly", max_examples=3000, stateful_step_count=120, deadline=None, suppress_health_check=slow
+    "nightly", max_examples=600, stateful_step_count=120, deadline=None, suppress_health_check=slow
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))

@@ -120,7 +120,7 @@ class Box:
 
     def serve(self, step: int, worker: str, session: str | None) -> None:
         """The engine answers at once, if it lives; its KV memory now holds the session."""
-        daemon = self.daemons.get(worker.split("/")[0])
+        daemon = self.daemons.get(worker.split("/", maxsplit=1)[0])
         if daemon is None or worker not in daemon.workers:
             self.post_local(events.StepLost(step=step, worker=worker))
             return
