@@ -97,7 +97,6 @@ class Bar(_Closing):
     def __init__(self, renderer: Renderer) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
         from rich.progress import Progress as RichProgress
-        from rich.table import Column
 
         self._bar: RichProgress = RichProgress(
             SpinnerColumn(finished_text="✓"),
@@ -105,24 +104,25 @@ class Bar(_Closing):
             BarColumn(bar_width=20),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[note]}", markup=False, table_column=Column(no_wrap=True, ratio=1)),
             console=renderer.console(stderr=True),
-            expand=True,
         )
         self._task: TaskID | None = None
+        self._sized = False
         self._bar.start()
 
     def phase(self, text: str, total: int | None = None) -> None:
         self._finish()
-        self._task = self._bar.add_task(text, total=total, note="")
+        self._sized = total is not None
+        self._task = self._bar.add_task(text, total=total)
 
     def tick(self, done: int) -> None:
         if self._task is not None:
             self._bar.update(self._task, completed=done)
 
     def advance(self, done: int, note: str = "") -> None:
-        if self._task is not None:
-            self._bar.update(self._task, completed=done, note=note)
+        self.tick(done)
+        if note:
+            self.say(f"  {note}")
 
     def say(self, text: str) -> None:
         self._bar.console.print(text)
@@ -133,8 +133,6 @@ class Bar(_Closing):
         self._bar.stop()
 
     def _finish(self) -> None:
-        """A phase without a size counts as one."""
-        if self._task is None:
-            return
-        total = self._bar.tasks[self._bar.task_ids.index(self._task)].total
-        self._bar.update(self._task, total=total or 1, completed=total or 1, note="")
+        """A phase without a size counts as one; one with a size stays at what it reached."""
+        if self._task is not None and not self._sized:
+            self._bar.update(self._task, total=1, completed=1)

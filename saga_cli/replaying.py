@@ -96,6 +96,7 @@ class _Desk:
 
     control: Control
     numbers: dict[str, int] = field(default_factory=dict)
+    interrupted: bool = False
 
     async def endpoint(self, workflow: Workflow) -> Endpoint:
         from saga_sim.runs import Endpoint
@@ -108,12 +109,14 @@ class _Desk:
     async def finish(self, workflow: Workflow, ok: bool) -> None:
         number = self.numbers.get(workflow.workflow_id)
         if number is not None:
-            end = (
-                FinishRequest()
-                if ok
-                else FinishRequest(state="failed", reason="the replay did not finish it")
-            )
-            await asyncio.to_thread(self.control.finish, number, end)
+            await asyncio.to_thread(self.control.finish, number, self._end(ok))
+
+    def _end(self, ok: bool) -> FinishRequest:
+        if ok:
+            return FinishRequest()
+        if self.interrupted:
+            return FinishRequest(state="cancelled", reason="the replay was interrupted")
+        return FinishRequest(state="failed", reason="a step of the replay failed")
 
 
 @dataclass(slots=True)
@@ -160,16 +163,24 @@ async def _replay(
     from saga_sim.pacing import Pace
     from saga_sim.replay import replay
 
-    return await replay(
-        workflows,
-        endpoint=desk.endpoint,
-        finish=desk.finish,
-        model=model,
-        seed=workload.seed,
-        pace=Pace(time_scale=workload.scale_time, seed=workload.seed),
-        on_event=watch.on_event,
-        max_live=workload.concurrency,
+    running = asyncio.create_task(
+        replay(
+            workflows,
+            endpoint=desk.endpoint,
+            finish=desk.finish,
+            model=model,
+            seed=workload.seed,
+            pace=Pace(time_scale=workload.scale_time, seed=workload.seed),
+            on_event=watch.on_event,
+            max_live=workload.concurrency,
+        )
     )
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:  # Ctrl-C: what was measured until now is the answer
+        desk.interrupted = True
+        running.cancel()
+        return await running
 
 
 def _replayed(run: WorkflowRun, desk: _Desk) -> Replayed:
@@ -187,12 +198,12 @@ def _replayed(run: WorkflowRun, desk: _Desk) -> Replayed:
 
 
 def failures(report: Report) -> list[str]:
-    """A line for each workflow that did not finish."""
+    """A line for each workflow that failed."""
     return [
         f"workflow {w.id if w.id is not None else '-'} ({plain(w.workflow)}) {w.state} "
         f"after {w.steps} of {w.expected_steps} steps: {plain(w.why)}"
         for w in report.workflows
-        if w.state != "finished"
+        if w.state == "failed"
     ]
 
 

@@ -158,7 +158,7 @@ def _workflows(workflows: Sequence[WorkflowView], lines: int, width: int, now: f
         [_workflow(w, wide, now) for w in workflows],
         lines,
         "workflow",
-        "none yet: saga submit starts one",
+        "none yet",
     )
 
 

@@ -29,12 +29,16 @@ ASK_TIMEOUT_S: Final = 3.0
 def watch(folder: ClusterFolder, console: Console, *, interval_s: float) -> None:
     """Show frames until the person leaves. Raises ClusterError when there is no cluster to begin with."""
     cluster, notice = Control.of(folder).cluster(), ""
-    with _keys() as pressed, Live(console=console, screen=True, auto_refresh=False) as live:
+    with (
+        contextlib.suppress(KeyboardInterrupt),
+        _keys() as pressed,
+        Live(console=console, screen=True, auto_refresh=False) as live,
+    ):
         while True:
             width, height = console.size
             picture = frame(cluster, width, height, now=time.time(), notice=notice, keys=KEYS)
             live.update(picture, refresh=True)
-            if pressed(interval_s) in {"q", "Q", "\x03"}:
+            if pressed(interval_s) in {"q", "Q"}:
                 return
             cluster, notice = _next(folder, cluster)
 
