@@ -204,6 +204,7 @@ class NodeProcess:
     def __init__(self, folder: Path, runtime: Path, name: str = "n1") -> None:
         self.folder, self.runtime, self.name = folder, runtime, name
         self.mark = f"test-{secrets.token_hex(6)}"
+        self._groups: set[int] = set()
         self.errors = folder.parent / f"{name}-{self.mark}.err"
 
     async def start(self, **env: str) -> None:
@@ -220,8 +221,15 @@ class NodeProcess:
         return self.errors.read_text()
 
     def living(self) -> list[int]:
-        """Everything that it started and that lives, the guard included."""
-        return guard.members([self.mark], []) + [p.pid for p in self.guards()]
+        """Everything that it started and that lives, the guard included.
+
+        By the groups seen so far as well: a process that renames itself (vLLM's engine) may overwrite its marks.
+        """
+        for pid in guard.members([self.mark], []):
+            with contextlib.suppress(ProcessLookupError):
+                self._groups.add(os.getpgid(pid))
+        self._groups.discard(os.getpgrp())
+        return guard.members([self.mark], self._groups) + [p.pid for p in self.guards()]
 
     def guards(self) -> list[psutil.Process]:
         found = []
@@ -244,7 +252,7 @@ class NodeProcess:
         if self.process.returncode is None:
             self.process.kill()
         await self.process.wait()
-        await asyncio.to_thread(guard.kill, [self.mark], [], 5.0)
+        await asyncio.to_thread(guard.kill, [self.mark], self._groups, 5.0)
         for process in self.guards():
             with contextlib.suppress(psutil.Error):
                 process.wait(5)

@@ -216,6 +216,7 @@ async def test_a_real_vllm_worker_lives_dies_and_lives_again(head, runtime, caps
         answer = await complete(before, "7.main", "word " * 200)
         assert answer["usage"]["completion_tokens"] == 4
         await until(lambda: head.resident.get(("n1/0", "7.main"), 0) >= 32, "residency of 7.main")
+        assert len(node.living()) >= 4  # daemon, guard, API server, engine
         os.killpg(_worker_pid(node, before), signal.SIGKILL)
         after = await _ready_vllm(head, before.incarnation, capsys, "restart after kill -9")
         await complete(after, "7.main", "word " * 200)
