@@ -2,15 +2,16 @@
 
 import asyncio
 import socket
+import sys
 
 import pytest
 from aiohttp import web
 from node_kit import short_folder, until
 
 from saga_core.config import NodeConfig, WorkersConfig
-from saga_core.errors import UserError
+from saga_core.errors import ClusterError, UserError
 from saga_core.node_words import WorkerExited, WorkerUp
-from saga_node import engines, places, supervisor
+from saga_node import engines, models, places, supervisor
 from saga_node.processes import Processes
 from saga_node.supervisor import Supervisor
 
@@ -141,3 +142,32 @@ async def test_an_engine_that_cannot_be_rendered_is_a_reason(processes, tmp_path
 def test_a_free_port_can_be_bound():
     with socket.socket() as taker:
         taker.bind((HOST, places.free_port(HOST)))
+
+
+# -- demo models -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def builds(tmp_path, monkeypatch):
+    """Models are built in a cache of the test's, by a script of one line; the file counts how often."""
+    count, code = tmp_path / "count", ["import sys; open(sys.argv[1], 'a').write('x')"]
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(models, "build_command", lambda *_: [sys.executable, "-c", code[0], str(count)])
+    monkeypatch.setattr(models, "is_built", lambda *_: count.exists())
+    return count, code
+
+
+async def test_a_demo_model_is_built_once_however_many_want_it(processes, tmp_path, builds):
+    count, _ = builds
+    found = await asyncio.gather(*(models.ensure("nano", processes, tmp_path) for _ in range(3)))
+    assert found == [tmp_path / "cache" / "saga" / "models" / "nano"] * 3
+    assert count.read_text() == "x"
+
+
+async def test_a_model_that_cannot_be_built_says_why(processes, tmp_path, builds):
+    builds[1][0] = "raise OSError(28, 'No space left on device')"
+    with pytest.raises(
+        ClusterError, match="cannot build the demo model nano: no space is left on the device"
+    ):
+        await models.ensure("nano", processes, tmp_path)
+    assert "No space left" in (tmp_path / "model-nano.log").read_text()
