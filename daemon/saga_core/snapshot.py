@@ -46,7 +46,7 @@ def decode(data: bytes, where: str) -> Book:
     """The inverse. Raises `ClusterError` naming `where` for damaged or foreign data."""
     try:
         saved = _decoder.decode(data)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ClusterError(f"{where}: not a snapshot of saga ({error})") from None
     if saved.version != JOURNAL_VERSION:
         raise ClusterError(f"{where}: version {saved.version}, this saga reads {JOURNAL_VERSION}")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from saga_core import access
+from saga_core import access, snapshot
+from saga_core.book import Book
 from saga_core.config import BOUNDS, Config, HeadConfig, WorkersConfig, settings, with_settings
 from saga_core.errors import ClusterError, UserError, choose
 from saga_core.identity import MAX_NAME, Identity, identify
@@ -139,3 +140,12 @@ def test_a_newer_access_file_with_more_fields_is_read():
 )  # fmt: skip
 def test_who_is_calling(headers, body, by_token, expected):
     assert identify(headers, body, by_token=by_token) == expected
+
+
+def test_a_snapshot_that_is_not_ours_is_a_clear_error():
+    for data in (b"", b"\xc1", msgspec.msgpack.encode({"profile": 5}), b"\x81\xa1\xff\x00"):
+        with pytest.raises(ClusterError, match="here: not a snapshot"):
+            snapshot.decode(data, "here")
+    newer = msgspec.msgpack.decode(snapshot.encode(Book("sticky"))) | {"version": 99}
+    with pytest.raises(ClusterError, match="here: version 99, this saga reads 1"):
+        snapshot.decode(msgspec.msgpack.encode(newer), "here")

@@ -21,9 +21,7 @@ class Rig:
     def __init__(self, *workers: str, **more) -> None:
         self.now = 100.0
         names = dict.fromkeys(workers or (W,), "m")
-        self.node = Node(
-            "n1", names, CONFIG, incarnation=1000, host="h", version="1", now=self.now, **more
-        )  # fmt: skip
+        self.node = Node("n1", names, CONFIG, incarnation=1000, host="h", version="1", now=self.now, **more)
 
     def __call__(self, event, *, after=0.0):
         self.now += after
@@ -39,9 +37,7 @@ class Rig:
 
     def welcome(self, head=1, incarnation=1000):
         return self.hear(
-            wire.Welcome(
-                protocol=1, cluster="c", incarnation=incarnation, head=head, report_every_s=1.0
-            )  # fmt: skip
+            wire.Welcome(protocol=1, cluster="c", incarnation=incarnation, head=head, report_every_s=1.0)
         )
 
     def ack(self, seq, head=1, incarnation=1000):
@@ -63,7 +59,7 @@ class Rig:
                 cwd="/",
                 env={},
                 log="l",
-            )  # fmt: skip
+            )
         )
 
     def stop(self, workflow=1, attempt=1):

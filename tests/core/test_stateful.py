@@ -63,8 +63,14 @@ class HeadUnderFire(RuleBasedStateMachine):
         wanted = PROGRAM if has_program else None
         self.feed(WorkflowSubmitted(workflow=number, tenant=tenant, token="", kind="x", program=wanted))
 
-    @rule(workflow=st.none() | NUMBERS, key=st.sampled_from(["", "k"]), session=SESSIONS, tenant=TENANTS,
-          model=MODELS, again=st.booleans())  # fmt: skip
+    @rule(
+        workflow=st.none() | NUMBERS,
+        key=st.sampled_from(["", "k"]),
+        session=SESSIONS,
+        tenant=TENANTS,
+        model=MODELS,
+        again=st.booleans(),
+    )
     def arrive(self, workflow, key, session, tenant, model, again):
         number = self.head.book.last_step + (not again)
         self.feed(
@@ -101,18 +107,29 @@ class HeadUnderFire(RuleBasedStateMachine):
                 incarnation=incarnation,
                 host="h",
                 program_slots=slots,
-            )  # fmt: skip
+            )
         )
 
-    @rule(node=NODES, incarnation=FEW, ahead=st.integers(-2, 2), since=st.integers(0, 1), data=st.data(),
-          names=st.lists(WORKERS, max_size=4))  # fmt: skip
+    @rule(
+        node=NODES,
+        incarnation=FEW,
+        ahead=st.integers(-2, 2),
+        since=st.integers(0, 1),
+        data=st.data(),
+        names=st.lists(WORKERS, max_size=4),
+    )
     def report(self, node, incarnation, ahead, since, data, names):
         known = self.head.fleet.nodes.get(node)
         seq = max(1, (known.seq if known is not None else 0) + ahead)
         fact = st.builds(
-            worker, st.sampled_from(names or ["n1/0"]), st.sampled_from(list(WorkerState)), FEW,
-            model=MODELS, kv_usage=LOADS, max_seqs=st.integers(-1, 3),
-        )  # fmt: skip
+            worker,
+            st.sampled_from(names or ["n1/0"]),
+            st.sampled_from(list(WorkerState)),
+            FEW,
+            model=MODELS,
+            kv_usage=LOADS,
+            max_seqs=st.integers(-1, 3),
+        )
         shown = st.builds(program, NUMBERS, FEW, exited=st.booleans(), exit_code=st.none() | st.just(0))
         held = st.builds(
             wire.ResidentFact, WORKERS, st.sampled_from(["1.main", "2.a", "x"]), st.integers(-1, 9)
@@ -126,7 +143,7 @@ class HeadUnderFire(RuleBasedStateMachine):
                 workers=data.draw(st.lists(fact, max_size=4)),
                 programs=data.draw(st.lists(shown, max_size=4)),
                 resident=data.draw(st.lists(held, max_size=4)),
-            )  # fmt: skip
+            )
         )
 
     @rule(node=NODES, data=st.data())
@@ -147,7 +164,7 @@ class HeadUnderFire(RuleBasedStateMachine):
                 workers=[worker(f"{node}/0", incarnation=2)],
                 programs=[program(n, attempts[n], exited=ended[n], exit_code=0) for n in given],
                 resident=[wire.ResidentFact(f"{node}/0", s, 9) for s in list(self.head.book.sessions)[:2]],
-            )  # fmt: skip
+            )
         )
 
     @rule(node=NODES, incarnation=FEW)
