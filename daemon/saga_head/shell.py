@@ -52,6 +52,7 @@ FLUSH_S = 0.01
 """Group commit: what the last 10 ms brought is lost to `kill -9` of the head, but for acceptances."""
 STEP_GAP = 1000
 """Step numbers left out after a restart, so that none of those last 10 ms is given twice."""
+FINAL = frozenset(FINAL_HEADERS)
 REPEATED = frozenset({events.StepArrived, events.StepPlaced, events.StepFinished})
 """Facts of every step: logged at debug, the rest at info."""
 
@@ -94,18 +95,17 @@ class Shell:
         self._busy = True
         try:
             while self._queue:
-                for action in self._decide(self._queue.popleft()):
-                    self._perform(action)
+                now = self.clock()
+                for action in self.head.handle(self._queue.popleft(), now=now):
+                    if type(action) is act.Record:  # most of what comes: it does not go through the match
+                        self._keep(action.fact, now)
+                    else:
+                        self._perform(action)
         finally:
             self._busy = False
 
-    def _decide(self, event: Event) -> list[act.Action]:
-        return self.head.handle(event, now=self.clock())
-
     def _perform(self, action: act.Action) -> None:
         match action:
-            case act.Record():
-                self._keep(action.fact)
             case act.Dispatch():
                 self._dispatch(action)
             case act.Send():
@@ -123,8 +123,9 @@ class Shell:
                 self.metrics.ignored(action.reason)
                 log.debug(line("ignored", reason=action.reason, what=action.what))
 
-    def _keep(self, fact: Fact) -> None:
-        self.journal.append(fact, self.clock())
+    def _keep(self, fact: Fact, at: float) -> None:
+        """Keep `fact` with the time at which the head applied it, so that recovery applies the same."""
+        self.journal.append(fact, at)
         if not self._flushing:
             self._flushing = True
             asyncio.get_running_loop().call_later(FLUSH_S, self._flush)
@@ -170,7 +171,7 @@ class Shell:
         step = StepId(call.step)
         who = identify(call.headers, call.fields.session_id, by_token=call.caller.workflow is not None)
         self._exchanges[step] = exchange
-        if any(header in call.headers for header in FINAL_HEADERS):
+        if not FINAL.isdisjoint(call.headers):
             self._final.add(step)
         self.handle(_arrived(step, call, who))
 
@@ -219,10 +220,11 @@ class Shell:
             program=self._with_endpoint(request.program, token),
             log=log_path,
         )
-        actions = self._decide(event)
+        now = self.clock()
+        actions = self.head.handle(event, now=now)
         for action in actions:
             if isinstance(action, act.Record):
-                self._keep(action.fact)
+                self._keep(action.fact, now)
         self.callers.add(token, event.tenant, number)
         try:
             await self.journal.sync()
