@@ -106,7 +106,7 @@ def run_decide(options: DecideOptions, on_row: Callable[[Row], None] = lambda _:
                 if number == options.rounds - 1:
                     rows.append(_row((profile, workers, workflows), rounds[profile, workers, workflows]))
                     on_row(rows[-1])
-    return rows
+    return sorted(rows, key=lambda row: (row.workers, row.workflows))
 
 
 def _round(options: DecideOptions, workers: int, workflows: int) -> Iterator[tuple[str, _Samples]]:

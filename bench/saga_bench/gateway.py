@@ -138,7 +138,7 @@ def _measure(options: GatewayOptions, bench: Bench, candidate: Running) -> Itera
             "client leaves silent worker",
             scenarios.leaving(bench, candidate, silence_ms=options.silence_ms, times=options.leaves),
         )
-        yield "4 stalled readers", scenarios.stalled(bench, candidate, seconds=options.stall_s)
+        yield "4 stalled readers", scenarios.stalled(candidate, seconds=options.stall_s)
 
 
 def _print(value: GatewayRow | Summary) -> None:
