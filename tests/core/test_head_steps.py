@@ -299,3 +299,15 @@ def test_a_step_without_any_name_belongs_to_nobody():
     assert rig.head.book.workflows == {}
     assert rig.head.fleet.workers["n1/0"].resident == {}
     assert rig.head.book.counts.prompt_tokens == 5
+
+
+def test_a_session_whose_only_step_was_lost_is_queued_until_it_is_placed_again():
+    rig = Rig()
+    rig.up("n1/0")
+    flow = rig.submit()
+    rig.step(flow)
+    session = rig.head.book.workflows[flow].sessions["main"]
+    rig.lose(1)
+    assert session.state is SessionState.QUEUED
+    rig.report(worker(incarnation=2))
+    assert session.state is SessionState.REASONING
