@@ -20,7 +20,7 @@ from saga_core.errors import SagaError
 from saga_core.ids import NodeId, worker_id
 from saga_core.states import WorkerState
 from saga_head.app import App, locked
-from saga_head.journal import write_private
+from saga_shell.files import write_private
 
 NODE = NodeId("bench")
 MAX_SEQS = 4096

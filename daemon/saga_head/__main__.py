@@ -12,7 +12,7 @@ from pathlib import Path
 
 from saga_core.errors import SagaError, UserError
 from saga_head.app import App, locked
-from saga_head.log import setup
+from saga_shell import log
 
 
 async def _serve(folder: Path) -> None:
@@ -39,9 +39,9 @@ def main() -> int:
     """Exit code 0 after a stop that was asked for, 1 on a problem, 2 for wrong usage."""
     parser = argparse.ArgumentParser(prog="python -m saga_head", description=__doc__)
     parser.add_argument("--cluster-dir", type=Path, required=True, help="folder of the cluster")
-    parser.add_argument("--log-level", default="INFO")
+    parser.add_argument("--log-level", choices=log.LEVELS, default=os.environ.get("SAGA_LOG_LEVEL", "info"))
     options = parser.parse_args()
-    setup(options.log_level)
+    log.start(options.log_level)
     folder: Path = options.cluster_dir
     os.umask(0o077)
     _allow_many_files()

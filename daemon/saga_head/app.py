@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import errno
 import fcntl
-import logging
 import os
 import signal
 from collections.abc import Iterator
@@ -14,26 +13,24 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import msgspec
 from aiohttp import web
 
 from saga_core import access, wire
-from saga_core.config import Config, with_settings
+from saga_core.config import Config
 from saga_core.errors import ClusterError
 from saga_core.events import HeadStarted, Tick
 from saga_core.head import Head
 from saga_core.states import NodeState
-from saga_head.clock import Clock
 from saga_head.control import Control
 from saga_head.gateway.limits import Limits
 from saga_head.gateway.server import Gateway
-from saga_head.journal import Journal, write_private
+from saga_head.journal import Journal
 from saga_head.keys import Callers, Keys, load_keys
-from saga_head.log import line
 from saga_head.shell import Shell
 from saga_head.transport import Transport
-
-log = logging.getLogger("saga.head")
+from saga_shell import cluster, log
+from saga_shell.clock import Clock
+from saga_shell.files import write_private
 
 EPOCH_S = 0.1
 """One scheduling round (SAGA paper: 100 ms)."""
@@ -50,18 +47,6 @@ def saga_version() -> str:
         return version("saga-llm")
     except PackageNotFoundError:
         return "0+unknown"
-
-
-def load_config(folder: Path) -> Config:
-    """The settings that `saga up` left in the folder. Raises `ClusterError` when damaged."""
-    path = folder / access.SETTINGS
-    try:
-        values = msgspec.json.decode(path.read_bytes(), type=dict[str, object])
-    except FileNotFoundError:
-        values = {}
-    except msgspec.DecodeError as error:
-        raise ClusterError(f"{path} is damaged ({error}); `saga up` writes it anew") from None
-    return with_settings(Config(), values, where=str(path))
 
 
 @contextlib.contextmanager
@@ -95,8 +80,10 @@ class _Ports:
 
 def _last_ports(folder: Path) -> _Ports:
     try:
-        old = access.decode((folder / access.FILE).read_bytes(), "")
-    except (OSError, ClusterError):
+        old = cluster.read_access(folder)
+    except ClusterError:
+        old = None
+    if old is None:
         return _Ports()
     return _Ports(int(old.url.rpartition(":")[2]), int(old.control.rpartition(":")[2]))
 
@@ -106,7 +93,7 @@ class App:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.config = load_config(folder)
+        self.config = cluster.read_config(folder) or Config()
         self.keys: Keys = load_keys(folder)
         self.journal = Journal(folder / "journal")
         book = self.journal.recover(self.config.profile)
@@ -148,7 +135,7 @@ class App:
             control_port = self._listen_control(ports.control)
             await self.journal.sync()
             self._publish(control_port)
-            log.info(line("serving", url=self.shell.url, control=control_port, folder=self.folder))
+            log.info("serving", url=self.shell.url, control=control_port, folder=self.folder)
             tick = asyncio.create_task(self._epochs())
             stop = asyncio.create_task(self._stopping.wait())
             await asyncio.wait({tick, stop}, return_when=asyncio.FIRST_COMPLETED)
@@ -219,7 +206,7 @@ class App:
                 self.journal.rotate(self.head.book)
                 self.shell.prune()
         except OSError as error:
-            log.warning(line("journal", problem=error))
+            log.warning("journal", problem=error)
 
     def _asked_to_stop(self, drain: bool) -> None:
         """`saga down`: the whole cluster ends, nodes included."""
@@ -228,7 +215,7 @@ class App:
 
     async def _wind_down(self, gateway: Gateway) -> None:
         """A signal ends the head alone; `saga down` ends the nodes first."""
-        log.info(line("stopping", cluster=self._leave, drain=self._drain))
+        log.info("stopping", cluster=self._leave, drain=self._drain)
         if self._drain:
             await gateway.drain(DRAIN_S)
         if not self._leave:

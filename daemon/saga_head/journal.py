@@ -28,6 +28,7 @@ from saga_core import snapshot
 from saga_core.book import Book
 from saga_core.errors import ClusterError
 from saga_core.events import Fact
+from saga_shell.files import write_private
 
 _HEADER: Final = struct.Struct("<II")
 _MAGIC: Final = b"saga-journal 1\n"
@@ -186,26 +187,6 @@ def read(path: Path) -> Iterator[tuple[int, float, Fact]]:
                 raise Torn(place) from None
             place += _HEADER.size + length
             yield place, at, fact
-
-
-def write_private(path: Path, data: bytes) -> None:
-    """Write `data` to `path` whole or not at all, readable by the owner only, and on the disk."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(fd, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _numbers(folder: Path, pattern: str) -> list[int]:

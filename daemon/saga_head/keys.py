@@ -15,7 +15,7 @@ import zmq
 from saga_core.errors import ClusterError
 from saga_core.ids import TenantId, WorkflowId
 from saga_head.gateway.port import Caller
-from saga_head.journal import write_private
+from saga_shell.files import write_private
 
 FILE: Final = "keys.json"
 DEFAULT_TENANT: Final = TenantId("default")

@@ -10,7 +10,6 @@ Rules of this file
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -28,10 +27,8 @@ from saga_core.views import ProgramSpec, SubmitRequest
 from saga_head.gateway.port import Call, Caller, Exchange, Outcome, Refusal, Result, Target
 from saga_head.journal import Journal
 from saga_head.keys import Callers, new_token
-from saga_head.log import line
 from saga_head.metrics import Metrics
-
-log = logging.getLogger("saga.head")
+from saga_shell import log
 
 OUTCOMES = {
     Outcome.DONE: events.Outcome.DONE,
@@ -53,6 +50,8 @@ FLUSH_S = 0.01
 STEP_GAP = 1000
 """Step numbers left out after a restart, so that none of those last 10 ms is given twice."""
 FINAL = frozenset(FINAL_HEADERS)
+AFTER_FLUSH = frozenset({wire.RunProgram, wire.StopProgram, wire.ForgetProgram})
+"""Wants that follow from a fact: it is written before a node acts on them, or `kill -9` could undo it."""
 REPEATED = frozenset({events.StepArrived, events.StepPlaced, events.StepFinished})
 """Facts of every step: logged at debug, the rest at info."""
 
@@ -109,6 +108,8 @@ class Shell:
             case act.Dispatch():
                 self._dispatch(action)
             case act.Send():
+                if type(action.message) in AFTER_FLUSH:
+                    self.journal.flush()
                 self._send(action.node, action.message)
             case act.Refuse():
                 self._refuse(action)
@@ -121,7 +122,7 @@ class Shell:
             case act.Ignored():
                 self.stale += 1
                 self.metrics.ignored(action.reason)
-                log.debug(line("ignored", reason=action.reason, what=action.what))
+                log.debug("ignored", reason=action.reason, what=action.what)
 
     def _keep(self, fact: Fact, at: float) -> None:
         """Keep `fact` with the time at which the head applied it, so that recovery applies the same."""
@@ -131,7 +132,7 @@ class Shell:
             asyncio.get_running_loop().call_later(FLUSH_S, self._flush)
         self.metrics.fold(fact)
         if type(fact) not in REPEATED:
-            log.info(line(type(fact).__name__, **_bound(fact)))
+            log.info(type(fact).__name__, **_bound(fact))
 
     def _flush(self) -> None:
         self._flushing = False

@@ -7,7 +7,6 @@ blocks: a node that does not read loses messages, which are counted; wants are r
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable
 
 import zmq
@@ -18,9 +17,7 @@ from saga_core import wire
 from saga_core.errors import ClusterError, RemoteProtocolError
 from saga_core.ids import NodeId
 from saga_head.keys import Keys
-from saga_head.log import line
-
-log = logging.getLogger("saga.transport")
+from saga_shell import log
 
 SEND_HWM = 1000
 """Messages that wait for one node: some minutes of acknowledgements, or a burst of programs."""
@@ -87,7 +84,7 @@ class Transport:
                 message = self._open(frames)
             except RemoteProtocolError as error:
                 self.garbage += 1
-                log.warning(line("garbage", peer=frames[0][:64], error=error))
+                log.warning("garbage", peer=frames[0][:64], error=error)
                 continue
             self._received(message)
 

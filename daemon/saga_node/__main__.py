@@ -8,9 +8,8 @@ import sys
 from pathlib import Path
 
 from saga_core.ids import NodeId
-from saga_node import app, log
-
-LEVELS = ("debug", "info", "warning", "error")
+from saga_node import app
+from saga_shell import log
 
 
 def main() -> int:
@@ -20,7 +19,7 @@ def main() -> int:
     )
     parser.add_argument("--cluster-dir", type=Path, required=True, help="the cluster's folder")
     parser.add_argument("--node", type=_name, required=True, help="this node's name, unique in the cluster")
-    parser.add_argument("--log-level", choices=LEVELS, default=os.environ.get("SAGA_LOG_LEVEL", "info"))
+    parser.add_argument("--log-level", choices=log.LEVELS, default=os.environ.get("SAGA_LOG_LEVEL", "info"))
     arguments = parser.parse_args()
     log.start(arguments.log_level)
     return asyncio.run(app.serve(arguments.cluster_dir.absolute(), NodeId(arguments.node)))

@@ -31,13 +31,14 @@ from saga_core.node_words import (
     StopAsked,
     Tick,
 )
-from saga_node import cluster, engines, log, places
-from saga_node.clock import Clock
+from saga_node import engines, places
 from saga_node.processes import Processes
 from saga_node.runner import Runner
 from saga_node.supervisor import Supervisor
 from saga_node.tasks import Tasks
 from saga_node.transport import Link
+from saga_shell import cluster, log
+from saga_shell.clock import Clock
 
 TICK_S = 0.1
 """The scheduling epoch of the design; residency is told as often."""

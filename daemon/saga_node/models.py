@@ -11,9 +11,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from saga_core.errors import ClusterError, UserError
-from saga_node import log
 from saga_node.logfile import LogFile
 from saga_node.processes import Processes
+from saga_shell import log
 from saga_vllm.diagnose import TAIL_BYTES, reason_from_log
 from saga_vllm.model import MODEL_SIZES, build_command, is_built
 

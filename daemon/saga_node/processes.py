@@ -18,7 +18,8 @@ import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from saga_node import guard, log
+from saga_node import guard
+from saga_shell import log
 
 POLL_S = 0.02
 

@@ -19,10 +19,10 @@ from saga_core import wire
 from saga_core.errors import ClusterError
 from saga_core.ids import WorkflowId
 from saga_core.node_words import ProgramExited
-from saga_node import log
 from saga_node.logfile import LogFile
 from saga_node.processes import Processes, Tree
 from saga_node.tasks import Tasks
+from saga_shell import log
 
 _SECRET = re.compile(r"VLLM_API_KEY|SAGA_\w*(KEY|SECRET|TOKEN)\w*")
 

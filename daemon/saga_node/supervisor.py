@@ -23,7 +23,7 @@ from saga_core.config import NodeConfig
 from saga_core.errors import ClusterError, SagaError
 from saga_core.ids import WorkerId
 from saga_core.node_words import Residency, WorkerExited, WorkerLoad, WorkerSilent, WorkerUp
-from saga_node import log, places
+from saga_node import places
 from saga_node.engines import Engine, Seat
 from saga_node.logfile import LogFile
 from saga_node.processes import Processes, Tree
@@ -31,6 +31,7 @@ from saga_node.residence import Residence
 from saga_node.runner import exit_reason
 from saga_node.tasks import Tasks
 from saga_node.watch import Watch
+from saga_shell import log
 from saga_vllm import cleanup
 from saga_vllm.diagnose import TAIL_BYTES, reason_from_log
 from saga_vllm.kv_events import KvEvents

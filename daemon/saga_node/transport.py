@@ -26,8 +26,8 @@ from saga_core import wire
 from saga_core.access import Access
 from saga_core.errors import ProtocolError
 from saga_core.ids import NodeId
-from saga_node import log
 from saga_node.tasks import Tasks
+from saga_shell import log
 
 HIGH_WATER: Final = 64
 """Messages on their way: a minute of reports."""

@@ -23,7 +23,8 @@ from saga_core.ids import StepId, TenantId, WorkerId, WorkflowId
 from saga_core.states import WorkflowState
 from saga_core.views import ProgramSpec
 from saga_head import journal as journal_module
-from saga_head.journal import KEEP, Journal, Torn, read, write_private
+from saga_head.journal import KEEP, Journal, Torn, read
+from saga_shell.files import write_private
 
 
 def submitted(number: int = 1, **more: object) -> WorkflowSubmitted:

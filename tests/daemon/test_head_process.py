@@ -175,7 +175,9 @@ async def test_steps_go_home_and_are_counted(head: HeadProcess) -> None:
         assert (await view(head, 1))["sessions"][0]["resident_tokens"] == 77
         acks = len(rig.saw(wire.Ack))
         await rig.report(rig.resident(index, "1.main", 0))
-        await until(lambda: len(rig.saw(wire.Ack)) > acks + 1, "this report, or one after it, is acknowledged")
+        await until(
+            lambda: len(rig.saw(wire.Ack)) > acks + 1, "this report, or one after it, is acknowledged"
+        )
         status, _, third = await ask(head, accepted)
         assert "nothing resident at home" in third["x-saga-decision"]
 

@@ -9,10 +9,11 @@ import pytest
 
 from saga_core.config import WorkersConfig
 from saga_core.errors import ClusterError, UserError
-from saga_node import engines, log, logfile, models, places
+from saga_node import engines, logfile, models, places
 from saga_node.engines import Seat
 from saga_node.logfile import LogFile
 from saga_node.residence import Residence
+from saga_shell import log
 from saga_vllm.kv_events import AllBlocksCleared, Batch, BlockRemoved, BlockStored, Lost, Restarted
 from saga_vllm.platform import Platform
 
@@ -177,7 +178,7 @@ def test_a_log_line():
     assert at.endswith("Z")
     assert level == "info"
     assert rest == 'worker-ready worker=n1/0 took_s=1.235 reason="it said \\"no\\"\\nand went" none=""\n'
-    logging.getLogger("saga_node").handlers.clear()
+    logging.getLogger("saga").handlers.clear()
 
 
 def test_a_large_log_makes_way_and_one_older_is_kept(tmp_path, monkeypatch):

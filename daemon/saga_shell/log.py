@@ -1,4 +1,4 @@
-"""Log lines of the node daemon: one event per line, `time level event key=value …`, on stderr.
+"""Log lines of the daemons: one event per line, `time level event key=value …`, on stderr.
 
 Rules of this file
   1. An event is a short fixed name; what varies stands in the fields, so that lines can be counted.
@@ -15,7 +15,8 @@ import sys
 import time
 from typing import TextIO
 
-_log = logging.getLogger("saga_node")
+_log = logging.getLogger("saga")
+LEVELS = ("debug", "info", "warning", "error")
 _PLAIN = re.compile(r"[\w./:@+,%-]+")
 
 

@@ -1,4 +1,4 @@
-"""What the cluster folder says: where the head is, and how nodes shall be."""
+"""What the cluster folder says: where the head is, and how everything shall be."""
 
 from __future__ import annotations
 
