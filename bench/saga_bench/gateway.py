@@ -110,7 +110,7 @@ def _measure(options: GatewayOptions, bench: Bench, candidate: Running) -> Itera
     """All scenarios of one candidate. Those of memory come first, while the process is fresh."""
     ours = candidate.pid is not None
     if ours:
-        seconds = 2.0 + options.open_streams / 500
+        seconds = 1.0 + options.open_streams / 333
         yield (
             f"{options.open_streams} open streams",
             scenarios.memory(bench, candidate, count=options.open_streams, seconds=seconds),

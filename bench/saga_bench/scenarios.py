@@ -109,7 +109,8 @@ def requests(
 def streams(bench: Bench, candidate: Running, *, clients: int, seconds: float) -> Figures:
     """`clients` streams of 20 events per second: the CPU each event costs, and how long it is on its way."""
     body = bench.body("stream", chat_body(1024, stream=True, events=200, gap_us=50_000))
-    load = Load(clients, body, seconds, warm_s=1.5, stream=True, stagger_us=1000)
+    warm_s = 0.5 + clients / 512  # a stream starts per millisecond
+    load = Load(clients, body, seconds, warm_s=warm_s, stream=True, stagger_us=1000)
     found, cpu_us = _run(bench, candidate, load)
     figures = {
         "events_per_s": found["events_s"],
