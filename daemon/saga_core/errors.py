@@ -51,6 +51,13 @@ class InvalidTransition(SagaError):  # noqa: N818 - it is a fact about a life cy
 
 
 def choose(kind: str, name: str, valid: Sequence[str], where: str = "") -> UserError:
-    """The error for a name that is not among the valid ones: `unknown policy 'lur' (have: lru, ttl)`."""
+    """The error for a name that is not among the valid ones, with the nearest of them.
+
+    `unknown policy 'lur', did you mean 'lru'? (have: lru, ttl)`
+    """
+    from difflib import get_close_matches
+
     at = f" in {where}" if where else ""
-    return UserError(f"unknown {kind} {name!r}{at} (have: {', '.join(sorted(valid)) or 'none'})")
+    near = get_close_matches(name, valid, n=1)
+    hint = f", did you mean {near[0]!r}?" if near else ""
+    return UserError(f"unknown {kind} {name!r}{at}{hint} (have: {', '.join(sorted(valid)) or 'none'})")

@@ -54,6 +54,7 @@ class WorkflowView(msgspec.Struct, frozen=True, kw_only=True):
     tenant: str
     agent_type: str
     state: str
+    """A `WorkflowState`; while it runs with known sessions, what they do: queued, reasoning or tool."""
     kind: str
     """`program` (started by saga), `replay` or `outside`."""
     submitted_at: float

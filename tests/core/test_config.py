@@ -45,7 +45,7 @@ def test_values_are_typed_from_text_and_toml(name, text, value):
 @pytest.mark.parametrize(
     ("name", "value", "text"),
     [
-        ("head.prot", 1, "unknown setting 'head.prot' in here (have: "),
+        ("head.prot", 1, "unknown setting 'head.prot' in here, did you mean 'head.port'? (have: "),
         ("head", {}, "unknown setting 'head'"),
         ("head.port", "many", "here: head.port = 'many' is not a valid int"),
         ("head.port", True, "here: head.port = True is not a valid int"),
@@ -55,7 +55,7 @@ def test_values_are_typed_from_text_and_toml(name, text, value):
         ("node.backoff_s", "inf", "out of range"),
         ("head.node_timeout_s", 0, "out of range"),
         ("workers.count", "-2", "out of range"),
-        ("workers.engine", "vlm", "here: unknown engine 'vlm' (have: fake, vllm)"),
+        ("workers.engine", "vlm", "here: unknown engine 'vlm', did you mean 'vllm'? (have: fake, vllm)"),
         ("workers.extra_args", 5, "is not a valid tuple"),
         ("profile", "lru", "here: unknown profile 'lru' (have: least-loaded, round-robin, sag"),
     ],
