@@ -22,6 +22,11 @@ Figures = dict[str, float]
 ENDLESS = 1_000_000
 POLL_S = 0.002
 QUIET_S = 15.0
+SETTLE_S = 0.1
+SETTLED_SHARE = 0.1
+"""Of a core: what an idle head needs for its ticks and its journal is a tenth of that."""
+CONNECT_US = 500
+"""Between the first requests of two clients of a closed loop: nobody's accept queue has to take them all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +83,23 @@ def finish_load(process: subprocess.Popen[str], candidate: Running) -> Figures:
     return found
 
 
+def settle(candidate: Running) -> None:
+    """Wait until the candidate has dealt with what the last scenario left behind: it is nobody's latency."""
+    if candidate.pid is None:
+        return
+    deadline = time.monotonic() + QUIET_S
+    before = cpu_ns(candidate.pid)
+    while time.monotonic() < deadline:
+        time.sleep(SETTLE_S)
+        now = cpu_ns(candidate.pid)
+        if now - before < SETTLE_S * 1e9 * SETTLED_SHARE:
+            return
+        before = now
+
+
 def _run(bench: Bench, candidate: Running, load: Load) -> tuple[Figures, float]:
     """Its figures, and the microseconds of processor the candidate took meanwhile."""
+    settle(candidate)
     before = cpu_ns(candidate.pid) if candidate.pid is not None else 0
     found = finish_load(start_load(bench, candidate, load), candidate)
     used_ns = cpu_ns(candidate.pid) - before if candidate.pid is not None else 0
@@ -91,7 +111,8 @@ def requests(
 ) -> Figures:
     """Closed loop for requests/s and CPU; latency at a fixed rate, where a queue would hide it otherwise."""
     body = bench.body(f"plain-{size_bytes}", chat_body(size_bytes))
-    closed, cpu_us = _run(bench, candidate, Load(clients, body, seconds))
+    warm_s = 0.3 + clients * CONNECT_US / 1e6
+    closed, cpu_us = _run(bench, candidate, Load(clients, body, seconds, warm_s, stagger_us=CONNECT_US))
     paced = closed
     if clients > 1:
         paced, _ = _run(bench, candidate, Load(clients, body, seconds, rate=rate))

@@ -153,14 +153,17 @@ static void watch(struct client *c, bool write) {
     c->wants_write = write;
 }
 
+// Begin to connect; what is sent before it is done waits for the poller.
 static bool connect_to_server(struct client *c) {
-    int on = 1, fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    int on = 1, fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     struct sockaddr_in address = {.sin_family = AF_INET,
                                   .sin_port = htons((uint16_t)port),
                                   .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    if (fd < 0 || fd >= MAX_FDS || connect(fd, (struct sockaddr *)&address, sizeof address)) {
-        if (fd >= 0)
-            close(fd);
+    if (fd < 0)
+        return false;
+    bool begun = !connect(fd, (struct sockaddr *)&address, sizeof address) || errno == EINPROGRESS;
+    if (fd >= MAX_FDS || !begun) {
+        close(fd);
         return false;
     }
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
@@ -181,6 +184,7 @@ static void disconnect(struct client *c) {
 static void finish(struct client *c, int64_t time, bool good) {
     if (!good) {
         errors++;
+        c->start_ns = time + RETRY_MS * NS_PER_MS;
     } else {
         all_requests++;
         if (counts(time)) {
