@@ -73,13 +73,8 @@ def find_router(given: Path | None) -> Path | None:
 
 
 def default_candidates(router: Path | None) -> tuple[str, ...]:
-    """All there is to measure on this machine."""
-    names = ["direct", "saga"]
-    if _has_uvloop():
-        names.append("saga-asyncio")
-    if router is not None:
-        names.append("vllm-router")
-    return tuple(names)
+    """What is measured when nothing is said; `saga-asyncio` (without uvloop) has to be asked for."""
+    return ("direct", "saga") if router is None else ("direct", "saga", "vllm-router")
 
 
 def _has_uvloop() -> bool:

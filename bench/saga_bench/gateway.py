@@ -60,7 +60,15 @@ class GatewayOptions:
     def quick(self) -> GatewayOptions:
         """The same figures, less sure, in under a minute."""
         return replace(
-            self, rounds=1, seconds=0.4, clients=(1, 64), stream_s=1.0, silence_ms=500, leaves=1, stall_s=2.0
+            self,
+            rounds=1,
+            seconds=0.4,
+            open_streams=500,
+            clients=(1, 64),
+            stream_s=1.0,
+            silence_ms=500,
+            leaves=1,
+            stall_s=2.0,
         )
 
 

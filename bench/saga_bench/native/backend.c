@@ -33,14 +33,14 @@
 
 enum {
     MAX_FDS = 65536,
-    MAX_EVENTS = 1024,           // per epoll_wait
-    MAX_REQUEST = 16 << 20,      // bytes; a longer request closes its connection
-    MAX_QUEUED = 1 << 20,        // bytes a slow reader may owe; no event is made beyond it
-    READ_STEP = 64 << 10,        // bytes
-    BATCH = 16,                  // events in one write of an unpaced stream
-    EVENT_BYTES = 512,           // room for one framed event
+    MAX_EVENTS = 1024,      // per epoll_wait
+    MAX_REQUEST = 16 << 20, // bytes; a longer request closes its connection
+    MAX_QUEUED = 1 << 20,   // bytes a slow reader may owe; no event is made beyond it
+    READ_STEP = 64 << 10,   // bytes
+    BATCH = 16,             // events in one write of an unpaced stream
+    EVENT_BYTES = 512,      // room for one framed event
     STAMP_DIGITS = 16,
-    FIELD_WINDOW = 3072,         // steering fields are in the first or the last bytes of a body
+    FIELD_WINDOW = 3072, // steering fields are in the first or the last bytes of a body
 };
 
 static const int64_t NS_PER_US = 1000, NS_PER_MS = 1000000;
@@ -50,12 +50,12 @@ enum work { IDLE, STREAMING, LATE_REPLY };
 struct connection {
     int fd;
     enum work work;
-    bool silent;                 // nothing of the reply's body has been sent
+    bool silent; // nothing of the reply's body has been sent
     bool wants_write;
-    int slot;                    // place in `active`
-    char *in;                    // the request, as far as it has come
+    int slot; // place in `active`
+    char *in; // the request, as far as it has come
     size_t in_length, in_room;
-    char *out;                   // what the socket did not take yet
+    char *out; // what the socket did not take yet
     size_t out_length, out_room;
     long events_left;
     int64_t gap_ns, due_ns;
@@ -252,11 +252,11 @@ static void answer_post(struct connection *c, const char *body, size_t length) {
 
 static void answer_stats(struct connection *c) {
     char text[512];
-    int length = snprintf(text, sizeof text,
-                          "{\"requests\":%" PRIu64 ",\"done\":%" PRIu64 ",\"aborted\":%" PRIu64
-                          ",\"active\":%d,\"events\":%" PRIu64 ",\"last_abort_ns\":%" PRId64 "}",
-                          stats.requests, stats.done, stats.aborted, active_count, stats.events,
-                          stats.last_abort_ns);
+    int length =
+        snprintf(text, sizeof text,
+                 "{\"requests\":%" PRIu64 ",\"done\":%" PRIu64 ",\"aborted\":%" PRIu64
+                 ",\"active\":%d,\"events\":%" PRIu64 ",\"last_abort_ns\":%" PRId64 "}",
+                 stats.requests, stats.done, stats.aborted, active_count, stats.events, stats.last_abort_ns);
     reply(c, text, (size_t)length);
 }
 
@@ -415,9 +415,8 @@ static void make_texts(void) {
 static int listen_on(int port) {
     int on = 1, listener = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-    struct sockaddr_in address = {.sin_family = AF_INET,
-                                  .sin_port = htons((uint16_t)port),
-                                  .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct sockaddr_in address = {
+        .sin_family = AF_INET, .sin_port = htons((uint16_t)port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t size = sizeof address;
     if (bind(listener, (struct sockaddr *)&address, size) || listen(listener, 4096) ||
         getsockname(listener, (struct sockaddr *)&address, &size)) {

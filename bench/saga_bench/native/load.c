@@ -156,9 +156,8 @@ static void watch(struct client *c, bool write) {
 // Begin to connect; what is sent before it is done waits for the poller.
 static bool connect_to_server(struct client *c) {
     int on = 1, fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    struct sockaddr_in address = {.sin_family = AF_INET,
-                                  .sin_port = htons((uint16_t)port),
-                                  .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct sockaddr_in address = {
+        .sin_family = AF_INET, .sin_port = htons((uint16_t)port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     if (fd < 0)
         return false;
     bool begun = !connect(fd, (struct sockaddr *)&address, sizeof address) || errno == EINPROGRESS;
