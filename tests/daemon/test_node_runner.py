@@ -118,7 +118,7 @@ async def test_a_stop_is_term_first(ran):
         "signal.signal(signal.SIGTERM, lambda *_: (print('bye', flush=True), sys.exit(0)))\n"
         "print('up', flush=True); time.sleep(60)",
     )
-    await until(lambda: log.exists() and "up" in log.read_text(), "program up")
+    await until(lambda: log.exists() and "up\n" in log.read_text(), "program up")
     ran.runner.end(1, 1, 10.0)
     assert await ran.over(1) == (0, "")
     assert log.read_text() == "up\nbye\n"
@@ -129,7 +129,7 @@ async def test_and_kill_after_the_grace(ran):
         1,
         "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('up', flush=True); time.sleep(60)",
     )
-    await until(lambda: log.exists() and "up" in log.read_text(), "program up")
+    await until(lambda: log.exists() and "up\n" in log.read_text(), "program up")
     ran.runner.end(1, 1, 0.2)
     ran.runner.end(1, 1, 99.0)  # asking again changes nothing
     assert await ran.over(1) == (-9, "killed by SIGKILL")
