@@ -1,0 +1,204 @@
+"""Simulated runs for a person: what to run, with progress, and the figures side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from saga_cli.progress import Progress
+from saga_cli.replaying import Workload
+from saga_cli.units import UNKNOWN, count, duration, plural
+from saga_core.errors import UserError, choose
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from saga_sim.experiment import Arrivals, Figures, Ratio
+    from saga_sim.runs import ReplayResult
+    from saga_sim.trace import Workflow
+    from saga_sim.world import ClusterSpec
+
+LEGEND = (
+    "TCT: time from a workflow's arrival to its last token. TTFT: time to first token of a step. Prefilled again: "
+    "prompt tokens computed before and not cached any more, and their share of the engines' busy time. Useful KV: of "
+    "what was cached, what an unfinished workflow could still use. Figures are means over seeds. Speed-up: geometric "
+    "mean over the same workflows of (TCT under the first profile / TCT here), with its extremes over seeds."
+)
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """What `saga sim run` says: every run, and each profile against the first."""
+
+    preset: str
+    workers: int
+    gpus: int
+    workflows: int
+    seeds: list[int]
+    runs: list[Figures]
+    ratios: list[Ratio]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setup:
+    """A whole experiment, checked."""
+
+    spec: ClusterSpec
+    profiles: Sequence[str]
+    workload: Workload
+    arrivals: Arrivals
+    seeds: int
+    workflows: int | None
+    """How many; None: as many as the trace has."""
+
+
+def cluster(preset_name: str, gpus: int | None, workers: int | None, per_node: int | None) -> ClusterSpec:
+    """A cluster of that many GPUs or workers; eight GPUs to a node unless said otherwise."""
+    from saga_sim.costs import preset
+    from saga_sim.world import ClusterSpec
+
+    kind = preset(preset_name)
+    if (gpus is None) == (workers is None):
+        raise UserError("say how large the cluster is: --gpus N or --workers N (one of them)")
+    if workers is None:
+        assert gpus is not None
+        if not kind.gpus:
+            raise UserError(f"{kind.name} runs on CPUs: give --workers instead of --gpus")
+        workers = gpus // kind.gpus
+        if workers < 1 or gpus % kind.gpus:
+            raise UserError(f"{gpus} GPUs cannot be shared out to workers of {kind.gpus} (valid: a multiple)")
+    if workers < 1:
+        raise UserError(f"cannot simulate {workers} workers (valid: 1 or more)")
+    return ClusterSpec(preset=kind, workers=workers, per_node=per_node or max(1, 8 // max(1, kind.gpus)))
+
+
+def profiles(names: str) -> list[str]:
+    """The profiles of a comma-separated list. Raises UserError for one that there is none of."""
+    from saga_core.policy.placement import PLACEMENTS
+
+    chosen = [name.strip() for name in names.split(",") if name.strip()]
+    for name in chosen:
+        if name not in PLACEMENTS:
+            raise choose("profile", name, list(PLACEMENTS))
+    if not chosen or len(set(chosen)) < len(chosen):
+        raise UserError(f"--profile {names!r}: name each profile once (have: {', '.join(PLACEMENTS)})")
+    return chosen
+
+
+def run(setup: Setup, show: Progress) -> Answer:
+    """All profiles over all seeds, the same arrivals for each."""
+    from saga_sim.experiment import fitted, paired, ratio, repeated, simulate
+
+    results: dict[str, list[ReplayResult]] = {}
+    runs: list[Figures] = []
+    workflows: list[Workflow] = fitted(setup.workload.load(), setup.spec)
+    workflows = repeated(workflows, setup.workflows or len(workflows))
+    for profile in setup.profiles:
+        for seed in range(setup.seeds):
+            show.phase(f"{profile}, seed {seed}: {plural(len(workflows), 'workflow')}", len(workflows))
+            done = _Count(show)
+            figures, result = simulate(
+                profile, workflows, setup.spec, setup.arrivals, seed=seed, on_ended=done.one
+            )
+            runs.append(figures)
+            results.setdefault(profile, []).append(result)
+    first = setup.profiles[0]
+    ratios = [ratio(p, first, paired(results[p], results[first])) for p in setup.profiles[1:]]
+    return Answer(
+        preset=setup.spec.preset.name,
+        workers=setup.spec.workers,
+        gpus=setup.spec.workers * setup.spec.preset.gpus,
+        workflows=len(workflows),
+        seeds=list(range(setup.seeds)),
+        runs=runs,
+        ratios=ratios,
+    )
+
+
+@dataclass(slots=True)
+class _Count:
+    show: Progress
+    done: int = 0
+
+    def one(self) -> None:
+        self.done += 1
+        self.show.tick(self.done)
+
+
+def table(answer: Answer) -> RenderableType:
+    """One column per profile, one row per figure."""
+    from textwrap import fill
+
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
+    grid.add_column("", no_wrap=True)
+    names = list(dict.fromkeys(figures.profile for figures in answer.runs))
+    columns = [rows([f for f in answer.runs if f.profile == name]) for name in names]
+    ratios = {ratio.profile: ratio for ratio in answer.ratios}
+    for name, column in zip(names, columns, strict=True):
+        grid.add_column(name, justify="right", no_wrap=True)
+        column[f"speed-up on {names[0]}"] = _speed_up(ratios.get(name))
+    for row in columns[0]:
+        grid.add_row(row, *(column[row] for column in columns))
+    size = f"{plural(answer.workers, 'worker')} ({answer.preset}, {plural(answer.gpus, 'GPU')})"
+    what = f"{size}, {plural(answer.workflows, 'workflow')}, {plural(len(answer.seeds), 'seed')}; simulated"
+    return Group(Text(what), Text(), grid, Text(), Text(fill(LEGEND, 79)))
+
+
+def _speed_up(ratio: Ratio | None) -> str:
+    if ratio is None:
+        return "1.00"
+    spread = f" ({ratio.low:.2f}-{ratio.high:.2f})" if ratio.seeds > 1 else ""
+    return f"{ratio.geomean:.2f}{spread}"
+
+
+def rows(runs: Sequence[Figures]) -> dict[str, str]:
+    """The figures of one profile, means over its seeds."""
+    sums = [figures.summary for figures in runs]
+    ended = f"{sum(s.finished for s in sums)}/{sum(s.workflows for s in sums)}"
+    prompt = sum(s.prompt_tokens for s in sums)
+    cached = sum(s.cached_tokens or 0 for s in sums) / prompt if prompt else None
+    return {
+        "workflows finished": ended,
+        "pressure": _number([f.pressure for f in runs]),
+        "TCT mean": duration(_mean([s.tct_mean_s for s in sums])),
+        "TCT geomean": duration(_mean([s.tct_geomean_s for s in sums])),
+        "TCT p50": duration(_mean([f.tct_p50_s for f in runs])),
+        "TCT p95": duration(_mean([s.tct_p95_s for s in sums])),
+        "TCT p99": duration(_mean([f.tct_p99_s for f in runs])),
+        "TTFT p50": duration(_mean([f.ttft_p50_s for f in runs])),
+        "TTFT p95": duration(_mean([s.ttft_p95_s for s in sums])),
+        "workflows/min": _number([f.workflows_per_min for f in runs]),
+        "cached share": _percent(cached),
+        "prefilled again": count(round(sum(s.regenerated_tokens or 0 for s in sums) / len(sums))),
+        "of busy time": _percent(_mean([f.again_share for f in runs])),
+        "useful KV": _percent(_mean([f.useful_share for f in runs])),
+        "engines busy": _percent(_mean([f.busy_share for f in runs])),
+        "preemptions": count(round(sum(f.preemptions for f in runs) / len(runs))),
+        "simulated in": duration(sum(f.wall_s for f in runs)),
+        "events/s": count(round(sum(f.events for f in runs) / sum(f.wall_s for f in runs))),
+    }
+
+
+def failures(answer: Answer) -> int:
+    """Workflows that did not finish, over all runs."""
+    return sum(f.summary.workflows - f.summary.finished for f in answer.runs)
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _number(values: Sequence[float | None]) -> str:
+    mean = _mean(values)
+    return UNKNOWN if mean is None else f"{mean:.2f}"
+
+
+def _percent(share: float | None) -> str:
+    return UNKNOWN if share is None else f"{100 * share:.1f}%"

@@ -1,0 +1,261 @@
+"""A paged KV pool with a prefix cache, in the order of vLLM's block pool, kept by spans instead of blocks.
+
+A span is a run of blocks of one stream that were stored by one request and have the same holders: all that vLLM's pool
+does with one block, it does with the whole run, so a run is what we keep. Equal to the block-exact double of
+`workers/saga_fake/pool.py`; tests/sim/test_sim_cache.py plays random cases against it.
+
+Rules of this file
+  1. A span is held by requests, or idle and in the free queue; its content can be found in both cases.
+  2. The free queue is: blocks without content first, then idle spans, oldest first. A span loses its tail first.
+  3. A request frees its tail first, so its head is kept the longest; and what is stored in front of a block is never
+     evicted before it.
+  4. Equal content stored twice is kept twice; the first copy is the one that is found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Protocol
+
+from saga_sim.streams import Piece, Stream
+
+
+class Holder(Protocol):
+    """What holds spans: a request. `held` is its prefix, from the root on."""
+
+    held: list[Span]
+
+
+class Span:
+    """Blocks `low` to `high` (without it) of a stream."""
+
+    __slots__ = ("after", "before", "high", "holders", "low", "order", "stream")
+
+    def __init__(self, stream: Stream, low: int, high: int, order: int) -> None:
+        self.stream, self.low, self.high, self.order = stream, low, high, order
+        self.holders: list[Holder] = []
+        self.before: Span | None = None
+        """Neighbours in the free queue, while idle."""
+        self.after: Span | None = None
+
+    def __len__(self) -> int:
+        return self.high - self.low
+
+
+Hit = tuple[Span, int, int]
+"""A cached piece: blocks `low` to `high` of a span's stream, all within the span."""
+
+
+class Cache:
+    """Blocks of one worker."""
+
+    def __init__(self, blocks: int) -> None:
+        self.blocks = blocks
+        self.empty = blocks
+        """Free blocks without content."""
+        self.idle = 0
+        """Free blocks with content."""
+        self.changed: set[Stream] = set()
+        """Streams that lost or won blocks since somebody last cleared this."""
+        self._spans: dict[Stream, list[Span]] = {}
+        self._orders = 0
+        # The free queue is a ring of idle spans around this one.
+        self._ring = Span(Stream(), 0, 0, -1)
+        self._ring.before = self._ring.after = self._ring
+
+    @property
+    def free(self) -> int:
+        return self.empty + self.idle
+
+    # -- looking -------------------------------------------------------------------------
+
+    def lookup(self, pieces: Iterable[Piece]) -> list[Hit]:
+        """The longest cached prefix of `pieces`."""
+        hits: list[Hit] = []
+        for stream, low, high in pieces:
+            at = low
+            while at < high:
+                span, until = self._find(stream, at)
+                if span is None:
+                    return hits
+                until = min(until, high)
+                hits.append((span, at, until))
+                at = until
+        return hits
+
+    def _find(self, stream: Stream, at: int) -> tuple[Span | None, int]:
+        """The first copy of block `at`, and how far it stays the first."""
+        best: Span | None = None
+        until = 0
+        spans = self._spans.get(stream, ())
+        for span in spans:
+            if span.low <= at < span.high and (best is None or span.order < best.order):
+                best, until = span, span.high
+        if best is not None and len(spans) > 1:
+            for span in spans:
+                if at < span.low < until and span.order < best.order:
+                    until = span.low
+        return best, until
+
+    def cached(self, pieces: Iterable[Piece]) -> int:
+        """How many leading blocks of `pieces` are here."""
+        return sum(high - low for _, low, high in self.lookup(pieces))
+
+    # -- holding -------------------------------------------------------------------------
+
+    def touch(self, hits: Iterable[Hit], holder: Holder) -> None:
+        """Let `holder` hold these pieces, behind what it holds already."""
+        for span, low, high in hits:
+            held = self._cut(span, low, high)
+            if not held.holders:
+                self._unlink(held)
+                self.idle -= len(held)
+            held.holders.append(holder)
+            holder.held.append(held)
+
+    def _cut(self, span: Span, low: int, high: int) -> Span:
+        """The part of `span` from `low` to `high`, as a span of its own."""
+        if high < span.high:
+            span = self._split(span, high)
+        if low > span.low:
+            self._split(span, low)
+        return span
+
+    def _split(self, span: Span, at: int) -> Span:
+        """Cut `span` in two. It stays the part from `at` on where that is asked for next, else the head is new."""
+        head = Span(span.stream, span.low, at, span.order)
+        span.low = at
+        self._spans[span.stream].append(head)
+        head.holders = list(span.holders)
+        for holder in head.holders:
+            holder.held.insert(holder.held.index(span), head)
+        if not head.holders:
+            self._link(head, before=span.after)
+        return head
+
+    def take(self, blocks: int) -> None:
+        """Let `blocks` free blocks be somebody's, evicting what they hold. The caller asked `free` before."""
+        if blocks <= self.empty:
+            self.empty -= blocks
+            return
+        blocks -= self.empty
+        self.empty = 0
+        self.idle -= blocks
+        assert self.idle >= 0, "more blocks taken than were free"
+        while blocks:
+            span = self._ring.after
+            assert span is not None
+            self.changed.add(span.stream)
+            if len(span) > blocks:
+                span.high -= blocks
+                return
+            blocks -= len(span)
+            self._unlink(span)
+            self._forget(span)
+
+    def store(self, pieces: Iterable[Piece], holder: Holder) -> None:
+        """These blocks, taken before, are full now: `holder` computed them, and they can be found."""
+        for stream, low, high in pieces:
+            self.changed.add(stream)
+            last = holder.held[-1] if holder.held else None
+            if (
+                last is not None
+                and last.stream is stream
+                and last.high == low
+                and len(last.holders) == 1
+                and not self._is_copied(stream, last.low, high)
+            ):
+                last.high = high
+                continue
+            span = Span(stream, low, high, self._next_order())
+            span.holders.append(holder)
+            holder.held.append(span)
+            self._spans.setdefault(stream, []).append(span)
+
+    def release(self, holder: Holder, empty: int) -> None:
+        """`holder` lets all go, its tail first, and `empty` blocks that are not full."""
+        self.empty += empty
+        newest: Span | None = None
+        for span in reversed(holder.held):
+            span.holders.remove(holder)
+            if span.holders:
+                newest = None
+                continue
+            self.idle += len(span)
+            if newest is not None and self._joins(span, newest):
+                newest.low = span.low
+                self._forget(span)
+            else:
+                self._link(span, before=self._ring)
+                newest = span
+        holder.held = []
+
+    def _joins(self, head: Span, tail: Span) -> bool:
+        if head.stream is not tail.stream or head.high != tail.low:
+            return False
+        return not self._is_copied(head.stream, head.low, tail.high, parts=2)
+
+    def _is_copied(self, stream: Stream, low: int, high: int, parts: int = 1) -> bool:
+        """Whether more than `parts` spans have blocks in that range: then the order of copies must be kept."""
+        spans = self._spans[stream]
+        return len(spans) > parts and sum(s.low < high and low < s.high for s in spans) > parts
+
+    # -- the free queue and the index ----------------------------------------------------
+
+    def _link(self, span: Span, *, before: Span | None) -> None:
+        assert before is not None
+        last = before.before
+        assert last is not None
+        span.before, span.after = last, before
+        last.after = before.before = span
+
+    def _unlink(self, span: Span) -> None:
+        before, after = span.before, span.after
+        assert before is not None
+        assert after is not None
+        before.after, after.before = after, before
+        span.before = span.after = None
+
+    def _forget(self, span: Span) -> None:
+        spans = self._spans[span.stream]
+        spans.remove(span)
+        if not spans:
+            del self._spans[span.stream]
+
+    def _next_order(self) -> int:
+        self._orders += 1
+        return self._orders
+
+    def useful(self) -> tuple[int, int]:
+        """Blocks with content that some unfinished workflow may ask for again, and all with content."""
+        wanted = whole = 0
+        for span in self.spans():
+            whole += len(span)
+            if span.stream.owner is None or not span.stream.owner.over:
+                wanted += len(span)
+        return wanted, whole
+
+    # -- for tests and samples -----------------------------------------------------------
+
+    def queue(self) -> Iterator[Span]:
+        """The idle spans, the next to be evicted first."""
+        span = self._ring.after
+        while span is not None and span is not self._ring:
+            yield span
+            span = span.after
+
+    def spans(self) -> Iterator[Span]:
+        """Every span, in no order that means anything."""
+        for spans in self._spans.values():
+            yield from spans
+
+    def check(self) -> None:
+        """Raise AssertionError where queue, holders and counts disagree."""
+        idle = list(self.queue())
+        assert sum(map(len, idle)) == self.idle, "idle blocks miscounted"
+        assert self.empty >= 0
+        for span in self.spans():
+            assert span.high > span.low, "an empty span"
+            assert (not span.holders) == (span.after is not None), "held and idle"
+            assert all(span in holder.held for holder in span.holders)
+        assert len(idle) == sum(not span.holders for span in self.spans())

@@ -1,0 +1,141 @@
+"""What an engine step costs, and the engines we have figures for, each with its source.
+
+One step takes `step + prefill * tokens + attention * tokens * context + decode * n + context * sum of contexts` seconds.
+The same formula as the engine double's and as the policy study's (there: a, b, e, c, d).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from saga_core.errors import UserError, choose
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CostTable:
+    """Coefficients in seconds."""
+
+    step_s: float
+    prefill_token_s: float
+    attention_token2_s: float
+    decode_s: float
+    context_token_s: float
+
+    def chunk_s(self, context_tokens: int, tokens: int) -> float:
+        """Prefill of `tokens` behind `context_tokens`; each attends to all before it, on average half the chunk."""
+        attended = context_tokens + tokens / 2
+        return self.prefill_token_s * tokens + self.attention_token2_s * tokens * attended
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """The limits of one engine, named as vLLM's flags. `blocks` counts the usable ones, without the null block."""
+
+    block_tokens: int
+    blocks: int
+    max_model_len_tokens: int
+    max_num_seqs: int
+    step_tokens: int
+    """max_num_batched_tokens: the chunk of chunked prefill."""
+
+    def __post_init__(self) -> None:
+        if self.step_tokens < self.max_num_seqs:
+            raise UserError(
+                f"{self.step_tokens} tokens per step cannot serve {self.max_num_seqs} sequences (vLLM asks for as many)"
+            )
+        if self.max_model_len_tokens > self.capacity_tokens:
+            raise UserError(
+                f"a context of {self.max_model_len_tokens} tokens does not fit a pool of {self.capacity_tokens}"
+            )
+
+    @property
+    def capacity_tokens(self) -> int:
+        return self.blocks * self.block_tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preset:
+    """One kind of worker: what it is, how many GPUs it takes, its limits and its costs."""
+
+    name: str
+    what: str
+    source: str
+    gpus: int
+    shape: Shape
+    costs: CostTable
+    start_s: float = 0.0
+    """From spawn to ready."""
+
+
+LLAMA_70B_A100 = Preset(
+    name="llama3-70b-a100",
+    what="Llama-3-70B FP16, TP=4, A100-80GB",
+    source="policy study, section 1; not calibrated on this hardware",
+    gpus=4,
+    shape=Shape(
+        block_tokens=16,
+        # 4 x 80 GB x 0.9 less 141 GB of weights, at 320 KiB of KV per token: some 450k tokens.
+        blocks=450_000 // 16,
+        max_model_len_tokens=32_768,
+        max_num_seqs=128,
+        step_tokens=2048,
+    ),
+    costs=CostTable(
+        step_s=25e-3,
+        prefill_token_s=222e-6,
+        attention_token2_s=4.2e-9,
+        decode_s=0.10e-3,
+        context_token_s=58.5e-9,
+    ),
+)
+LLAMA_8B_H100 = Preset(
+    name="llama3-8b-h100",
+    what="Llama-3-8B BF16, H100-80GB",
+    source="policy study, section 1; not calibrated on this hardware",
+    gpus=1,
+    shape=Shape(
+        block_tokens=16,
+        blocks=400_000 // 16,
+        max_model_len_tokens=120_000,
+        max_num_seqs=128,
+        step_tokens=8192,
+    ),
+    costs=CostTable(
+        step_s=6e-3,
+        prefill_token_s=40e-6,
+        attention_token2_s=1.3e-9,
+        decode_s=0.03e-3,
+        context_token_s=49e-9,
+    ),
+)
+AGENT_CPU = Preset(
+    name="agent-cpu",
+    what="the demo model `agent` (3 M parameters), one CPU core, vLLM 0.32",
+    # The two prefill coefficients solve the measured 4k and 16k cold prefills (0.33 and 3.9 s; 8k then comes out at
+    # 1.10 s, as measured); one sequence decodes at about 150 tokens/s.
+    source="measured on vLLM 0.32's CPU build: cold prefill 0.33/1.1/3.9 s at 4k/8k/16k tokens",
+    gpus=0,
+    shape=Shape(
+        block_tokens=128,
+        blocks=32_768 // 128,
+        max_model_len_tokens=16_384,
+        max_num_seqs=128,
+        step_tokens=2048,
+    ),
+    costs=CostTable(
+        step_s=4.0e-3,
+        prefill_token_s=2.81e-5,
+        attention_token2_s=2.563e-8,
+        decode_s=2.0e-3,
+        context_token_s=1.2e-7,
+    ),
+)
+
+PRESETS = {preset.name: preset for preset in (LLAMA_70B_A100, LLAMA_8B_H100, AGENT_CPU)}
+
+
+def preset(name: str) -> Preset:
+    """The preset of that name. Raises `UserError` with the valid ones."""
+    if name not in PRESETS:
+        raise choose("preset", name, list(PRESETS))
+    return PRESETS[name]

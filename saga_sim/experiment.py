@@ -1,0 +1,221 @@
+"""Simulated runs side by side: the same workload under several profiles, seed by seed, and what came out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from math import exp, log
+from time import perf_counter
+
+import msgspec
+from msgspec.structs import replace
+
+from saga_core.config import Config, HeadConfig, NodeConfig
+from saga_core.errors import UserError
+from saga_core.events import Fact
+from saga_sim.pacing import Pace
+from saga_sim.pressure import arrival_rate, pressure_of
+from saga_sim.runs import ReplayResult, RunState, Summary, summary
+from saga_sim.trace.records import Workflow
+from saga_sim.trace.scale import Scaling, rescale
+from saga_sim.trace.stats import percentile
+from saga_sim.world import ClusterSpec, World
+
+QUIET_S = 30 * 86400.0
+"""Without faults nobody is silent: nodes that have nothing new to say need not say so every second."""
+MINUTE_S = 60.0
+
+
+class Figures(msgspec.Struct, frozen=True, kw_only=True):
+    """What one simulated run showed. Times in seconds, virtual unless said otherwise; shares from 0 to 1.
+
+    again_share: of the engines' busy time, spent on prefilling what had been computed before.
+    useful_share: of the cached tokens, those of unfinished workflows, over the run's samples.
+    events, wall_s, events_per_s: the simulator's own speed, in real time. trace_hash: of every fact and its time.
+    """
+
+    profile: str
+    seed: int
+    summary: Summary
+    tct_p50_s: float | None
+    tct_p99_s: float | None
+    ttft_p50_s: float | None
+    workflows_per_min: float | None
+    pressure: float | None
+    busy_share: float
+    again_share: float
+    useful_share: float | None
+    preemptions: int
+    events: int
+    wall_s: float
+    trace_hash: str = ""
+
+    @property
+    def events_per_s(self) -> float:
+        return self.events / self.wall_s if self.wall_s else 0.0
+
+
+class Ratio(msgspec.Struct, frozen=True, kw_only=True):
+    """How much shorter workflows took than under the baseline: geometric mean of the pairs, per seed and over all.
+
+    above 1: better than the baseline. low, high: the extremes over seeds.
+    """
+
+    profile: str
+    baseline: str
+    geomean: float
+    low: float
+    high: float
+    seeds: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arrivals:
+    """When workflows come: at a pressure, at a rate, as recorded (scaled), or so many at a time."""
+
+    pressure: float | None = None
+    per_s: float | None = None
+    scale_time: float = 1.0
+    max_gap_s: float | None = 600.0
+    """No gap longer than this: recordings hold nights and lunches."""
+    max_live: int | None = None
+
+    def __post_init__(self) -> None:
+        given = [self.pressure is not None, self.per_s is not None, self.max_live is not None]
+        if sum(given) > 1:
+            raise UserError("pressure, arrival rate and concurrency exclude each other: give one")
+
+    def pace(self, spec: ClusterSpec, workflows: Sequence[Workflow], seed: int) -> Pace:
+        """The pace of the run with that seed."""
+        pace = Pace(
+            time_scale=self.scale_time, max_gap_s=self.max_gap_s, arrivals_per_s=self.per_s, seed=seed
+        )
+        if self.pressure is None:
+            return pace
+        rate = arrival_rate(spec.preset, spec.workers, pace, workflows, self.pressure)
+        return Pace(time_scale=self.scale_time, max_gap_s=self.max_gap_s, arrivals_per_s=rate, seed=seed)
+
+
+def fitted(workflows: Sequence[Workflow], spec: ClusterSpec) -> list[Workflow]:
+    """The workflows, each scaled down until its longest context fits the engine."""
+    return rescale(workflows, Scaling(max_context=spec.preset.shape.max_model_len_tokens))
+
+
+def repeated(workflows: Sequence[Workflow], count: int) -> list[Workflow]:
+    """`count` workflows: a longer trace is cut, a shorter one begins anew under other names."""
+    if count < 1:
+        raise UserError(f"cannot run {count} workflows (valid: 1 or more)")
+    rounds = (divmod(index, len(workflows)) for index in range(count))
+    return [
+        workflows[at]
+        if not turn
+        else replace(workflows[at], workflow_id=f"{workflows[at].workflow_id}~{turn + 1}")
+        for turn, at in rounds
+    ]
+
+
+def quiet_config(profile: str) -> Config:
+    """The live configuration but for the patience of head and nodes, which no fault tests here."""
+    return Config(
+        profile=profile,
+        name="simulated",
+        head=HeadConfig(node_timeout_s=QUIET_S),
+        node=NodeConfig(head_timeout_s=QUIET_S, orphan_timeout_s=QUIET_S),
+    )
+
+
+class TraceHash:
+    """A digest of every fact and its time."""
+
+    def __init__(self) -> None:
+        self._state = blake2b(digest_size=16)
+        self._encoder = msgspec.msgpack.Encoder()
+
+    def add(self, at: float, fact: Fact) -> None:
+        self._state.update(self._encoder.encode((at, fact)))
+
+    @property
+    def text(self) -> str:
+        return self._state.hexdigest()
+
+
+def simulate(
+    profile: str,
+    workflows: Sequence[Workflow],
+    spec: ClusterSpec,
+    arrivals: Arrivals,
+    *,
+    seed: int = 0,
+    on_ended: Callable[[], None] = lambda: None,
+) -> tuple[Figures, ReplayResult]:
+    """One run of `workflows` (they must fit the engine) under one profile."""
+    pace = arrivals.pace(spec, workflows, seed)
+    digest = TraceHash()
+    world = World(spec, quiet_config(profile), on_fact=digest.add)
+    began_s = perf_counter()
+    result = world.run(workflows, pace, max_live=arrivals.max_live, on_ended=lambda _: on_ended())
+    wall_s = perf_counter() - began_s
+    due = pace.arrivals(workflows)
+    pressure = None if arrivals.max_live else pressure_of(spec.preset, spec.workers, pace, workflows, due)
+    return _figures(profile, seed, world, result, pressure, wall_s, digest.text), result
+
+
+def _figures(
+    profile: str,
+    seed: int,
+    world: World,
+    result: ReplayResult,
+    pressure: float | None,
+    wall_s: float,
+    trace_hash: str,
+) -> Figures:
+    whole = summary(result)
+    completions = sorted(run.completion_s for run in result.runs if run.state is RunState.FINISHED)
+    waits = sorted(step.ttft_s for run in result.runs for step in run.steps)
+    totals = [worker.engine.totals for node in world.nodes.values() for worker in node.workers.values()]
+    busy_s = sum(total.busy_s for total in totals)
+    return Figures(
+        profile=profile,
+        seed=seed,
+        summary=whole,
+        tct_p50_s=percentile(completions, 0.5) if completions else None,
+        tct_p99_s=percentile(completions, 0.99) if completions else None,
+        ttft_p50_s=percentile(waits, 0.5) if waits else None,
+        workflows_per_min=whole.finished / result.wall_s * MINUTE_S if result.wall_s else None,
+        pressure=pressure,
+        busy_share=busy_s / (world.spec.workers * result.wall_s) if result.wall_s else 0.0,
+        again_share=sum(total.again_s for total in totals) / busy_s if busy_s else 0.0,
+        useful_share=world.useful_share,
+        preemptions=sum(total.preemptions for total in totals),
+        events=world.clock.events,
+        wall_s=wall_s,
+        trace_hash=trace_hash,
+    )
+
+
+def paired(results: Sequence[ReplayResult], baseline: Sequence[ReplayResult]) -> list[float]:
+    """Per seed: the geometric mean over workflows of (time under the baseline / time here)."""
+    return [_paired(ours, theirs) for ours, theirs in zip(results, baseline, strict=True)]
+
+
+def _paired(ours: ReplayResult, theirs: ReplayResult) -> float:
+    logs = [
+        log(other.completion_s / run.completion_s)
+        for run, other in zip(ours.runs, theirs.runs, strict=True)
+        if run.state is RunState.FINISHED and other.state is RunState.FINISHED
+    ]
+    return exp(sum(logs) / len(logs)) if logs else float("nan")
+
+
+def ratio(profile: str, baseline: str, per_seed: Sequence[float]) -> Ratio:
+    """The ratios of all seeds as one."""
+    geomean = exp(sum(map(log, per_seed)) / len(per_seed))
+    return Ratio(
+        profile=profile,
+        baseline=baseline,
+        geomean=geomean,
+        low=min(per_seed),
+        high=max(per_seed),
+        seeds=len(per_seed),
+    )

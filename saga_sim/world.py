@@ -1,0 +1,295 @@
+"""The simulated world: the live head and the live nodes, joined by links, with agents that replay a trace.
+
+No policy is here and no second scheduler: `Head.handle` decides, this file carries its actions out in virtual time.
+One trace, one configuration, one seed: the same facts at the same times.
+
+Rules of this file
+  1. Agents do what `saga submit --replay` does: a workflow is submitted, its steps come with the session's name through
+     the identity rules, and its end is told.
+  2. Faults of the model must not look like results: what the head cannot do is a failed step with its reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from saga_core import actions as act
+from saga_core import wire
+from saga_core.config import Config
+from saga_core.errors import ClusterError
+from saga_core.events import (
+    Event,
+    Fact,
+    FinishAsked,
+    HeadStarted,
+    Outcome,
+    StepArrived,
+    StepFinished,
+    WorkflowSubmitted,
+)
+from saga_core.events import Tick as HeadTick
+from saga_core.head import Head
+from saga_core.identity import identify
+from saga_core.ids import NodeId, StepId, TenantId, WorkflowId
+from saga_core.mirror import node_of
+from saga_core.states import WorkflowState
+from saga_sim.agents import Agent, Agents, Call
+from saga_sim.clock import Clock
+from saga_sim.cluster import MODEL, Link, SimNode, SimWorker
+from saga_sim.costs import Preset
+from saga_sim.engine import Request
+from saga_sim.pacing import Pace
+from saga_sim.runs import ReplayResult
+from saga_sim.trace.records import Workflow
+
+SAMPLE_S = 60.0
+"""How often the memory of all workers is looked at for the figures."""
+BOOT_S = 60.0
+"""Virtual time within which every worker must be ready, beside its own start."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterSpec:
+    """What is simulated: `workers` engines of `preset`, `per_node` of them on each node."""
+
+    preset: Preset
+    workers: int
+    per_node: int
+    link: Link = field(default_factory=Link)
+    tick_s: float = 1.0
+    """How often the head is told that time has passed."""
+
+
+class World:
+    """One run. Build it, `run()` it, read the result."""
+
+    def __init__(
+        self,
+        spec: ClusterSpec,
+        config: Config,
+        *,
+        on_fact: Callable[[float, Fact], None] | None = None,
+        on_event: Callable[[], None] | None = None,
+    ) -> None:
+        self.spec, self.config = spec, config
+        self.clock = Clock()
+        self.head = Head(config)
+        self.ignored = 0
+        self.nodes: dict[NodeId, SimNode] = {}
+        self._on_fact, self._on_event = on_fact, on_event
+        self._calls: dict[StepId, Call] = {}
+        self._last_step = 0
+        self._useful = self._cached = 0
+        for number in range(-(-spec.workers // spec.per_node)):
+            here = min(spec.per_node, spec.workers - number * spec.per_node)
+            node = SimNode(
+                number + 1,
+                here,
+                spec.preset,
+                self.clock,
+                config.node,
+                say=self._say_to_head,
+                on_done=self._on_done,
+                report_every_s=config.head.report_every_s,
+            )
+            self.nodes[node.id] = node
+
+    # -- running -------------------------------------------------------------------------
+
+    def run(
+        self,
+        workflows: Sequence[Workflow],
+        pace: Pace,
+        *,
+        max_live: int | None = None,
+        on_ended: Callable[[Agent], None] = lambda _: None,
+    ) -> ReplayResult:
+        """Boot the cluster, let all workflows arrive, and run until the last one has ended."""
+        self._boot()
+        agents = Agents(self, workflows, pace, max_live=max_live, on_ended=on_ended)
+        agents.start()
+        self.clock.after(SAMPLE_S, self._sample)
+        while agents.left and self._step():
+            pass
+        if agents.left:
+            raise ClusterError(f"the simulation stands still with {agents.left} workflows unfinished")
+        return agents.result()
+
+    def _boot(self) -> None:
+        self.handle(HeadStarted(incarnation=1, version="sim"))
+        self.clock.after(self.spec.tick_s, self._tick)
+        for node in self.nodes.values():
+            node.start()
+        limit = BOOT_S + self.spec.preset.start_s
+        while self._ready() < self.spec.workers:
+            if not self._step() or self.clock.now > limit:
+                raise ClusterError(f"{self._ready()} of {self.spec.workers} simulated workers became ready")
+
+    def _ready(self) -> int:
+        pool = self.head.fleet.pools.get(MODEL)
+        return 0 if pool is None else len(pool)
+
+    def _step(self) -> bool:
+        going = self.clock.step()
+        if self._on_event is not None:
+            self._on_event()
+        return going
+
+    def _tick(self, _: object) -> None:
+        self.handle(HeadTick())
+        self.clock.after(self.spec.tick_s, self._tick)
+
+    def _sample(self, _: object) -> None:
+        for node in self.nodes.values():
+            for worker in node.workers.values():
+                useful, cached = worker.engine.cache.useful()
+                self._useful += useful
+                self._cached += cached
+        self.clock.after(SAMPLE_S, self._sample)
+
+    @property
+    def useful_share(self) -> float | None:
+        """Of what the workers kept, what unfinished workflows could still use, over all samples."""
+        return self._useful / self._cached if self._cached else None
+
+    # -- the head's shell ----------------------------------------------------------------
+
+    def handle(self, event: Event) -> None:
+        """Let the head know, and do what it says."""
+        for action in self.head.handle(event, now=self.clock.now):
+            self._perform(action)
+
+    def _perform(self, action: act.Action) -> None:
+        match action:
+            case act.Record():
+                if self._on_fact is not None:
+                    self._on_fact(self.clock.now, action.fact)
+            case act.Dispatch():
+                self.clock.after(self.spec.link.worker_s, self._submit, action)
+            case act.Send():
+                self.clock.after(self.spec.link.control_s, self.nodes[action.node].hear, action.message)
+            case act.Refuse():
+                self._answer(action.step, f"{action.status} {action.code}: {action.message}")
+            case act.Abort():
+                self._abort(action)
+            case act.Disconnect():
+                pass  # its requests end with it; see `faults`
+            case act.Ignored():
+                self.ignored += 1
+
+    def _say_to_head(self, message: wire.ToHead) -> None:
+        self.clock.after(self.spec.link.control_s, self.handle, message)
+
+    # -- steps ---------------------------------------------------------------------------
+
+    def submit(self, workflow: Workflow) -> WorkflowId:
+        """Make a workflow known to the head, as the control API does."""
+        number = WorkflowId(self.head.book.last_workflow + 1)
+        self.handle(
+            WorkflowSubmitted(
+                workflow=number,
+                tenant=TenantId(workflow.tenant or "default"),
+                token="",
+                kind="replay",
+                name=workflow.workflow_id,
+                agent_type=workflow.agent_type,
+            )
+        )
+        return number
+
+    def finish(self, workflow: WorkflowId, *, ok: bool) -> None:
+        """Tell the head how a workflow ended."""
+        state = WorkflowState.DONE if ok else WorkflowState.FAILED
+        self.handle(FinishAsked(workflow=workflow, state=state))
+
+    def call(self, call: Call) -> None:
+        """An agent makes a call; `call.answered` is told the end of it."""
+        self.clock.after(self.spec.link.client_s, self._arrive, call)
+
+    def _arrive(self, call: Call) -> None:
+        self._last_step += 1
+        step = StepId(self._last_step)
+        self._calls[step] = call
+        who = identify({b"x-saga-session-id": call.session.encode()}, None, by_token=True)
+        self.handle(
+            StepArrived(
+                step=step,
+                tenant=call.tenant,
+                model=MODEL,
+                workflow=call.workflow,
+                session=who.session,
+                rule=who.rule,
+                agent_type=who.agent_type,
+                stream=True,
+            )
+        )
+
+    def _submit(self, dispatch: act.Dispatch) -> None:
+        call = self._calls.get(dispatch.step)
+        if call is None:
+            return
+        worker = self.nodes[node_of(dispatch.worker)].workers[dispatch.worker]
+        request = Request(
+            key=dispatch.step,
+            stream=call.prompt.stream,
+            prompt_tokens=call.prompt.tokens,
+            output_tokens=call.output_tokens,
+            session=dispatch.session or "",
+            computed_before=call.prompt.computed_before,
+        )
+        try:
+            worker.submit(request)
+        except ValueError as error:
+            self.handle(
+                StepFinished(step=dispatch.step, outcome=Outcome.REFUSED, status=400, detail=str(error))
+            )
+            self._answer(dispatch.step, f"400: {error}")
+
+    def _on_done(self, worker: SimWorker, request: Request) -> None:  # noqa: ARG002 - the head knows where it was
+        self.clock.after(self.spec.link.worker_s, self._finished, request)
+
+    def _finished(self, request: Request) -> None:
+        step = StepId(request.key)
+        call = self._calls.pop(step, None)
+        if call is None:
+            return
+        assert request.first_at is not None
+        ttft_s = request.first_at + self.spec.link.worker_s - call.started_at
+        self.handle(
+            StepFinished(
+                step=step,
+                outcome=Outcome.DONE,
+                prompt_tokens=request.prompt_tokens,
+                cached_tokens=request.cached_tokens,
+                output_tokens=request.output_tokens,
+                ttft_s=ttft_s,
+                duration_s=self.clock.now - call.started_at,
+            )
+        )
+        call.ttft_s = ttft_s + self.spec.link.client_s
+        call.cached_tokens = request.cached_tokens or 0
+        self.clock.after(self.spec.link.client_s, call.answered, call)
+
+    def _answer(self, step: StepId, why: str) -> None:
+        """A step ends without a result."""
+        call = self._calls.pop(step, None)
+        if call is not None:
+            call.failure = why
+            self.clock.after(self.spec.link.client_s, call.answered, call)
+
+    def _abort(self, action: act.Abort) -> None:
+        for node in self.nodes.values():
+            for worker in node.workers.values():
+                worker.abort(action.step)
+        self._answer(action.step, action.reason)
+
+    # -- checks --------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Raise AssertionError where the head, a node or an engine contradicts itself."""
+        self.head.check()
+        for node in self.nodes.values():
+            node.machine.check()
+            for worker in node.workers.values():
+                worker.engine.check()

@@ -1,0 +1,139 @@
+"""The whole simulated world: the live machines in virtual time."""
+
+from __future__ import annotations
+
+import pytest
+from trace_makers import step, workflow
+
+from saga_core.errors import ClusterError
+from saga_core.policy.placement import PLACEMENTS
+from saga_sim.costs import AGENT_CPU, LLAMA_70B_A100
+from saga_sim.experiment import Arrivals, TraceHash, fitted, paired, quiet_config, repeated, simulate
+from saga_sim.pacing import Pace
+from saga_sim.runs import RunState
+from saga_sim.trace.records import Tool
+from saga_sim.trace.synth import synthesise
+from saga_sim.world import ClusterSpec, World
+
+SPEC = ClusterSpec(preset=AGENT_CPU, workers=3, per_node=2)
+
+
+def demo(count=8, seed=0):
+    return fitted(synthesise("demo", count, seed), SPEC)
+
+
+@pytest.mark.parametrize("profile", PLACEMENTS)
+def test_same_seed_same_facts_at_the_same_times(profile):
+    arrivals = Arrivals(per_s=0.5)
+    first, _ = simulate(profile, demo(), SPEC, arrivals, seed=7)
+    again, _ = simulate(profile, demo(), SPEC, arrivals, seed=7)
+    other, _ = simulate(profile, demo(), SPEC, arrivals, seed=8)
+    assert first.trace_hash == again.trace_hash
+    assert first.trace_hash != other.trace_hash
+    assert first.summary == again.summary
+
+
+@pytest.mark.parametrize("profile", PLACEMENTS)
+def test_head_nodes_and_engines_are_sound_after_every_event(profile):
+    def check():
+        world.check()
+
+    world = World(SPEC, quiet_config(profile), on_event=check)
+    result = world.run(demo(6), Pace(arrivals_per_s=2.0))
+    assert [run.state for run in result.runs] == [RunState.FINISHED] * 6
+    assert world.ignored == 0
+    assert not world.head.book.live
+
+
+def test_residency_reaches_the_head_only_by_reports():
+    """What the head holds is what the nodes have told, or the usage of a step that it saw finish."""
+    told = []
+    world = World(SPEC, quiet_config("sticky"))
+    say = world._say_to_head
+    for node in world.nodes.values():
+        node._say = lambda message: (told.append(message), say(message))
+    tools = [Tool(kind="tool", name="x", latency_s=5.0)]
+    plan = workflow(
+        step(0, 2000, output=20, tool=tools[0]),
+        step(1, 3000, 1000, output=10, gap_s=5.0, tool=tools[0]),
+        step(2, 4000, 1000, output=10, gap_s=5.0),
+    )
+    seen = []
+
+    def look():
+        seen.extend(dict(worker.resident) for worker in world.head.fleet.workers.values())
+
+    world._on_event = look
+    result = world.run([plan], Pace())
+    facts = {(f.session, f.tokens) for m in told for f in getattr(m, "resident", ())}
+    held = {(session, tokens) for resident in seen for session, tokens in resident.items()}
+    usage = {("1.main.0", s.prompt_tokens + s.output_tokens) for s in plan.steps}
+    assert held <= facts | usage
+    # Blocks of 128: the whole first prompt and output but its last token, which was never an input.
+    assert ("1.main.0", (2000 + 19) // 128 * 128) in held
+    assert [s.cached_tokens for s in result.runs[0].steps] == [0, 1920, 2944]
+
+
+def test_a_step_that_does_not_fit_fails_its_workflow_with_the_reason():
+    big = workflow(step(0, 20_000, output=5))
+    result = World(SPEC, quiet_config("sticky")).run([big], Pace())
+    assert result.runs[0].state is RunState.FAILED
+    assert "20000 + 5 tokens do not fit" in result.runs[0].why
+
+
+def test_times_of_a_lone_workflow_are_those_of_the_cost_table():
+    costs, link = AGENT_CPU.costs, SPEC.link
+    plan = workflow(step(0, 1000, output=3), step(1, 1500, 500, output=1, gap_s=2.0))
+    run = World(SPEC, quiet_config("sticky")).run([plan], Pace()).runs[0]
+    way = 2 * (link.client_s + link.worker_s)
+    decode = 2 * (costs.step_s + costs.decode_s) + costs.context_token_s * (1000 + 1001)
+    first = costs.step_s + costs.chunk_s(0, 1000)
+    assert run.steps[0].ttft_s == pytest.approx(way + first)
+    assert run.steps[0].duration_s == pytest.approx(way + first + decode)
+    cached = 1002 // 128 * 128
+    second = costs.step_s + costs.chunk_s(cached, 1500 - cached)
+    assert run.steps[1].cached_tokens == cached
+    assert run.completion_s == pytest.approx(2 * way + first + decode + 2.0 + second)
+
+
+def test_affinity_beats_round_robin_where_contexts_grow():
+    work = fitted(
+        synthesise("swe-bench-like", 40, 1), ClusterSpec(preset=LLAMA_70B_A100, workers=4, per_node=2)
+    )
+    spec = ClusterSpec(preset=LLAMA_70B_A100, workers=4, per_node=2)
+    arrivals = Arrivals(pressure=0.3)
+    turns, by_turn = simulate("round-robin", work, spec, arrivals)
+    sticky, at_home = simulate("sticky", work, spec, arrivals)
+    assert paired([at_home], [by_turn])[0] > 1.2
+    assert sticky.summary.cached_share > turns.summary.cached_share + 0.1
+    assert sticky.again_share < turns.again_share
+
+
+def test_closed_loop_keeps_so_many_alive():
+    alive = []
+    world = World(SPEC, quiet_config("least-loaded"))
+    world._on_event = lambda: alive.append(world.head.book.live)
+    world.run(demo(7), Pace(time_scale=0), max_live=2)
+    assert max(alive) == 2
+
+
+def test_a_world_that_cannot_start_says_so():
+    spec = ClusterSpec(preset=AGENT_CPU, workers=1, per_node=1)
+    world = World(spec, quiet_config("sticky"))
+    world.nodes.clear()
+    with pytest.raises(ClusterError, match="0 of 1 simulated workers became ready"):
+        world.run(demo(1), Pace())
+
+
+def test_repeated_traces_keep_names_apart():
+    names = [w.workflow_id for w in repeated(demo(2), 5)]
+    assert names == ["demo/0/0000", "demo/0/0001", "demo/0/0000~2", "demo/0/0001~2", "demo/0/0000~3"]
+
+
+def test_the_hash_tells_times_apart():
+    from saga_core.events import ProfileChanged
+
+    a, b = TraceHash(), TraceHash()
+    a.add(1.0, ProfileChanged(profile="x"))
+    b.add(2.0, ProfileChanged(profile="x"))
+    assert a.text != b.text
