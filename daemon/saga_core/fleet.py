@@ -59,7 +59,9 @@ class Worker:
 
         The paper does not define load; this is the definition of an independent port of it.
         """
-        return min(1.0, max(self.kv_usage, self.placed / self.max_seqs))
+        slots = self.placed / self.max_seqs
+        load = slots if slots > self.kv_usage else self.kv_usage  # noqa: FURB136 - asked several times per step
+        return load if load < 1.0 else 1.0  # noqa: FURB136
 
     @property
     def rank(self) -> tuple[float, int, int, WorkerId]:
@@ -103,6 +105,8 @@ class Pool:
         self.workers: dict[WorkerId, Worker] = {}
         self.turn = 0
         self._heap: list[tuple[float, int, int, WorkerId]] = []
+        """Holds the current rank of every worker but those in `_changed`, and ranks that are past."""
+        self._changed: dict[WorkerId, Worker] = {}
         self._ring: list[tuple[int, WorkerId]] = []
         self._order: list[WorkerId] = []
 
@@ -123,20 +127,23 @@ class Pool:
         """Take a worker out; a stranger does nothing."""
         if self.workers.pop(worker, None) is None:
             return
+        self._changed.pop(worker, None)
         self._order.remove(worker)
         self._ring = [entry for entry in self._ring if entry[1] != worker]
 
     def touch(self, worker: Worker) -> None:
-        """The load of `worker` changed. O(log n); stale entries fall out when they reach the top."""
-        if worker.id not in self.workers:
-            return
-        heapq.heappush(self._heap, worker.rank)
+        """The rank of `worker` changed. O(1): it is put in its place when somebody asks for the least loaded."""
+        if worker.id in self.workers:
+            self._changed[worker.id] = worker
+
+    def least_loaded(self) -> Worker:
+        """The worker with the smallest `rank`; O(log n) per change since the last call. The pool must not be empty."""
+        for changed in self._changed.values():
+            heapq.heappush(self._heap, changed.rank)
+        self._changed.clear()
         if len(self._heap) > 4 * len(self.workers) + 64:
             self._heap = [w.rank for w in self.workers.values()]
             heapq.heapify(self._heap)
-
-    def least_loaded(self) -> Worker:
-        """The worker with the smallest `rank`. The pool must not be empty."""
         while True:
             top = self._heap[0]
             worker = self.workers.get(top[3])
@@ -223,6 +230,8 @@ class Fleet:
 
     def move_home(self, old: WorkerId | None, new: WorkerId | None) -> None:
         """A session's home was `old` and is now `new`; None where there is none."""
+        if old == new:
+            return
         if old is not None:
             self._count_home(old, -1)
         if new is not None:

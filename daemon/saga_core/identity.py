@@ -9,8 +9,9 @@ Rules of this file
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 MAX_NAME: Final = 128
 """Longer names are cut; harnesses use UUIDs (36 characters)."""
@@ -31,8 +32,7 @@ AGENT_TYPE_HEADER: Final = b"x-saga-agent-type"
 FINAL_HEADERS: Final = (b"x-saga-session-final", b"x-dynamo-session-final")
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(msgspec.Struct, frozen=True):
     """Whose call it is. An empty `workflow` says: nobody told (or the path token already has)."""
 
     workflow: str
@@ -47,24 +47,27 @@ def identify(headers: Mapping[bytes, bytes], body_session: str | None, *, by_tok
     `headers` are lower-case; `body_session` is the body's `session_id`; `by_token` says that
     the path token (or the key) already names the workflow.
     """
-    agent_type = _text(headers.get(AGENT_TYPE_HEADER, b""))
-    named = _cut(body_session or "")
-    session = next((name for h in _SESSION_HEADERS if (name := _text(headers.get(h, b"")))), "")
+    agent_type = _named(headers, AGENT_TYPE_HEADER)
+    named = _cut(body_session) if body_session else ""
+    session = next((name for h in _SESSION_HEADERS if (name := _named(headers, h))), "")
     if by_token:
         return Identity("", session or named or "main", "token", agent_type)
     for header, rule in _WORKFLOW_HEADERS:
-        name = _text(headers.get(header, b""))
-        if name:
+        if header in headers and (name := _named(headers, header)):
             return Identity(name, session or "main", rule, agent_type)
     if named:
         return Identity(named, session or "main", "body.session_id", agent_type)
     return Identity("", session or "main", "none", agent_type)
 
 
-def _text(value: bytes) -> str:
-    return _cut(value.decode("latin-1"))
+def _named(headers: Mapping[bytes, bytes], header: bytes) -> str:
+    """The name in `header`; empty where it is absent or says nothing."""
+    value = headers.get(header)
+    return _cut(value.decode("latin-1")) if value else ""
 
 
 def _cut(name: str) -> str:
     """Printable and short: names end in logs, tables and metrics."""
-    return "".join(c for c in name if c.isprintable())[:MAX_NAME]
+    if not name.isprintable():
+        name = "".join(c for c in name if c.isprintable())
+    return name[:MAX_NAME]

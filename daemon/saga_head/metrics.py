@@ -1,83 +1,124 @@
 """Prometheus metrics: folded from the facts as they are recorded, gauges read when asked.
 
-Labels are bounded by construction: outcomes and states are enumerations, models and workers
+Counting is plain arithmetic, since it happens for every step; the library of Prometheus only
+writes the exposition. Labels are bounded by construction: outcomes and states are enumerations, models and workers
 are what the cluster runs. No workflow, session or tenant ever becomes a label.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterator, Mapping
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
-from saga_core.events import Fact, StepFinished, StepLost, WorkerLost, WorkflowEnded, WorkflowSubmitted
+from saga_core.events import (
+    Fact,
+    StepArrived,
+    StepFinished,
+    StepLost,
+    StepPlaced,
+    WorkerLost,
+    WorkflowEnded,
+    WorkflowSubmitted,
+)
 from saga_core.head import Head
 
-SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000, float("inf"))
-"""Buckets from a cached turn (tens of ms) to a queued 100k-token prefill (minutes)."""
+SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000)
+"""Upper bounds of buckets, from a cached turn (tens of ms) to a queued 100k-token prefill (minutes)."""
+
+
+class Histogram:
+    """Seconds by bucket."""
+
+    def __init__(self) -> None:
+        self._counts = [0] * (len(SECONDS) + 1)
+        self._sum_s = 0.0
+
+    def observe(self, value_s: float) -> None:
+        self._counts[bisect_left(SECONDS, value_s)] += 1
+        self._sum_s += value_s
+
+    def family(self, name: str, text: str) -> Metric:
+        """Cumulative, as the exposition wants it."""
+        family = HistogramMetricFamily(name, text)
+        total, buckets = 0, []
+        for bound, count in zip([*map(str, map(float, SECONDS)), "+Inf"], self._counts, strict=True):
+            total += count
+            buckets.append((bound, float(total)))
+        family.add_metric([], buckets, self._sum_s)
+        return family
 
 
 class Metrics:
-    """The registry of one head."""
+    """What one head counts."""
 
     def __init__(self, head: Head) -> None:
         self._head = head
+        self._steps: Counter[str] = Counter()
+        self._refused: Counter[str] = Counter()
+        self._workflows: Counter[str] = Counter()
+        self._tokens: Counter[str] = Counter()
+        self._ignored: Counter[str] = Counter()
+        self._submitted = self._lost = self._moved = 0
+        self._ttft, self._step_s = Histogram(), Histogram()
         self.registry = CollectorRegistry()
         self.registry.register(self)
-        reg = self.registry
-        self._steps = Counter("saga_steps", "Steps by outcome", ["outcome"], registry=reg)
-        self._refused = Counter(
-            "saga_steps_refused", "Steps refused before placement", ["code"], registry=reg
-        )
-        self._workflows = Counter("saga_workflows_ended", "Workflows by end", ["state"], registry=reg)
-        self._submitted = Counter("saga_workflows_submitted", "Workflows accepted", registry=reg)
-        self._tokens = Counter("saga_tokens", "Tokens of finished steps", ["kind"], registry=reg)
-        self._lost = Counter("saga_workers_lost", "Workers lost while ready", registry=reg)
-        self._again = Counter(
-            "saga_steps_moved", "Steps placed again after their worker was lost", registry=reg
-        )
-        self._ignored = Counter("saga_messages_ignored", "Messages ignored", ["reason"], registry=reg)
-        self._ttft = Histogram("saga_ttft_seconds", "Arrival to first byte", buckets=SECONDS, registry=reg)
-        self._step_s = Histogram(
-            "saga_step_seconds", "Arrival to end of a step", buckets=SECONDS, registry=reg
-        )
 
     def fold(self, fact: Fact) -> None:
         """Count a fact."""
         match fact:
             case StepFinished():
                 self._finished(fact)
+            case StepArrived() | StepPlaced():
+                pass  # the two others of every step
             case WorkflowSubmitted():
-                self._submitted.inc()
+                self._submitted += 1
             case WorkflowEnded():
-                self._workflows.labels(fact.state).inc()
+                self._workflows[fact.state] += 1
             case StepLost():
-                self._again.inc()
+                self._moved += 1
             case WorkerLost():
-                self._lost.inc()
+                self._lost += 1
             case _:
                 pass
 
     def _finished(self, fact: StepFinished) -> None:
-        self._steps.labels(fact.outcome).inc()
+        self._steps[fact.outcome] += 1
         if fact.prompt_tokens is not None:
-            self._tokens.labels("prompt").inc(fact.prompt_tokens)
-            self._tokens.labels("cached").inc(fact.cached_tokens or 0)
-            self._tokens.labels("output").inc(fact.output_tokens or 0)
+            self._tokens["prompt"] += fact.prompt_tokens
+            self._tokens["cached"] += fact.cached_tokens or 0
+            self._tokens["output"] += fact.output_tokens or 0
         if fact.ttft_s is not None:
             self._ttft.observe(fact.ttft_s)
         self._step_s.observe(fact.duration_s)
 
     def refused(self, code: str) -> None:
         """Count a step that never entered the book."""
-        self._refused.labels(code).inc()
+        self._refused[code] += 1
 
     def ignored(self, reason: str) -> None:
-        self._ignored.labels(reason).inc()
+        """Count a message or call that changed nothing."""
+        self._ignored[reason] += 1
 
     def collect(self) -> Iterator[Metric]:
-        """Gauges, read from the head at the moment of the scrape."""
+        """Everything, at the moment of the scrape."""
+        yield _counter("saga_steps", "Steps by outcome", "outcome", self._steps)
+        yield _counter("saga_steps_refused", "Steps refused before placement", "code", self._refused)
+        yield _counter("saga_workflows_ended", "Workflows by end", "state", self._workflows)
+        yield _counter("saga_tokens", "Tokens of finished steps", "kind", self._tokens)
+        yield _counter("saga_messages_ignored", "Messages ignored", "reason", self._ignored)
+        yield CounterMetricFamily("saga_workflows_submitted", "Workflows accepted", self._submitted)
+        yield CounterMetricFamily("saga_workers_lost", "Workers lost while ready", self._lost)
+        moved = "Steps placed again after their worker was lost"
+        yield CounterMetricFamily("saga_steps_moved", moved, self._moved)
+        yield self._ttft.family("saga_ttft_seconds", "Arrival to first byte")
+        yield self._step_s.family("saga_step_seconds", "Arrival to end of a step")
+        yield from self._gauges()
+
+    def _gauges(self) -> Iterator[Metric]:
         head = self._head
         yield GaugeMetricFamily("saga_steps_waiting", "Steps without a worker", len(head.waiting))
         yield GaugeMetricFamily("saga_steps_running", "Steps in flight", len(head.book.steps))
@@ -99,3 +140,10 @@ class Metrics:
     def text(self) -> bytes:
         """The exposition format of Prometheus."""
         return generate_latest(self.registry)
+
+
+def _counter(name: str, text: str, label: str, counts: Mapping[str, int]) -> Metric:
+    family = CounterMetricFamily(name, text, labels=[label])
+    for value, count in sorted(counts.items()):
+        family.add_metric([value], count)
+    return family

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import msgspec
+
 from saga_core.fleet import Pool, Worker
 from saga_core.ids import SessionId, WorkerId
 
@@ -17,8 +19,7 @@ class PlacementPolicy:
     """Above this load the home is left (SAGA paper, routing threshold; sensitivity below 5 %)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(msgspec.Struct, frozen=True):
     """What placement is told of a step."""
 
     session: SessionId | None
@@ -29,8 +30,7 @@ class Ask:
     """The worker that has just failed this step."""
 
 
-@dataclass(frozen=True, slots=True)
-class Placement:
+class Placement(msgspec.Struct, frozen=True):
     """A decision with its reason. `scores` holds the candidates looked at, smaller is better."""
 
     worker: WorkerId
