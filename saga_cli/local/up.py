@@ -175,6 +175,7 @@ def _await_workers(
 ) -> ClusterView:
     count = config.workers.count
     if undo.started:
+        _announce_model(config, show)
         show.phase(f"starting {plural(count, f'{config.workers.engine} worker')}", count)
     control, deadline = Control.of(folder), time.monotonic() + timeout_s
     known: set[str] = set()
@@ -190,6 +191,16 @@ def _await_workers(
         if time.monotonic() > deadline:
             raise _too_late(folder, cluster, count, timeout_s)
         time.sleep(ASK_EVERY_S)
+
+
+def _announce_model(config: Config, show: Progress) -> None:
+    """A demo model that is not there yet is built before the first worker starts."""
+    from saga_node.models import cache
+    from saga_vllm.model import MODEL_SIZES, is_built
+
+    name = config.workers.model
+    if config.workers.engine == "vllm" and name in MODEL_SIZES and not is_built(cache() / name, name):
+        show.say(f"building the model {name} first: random weights, nothing is fetched")
 
 
 def _look_for_failure(folder: ClusterFolder, cluster: ClusterView, undo: _Undo) -> None:

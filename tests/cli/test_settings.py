@@ -65,7 +65,10 @@ def test_a_file_that_is_not_toml(home, text):
 
 def test_unknown_names_list_the_valid_ones(home):
     (home / "saga.toml").write_text("[head]\nprot = 1\n")
-    with pytest.raises(UserError, match=r"unknown setting 'head\.prot' in saga\.toml, did you mean 'head\.port'\? \(have: .*head\.port"):
+    with pytest.raises(
+        UserError,
+        match=r"unknown setting 'head\.prot' in saga\.toml, did you mean 'head\.port'\? \(have: .*head\.port",
+    ):
         resolve({}, environment={})
 
 
