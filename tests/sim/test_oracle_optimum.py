@@ -1,0 +1,91 @@
+"""The oracles against the true optimum, found by trying everything."""
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from oracle_cases import COSTS, access, pagings, peak, recording, recordings
+
+from saga_core.errors import UserError
+from saga_sim.costs import CostTable
+from saga_sim.oracle import ORACLES, RULES, Goal, brute_force, replay_cache
+
+QUICK = settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+SLACK = st.integers(0, 5)
+
+
+def missed(made, pool, name):
+    outcome = replay_cache(made, pool, {**RULES, **ORACLES}[name](), COSTS)
+    assert outcome.uncached_blocks == 0
+    return outcome
+
+
+@given(pagings(), st.integers(0, 3))
+@QUICK
+def test_farthest_use_is_the_optimum_of_plain_paging(made, slack):
+    pool = peak(made) + slack
+    least = brute_force(made, pool, Goal.SINGLE_BLOCKS)
+    assert missed(made, pool, "farthest").missed_tokens == least
+
+
+@given(recordings(), SLACK)
+@QUICK
+def test_farthest_use_is_the_optimum_in_tokens_with_prefixes_too(made, slack):
+    pool = peak(made) + slack
+    tokens = missed(made, pool, "farthest").missed_tokens
+    assert tokens == brute_force(made, pool, Goal.ANY_SET)
+    assert tokens == brute_force(made, pool, Goal.PREFIXES)
+
+
+@given(recordings(), SLACK)
+@QUICK
+def test_blocks_found_for_themselves_cost_no_more(made, slack):
+    pool = peak(made) + slack
+    assert brute_force(made, pool, Goal.SINGLE_BLOCKS) <= brute_force(made, pool, Goal.ANY_SET)
+
+
+@given(recordings(), SLACK)
+@QUICK
+def test_no_rule_and_no_oracle_beats_the_optimum(made, slack):
+    pool = peak(made) + slack
+    tokens = brute_force(made, pool, Goal.PREFIXES)
+    seconds = brute_force(made, pool, Goal.PREFIXES, COSTS)
+    for name in (*RULES, *ORACLES):
+        outcome = missed(made, pool, name)
+        assert outcome.missed_tokens >= tokens
+        assert outcome.missed_s >= seconds - 1e-9
+
+
+@given(recordings(), SLACK)
+@QUICK
+def test_with_equal_costs_seconds_and_tokens_are_one_goal(made, slack):
+    flat = CostTable(
+        step_s=0.0, prefill_token_s=2.0, attention_token2_s=0.0, decode_s=0.0, context_token_s=0.0
+    )
+    pool = peak(made) + slack
+    assert brute_force(made, pool, Goal.PREFIXES, flat) == 2 * brute_force(made, pool, Goal.PREFIXES)
+
+
+def test_a_kept_tail_can_be_worth_more_than_what_is_in_front_of_it():
+    """The deep block costs more and its front is computed again anyway: only a pool that may keep any set wins it."""
+    made = recording(
+        access("a", 0, 1, (1, 0, 2)), access("b", 2, 3, (2, 0, 2)),
+        access("a", 4, 5, (1, 0, 1)), access("a", 6, 7, (1, 0, 2)),
+    )  # fmt: skip
+    assert brute_force(made, 3, Goal.ANY_SET, COSTS) < brute_force(made, 3, Goal.PREFIXES, COSTS)
+    assert brute_force(made, 3, Goal.ANY_SET) == brute_force(made, 3, Goal.PREFIXES) == 1
+
+
+def test_cost_aware_farthest_use_is_not_the_optimum():
+    """Why the oracle in seconds is the best known and not proved: it looks one use ahead, block by block."""
+    made = recording(
+        access("a", 0, 1, (1, 0, 3)), access("b", 2, 3, (2, 0, 2)), access("c", 4, 5, (3, 0, 1)),
+        access("b", 6, 7, (2, 0, 2)), access("a", 20, 21, (1, 0, 3)),
+    )  # fmt: skip
+    best = brute_force(made, 5, Goal.PREFIXES, COSTS)
+    assert missed(made, 5, "farthest-cost").missed_s >= best
+
+
+def test_a_pool_smaller_than_what_runs_is_refused():
+    made = recording(access("a", 0, 5, (1, 0, 3)), access("b", 1, 2, (2, 0, 3)))
+    with pytest.raises(UserError, match="pool of 5 blocks does not hold what runs at access 1: 1 too many"):
+        brute_force(made, 5, Goal.PREFIXES)
