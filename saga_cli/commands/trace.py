@@ -1,7 +1,8 @@
-"""`saga trace synth|stats|check`: trace files."""
+"""`saga trace synth|stats|check|import|export|record`: trace files."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,14 +13,22 @@ from saga_cli.options import command, given, group
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from saga_cli.recording import Exported
+    from saga_sim.trace.records import Workload
     from saga_sim.trace.stats import Spread, Stats
 
 File = Annotated[Path, typer.Argument(help="A trace: .jsonl or .jsonl.gz.", metavar="FILE")]
+Out = Annotated[Path, typer.Option("-o", "--out", help="The trace: .jsonl or .jsonl.gz.", metavar="FILE")]
+Kind = Annotated[
+    str, typer.Option(help="Workload to call them, such as coding-agent; by default what suits the source.")
+]
 
 
 def declare(app: typer.Typer) -> None:
     traces = group("Make, measure and check trace files.")
-    for name, function in (("synth", synth), ("stats", stats), ("check", check)):
+    rooms: dict[str, Callable[..., None]] = {"synth": synth, "stats": stats, "check": check}
+    rooms |= {"import": import_, "export": export, "record": record}
+    for name, function in rooms.items():
         command(traces, name)(function)
     app.add_typer(traces, name="trace")
 
@@ -61,6 +70,89 @@ def check(ctx: typer.Context, file: File) -> None:
     given(ctx).renderer.show(
         answer, table=lambda _: f"{file}: {count} workflows, all valid", quiet=lambda _: []
     )
+
+
+def import_(
+    ctx: typer.Context,
+    format_: Annotated[str, typer.Argument(help="mooncake, dynamo, swe-agent or saga.", metavar="FORMAT")],
+    files: Annotated[list[Path], typer.Argument(help="What to read; .gz too.", metavar="FILE...")],
+    out: Out,
+    limit: Annotated[int | None, typer.Option(help="At most so many workflows.")] = None,
+    tenant: Annotated[str | None, typer.Option(help="Whose they are.")] = None,
+    workload: Kind = "",
+    block_size: Annotated[
+        int | None, typer.Option(help="Tokens of a block hash, where rows do not say. [512]")
+    ] = None,
+    tokenizer: Annotated[
+        str, typer.Option(help="For text: auto, o200k_base, bytes/4 or a tokenizer.json.", metavar="NAME")
+    ] = "auto",
+) -> None:
+    """Make a trace of other people's recordings."""
+    from saga_cli import recording
+    from saga_sim.trace.importers import ImportOptions, import_trace
+
+    options = ImportOptions(
+        tenant=tenant, workload=_workload(workload), block_size=block_size, tokenizer=tokenizer
+    )
+    if format_ == "saga":
+        made = recording.from_journal(files, options, limit)
+    else:
+        made = import_trace(format_, files, options, limit)
+    _show(ctx, recording.exported(out, made.workflows, made.left_out))
+
+
+def export(
+    ctx: typer.Context,
+    out: Out,
+    workflows: Annotated[
+        list[str] | None, typer.Argument(help="last, all, 3, 3-7; by default all.", metavar="WORKFLOW...")
+    ] = None,
+    workload: Kind = "",
+) -> None:
+    """Make a trace of what the cluster ran, from its journal."""
+    from saga_cli import recording
+    from saga_sim.trace.journal import Recorder
+
+    source = recording.Segments(recording.journal_folder(given(ctx).folder.path))
+    recorder = Recorder(workload=_workload(workload), chosen=recording.chosen(source, workflows or ()))
+    made = recording.export(recording.Segments(source.folder), recorder)
+    _show(ctx, recording.exported(out, made, recorder.left_out))
+
+
+def record(ctx: typer.Context, out: Out, workload: Kind = "") -> None:
+    """Like export, and go on until Ctrl-C: each workflow is written when it ends."""
+    from saga_cli import recording
+    from saga_cli.units import plain, plural
+    from saga_sim.trace.journal import Recorder
+
+    folder = recording.journal_folder(given(ctx).folder.path)
+    recorder, note = Recorder(workload=_workload(workload)), given(ctx).renderer.note
+    note(f"recording {folder} to {out}; Ctrl-C ends it")
+    made = recording.record(
+        folder, out, recorder, lambda w: note(f"{plain(w.workflow_id)}: {plural(len(w.steps), 'step')}")
+    )
+    _show(ctx, recording.exported(out, made, recorder.left_out))
+
+
+def _workload(name: str) -> Workload | None:
+    """One of the format's words, or None. Raises UserError for another."""
+    from saga_sim.trace.importers import workload_named
+
+    return workload_named(name) if name else None
+
+
+def _show(ctx: typer.Context, answer: Exported) -> None:
+    given(ctx).renderer.show(answer, table=_told, quiet=lambda a: [a.file])
+
+
+def _told(answer: Exported) -> str:
+    from saga_cli.units import plural
+
+    lines = [
+        f"wrote {plural(answer.workflows, 'workflow')} ({plural(answer.steps, 'step')}) to {answer.file}"
+    ]
+    lines += [f"left out: {count} {what}" for what, count in answer.left_out.items()]
+    return "\n".join(lines)
 
 
 def stats_table(stats: Stats) -> RenderableType:
