@@ -6,15 +6,17 @@ and a request reaches the scheduler only if a second parser, written on its own 
 
 import asyncio
 import re
+from contextlib import suppress
 from typing import Any
 
+import httptools
 from gateway_rig import BODY, FakeScheduler, chunk, post
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from saga_head.gateway.client import ClientLink
 from saga_head.gateway.exchange import WorkerExchange
-from saga_head.gateway.head import RequestHead, _frame
+from saga_head.gateway.head import FRAMING, HOT, RequestHead, _frame, parse_head
 from saga_head.gateway.limits import Limits
 from saga_head.gateway.port import Call, Exchange, Refusal, Target
 from saga_head.gateway.relay import Relay, ReplyHead
@@ -223,6 +225,74 @@ def test_hostile_bytes(data: bytes, places: list[int]) -> None:
     assert (whole.bodies, answers(bytes(once.sent))) == (scheduler.bodies, statuses), (
         "where it is cut changes nothing"
     )
+
+
+class Heard:
+    """What httptools, the second reader, makes of a head."""
+
+    def __init__(self, head: bytes) -> None:
+        self.url = b""
+        self.framing: dict[bytes, bytes] = {}
+        self.identity: dict[bytes, bytes] = {}
+        self.parser = httptools.HttpRequestParser(self)
+        with suppress(httptools.HttpParserUpgrade):
+            self.parser.feed_data(head)
+
+    def on_url(self, url: bytes) -> None:
+        self.url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        name = name.lower()
+        if name in FRAMING:
+            assert name not in self.framing
+            self.framing[name] = value.strip()
+        elif name.startswith(b"x-s"):
+            self.identity[name] = value.strip(b" \t")
+
+
+HEAD_LINES = [b"host: h", b"Content-Length: 3", b"content-length:03 ", b"Transfer-Encoding:  Chunked\t", b"transfer-encoding: chunked",
+              b"transfer-encoding: gzip, chunked", b"expect: 100-continue", b"Connection: Keep-Alive, Upgrade", b"connection: close",
+              b"upgrade: h2c", b"X-Session-Id:  s 1 ", b"x-saga-a:\xff", b"x-empty:", b" folded", b"authorization: Bearer k"]  # fmt: skip
+FIRST_LINES = [
+    b"POST /v1/completions HTTP/1.1",
+    b"POST /s/tok/v1/messages?x=1&y HTTP/1.1",
+    b"POST /v1/a/s/b/v1/? HTTP/1.0",
+]
+
+
+@st.composite
+def hostile_head(draw: st.DrawFn) -> bytes:
+    lines = [
+        draw(st.sampled_from(FIRST_LINES)),
+        b"host: h",
+        *draw(st.lists(st.sampled_from(HEAD_LINES), max_size=6)),
+    ]
+    data = b"\r\n".join(lines)
+    for _ in range(draw(st.integers(0, 3))):
+        at = draw(st.integers(0, len(data)))
+        gone = draw(st.sampled_from([0, 0, 1, 2]))
+        data = data[:at] + draw(st.sampled_from(NOISE[4:]) | st.binary(max_size=2)) + data[at + gone :]
+    return data.partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
+
+
+@settings(max_examples=500, deadline=None)
+@given(hostile_head())
+@example(b"POST /v1/completions HTTP/1.1\r\nhost: h\r\nTransfer-Encoding: chunked\t\r\n\r\n")
+@example(b"POST /s/a/v1/b#/v1/ HTTP/1.1\r\nhost: h\r\n\r\n")
+def test_a_head_that_is_taken_reads_the_same_in_httptools(data: bytes) -> None:
+    head = parse_head(data, LIMITS)
+    if not HOT.match(data) or isinstance(head, Refusal):
+        return
+    heard = Heard(data)  # raises where httptools refuses it
+    url = b"" if head.token is None else b"/s/" + head.token.encode()
+    assert heard.url == url + head.url
+    assert head.url.partition(b"?")[0] == head.api.encode()
+    assert head.chunked == (b"transfer-encoding" in heard.framing)
+    assert head.length == int(heard.framing.get(b"content-length", b"0"))
+    assert head.expects_continue == (b"expect" in heard.framing and not head.http10)
+    assert heard.parser.get_http_version() == ("1.0" if head.http10 else "1.1")
+    assert heard.parser.should_keep_alive() or not head.keep_alive
+    assert head.identity == heard.identity
 
 
 def upstream_bytes(pieces: list[bytes]) -> bytes:
