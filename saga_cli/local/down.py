@@ -35,9 +35,12 @@ def take_down(
     """
     daemons = list(only) if only is not None else processes.find(folder)
     everything = processes.family(daemons)
-    if not _asked(folder, daemons, drain=drain):
-        processes.signal_all([daemon.process for daemon in daemons], signal.SIGTERM)
-    left = processes.wait_gone(everything, time.monotonic() + timeout_s)
+    deadline = time.monotonic() + timeout_s
+    if _asked(folder, daemons, drain=drain):
+        processes.wait_gone([d.process for d in daemons if d.kind == processes.HEAD], deadline)
+    # Those whom the head told are ending; a node that was still starting, or had no head, is told here.
+    processes.signal_all([daemon.process for daemon in daemons], signal.SIGTERM)
+    left = processes.wait_gone(everything, deadline)
     _insist(left)
     return len(daemons)
 
