@@ -39,7 +39,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     looked_up_tokens: int
     compulsory_tokens: int
     uncached_share: float
-    """Of the blocks that running steps held, what did not fit: above 0.01 the pool is too small for fixed timing."""
+    """Of the blocks that running steps held, what did not fit: 0 unless a step is larger than the pool."""
     rules: dict[str, Figures]
 
 
@@ -83,7 +83,9 @@ def _recording(asked: Namespace, chosen: Preset) -> Recording:
     pool_tokens = asked.pool_tokens or chosen.shape.capacity_tokens
     timing = Timing(
         working_set_tokens=asked.pressure * pool_tokens,
+        pool_blocks=pool_tokens // asked.block,
         batch=asked.batch,
+        oldest_first=not asked.fcfs,
         max_user_gap_s=asked.max_user_gap,
         seed=asked.seed,
     )
@@ -119,6 +121,9 @@ def _parser() -> ArgumentParser:
         help="mean context that lives at once, over the pool (default 1.3)",
     )
     parser.add_argument("--batch", type=int, default=8, help="sequences that decode together (default 8)")
+    parser.add_argument(
+        "--fcfs", action="store_true", help="steps wait in order of arrival, not of their workflow"
+    )
     parser.add_argument("--take", type=int, help="only the first workflows of the file")
     parser.add_argument("--max-context", type=int, help="scale workflows down to it; default: the preset's")
     parser.add_argument(
