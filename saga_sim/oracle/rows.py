@@ -46,10 +46,10 @@ class Row:
     """From the tail to the root, so from the oldest to the newest."""
     sessions: dict[str, int] = field(default_factory=dict)
     """Live sessions whose latest context goes through here, and how far."""
-    uses: list[tuple[int, int]] = field(default_factory=list)
-    """Of the whole recording: number of the access, and how far its prompt reaches."""
+    uses: list[tuple[int, int, int]] = field(default_factory=list)
+    """Of the whole recording: number of the access, how far its prompt looks, and how far it holds."""
     higher: list[int] = field(default_factory=list)
-    """For each use the next one that reaches further (its place in `uses`)."""
+    """For each use the next one that holds further (its place in `uses`)."""
     used: int = 0
     """How many of `uses` are past."""
 
@@ -97,13 +97,16 @@ class Row:
         return self.stairs[0], low
 
     def next_use(self) -> tuple[int | None, int]:
-        """The next access that looks up the last block (None: no one ever), and the first block of which that is so."""
+        """The next access that finds the last block of use, and the first block of which that is so.
+
+        None: no one ever, or one computes it anew without looking it up before anybody else asks.
+        """
         at, low = self.used, self.fork
         while at < len(self.uses):
-            number, reach = self.uses[at]
-            if reach >= self.end:
-                return number, low
-            low = max(low, reach)
+            number, looked, held = self.uses[at]
+            if held >= self.end:
+                return (number, low) if looked >= self.end else (None, max(low, looked))
+            low = max(low, held)
             at = self.higher[at]
         return None, low
 
@@ -117,10 +120,10 @@ def rows_of(recording: Recording) -> dict[int, Row]:
             row = rows.get(stream)
             if row is None:
                 row = rows[stream] = Row(stream, low, trunk, access.workflow, end=low, computed=low)
-            row.uses.append((number, min(high, access.prompt_blocks)))
+            row.uses.append((number, min(high, access.prompt_blocks), high))
             trunk = row
     for row in rows.values():
-        row.higher = _next_higher([reach for _, reach in row.uses])
+        row.higher = _next_higher([held for _, _, held in row.uses])
     return rows
 
 

@@ -1,5 +1,7 @@
 """Recordings for the oracle tests: written by hand, or drawn at random; and the cache once more, block by block."""
 
+from random import Random
+
 from hypothesis import strategies as st
 
 from saga_sim.costs import CostTable
@@ -37,41 +39,67 @@ def peak(made):
     return most
 
 
-@st.composite
-def recordings(draw, accesses=9, sessions=3, grow=3, shared=2):
+class Drawn:
+    """Draws by hypothesis, which shrinks what fails."""
+
+    def __init__(self, draw):
+        self._draw = draw
+
+    def between(self, low, high):
+        return self._draw(st.integers(low, high))
+
+    def one_of(self, *choices):
+        return self._draw(st.sampled_from(choices))
+
+
+class Seeded:
+    """Draws by a seeded generator, for distributions."""
+
+    def __init__(self, seed):
+        rng = Random(seed)
+        self.between = rng.randint
+        self.one_of = lambda *choices: rng.choice(choices)
+
+
+def case(pick, accesses=10, sessions=4, grow=2, shared=2):
     """Sessions that grow, branch off their own past, start over, and share their beginning with others."""
     made, paths, busy, streams = [], {}, {}, 1
-    for i in range(draw(st.integers(2, accesses))):
+    for i in range(pick.between(accesses // 2, accesses)):
         start = float(i)
         free = [s for s in range(sessions) if busy.get(s, 0.0) <= start]
         if not free:
             continue
-        who = draw(st.sampled_from(free))
+        who = pick.one_of(*free)
         runs = paths.get(who)
-        how = draw(st.sampled_from(["grow", "grow", "grow", "branch", "again"])) if runs else "new"
-        more = draw(st.integers(1, grow))
+        how = pick.one_of("grow", "grow", "again", "branch") if runs else "new"
+        more = pick.between(1, grow)
         if how == "grow":
             last = runs[-1]
             runs = [*runs[:-1], Run(last.stream, last.low, last.high + more)]
         elif how != "again":
-            cut = draw(st.integers(0, shared)) if how == "new" else draw(st.integers(0, runs[-1].high))
+            cut = pick.between(0, shared if how == "new" else runs[-1].high)
             base = [Run(0, 0, shared)] if how == "new" else runs
             kept = [Run(s, low, min(high, cut)) for s, low, high in base if low < cut]
             runs = [*kept, Run(streams, cut, cut + more)]
             streams += 1
         paths[who] = runs
-        end = start + draw(st.sampled_from([0.4, 0.9, 1.7, 2.6])) + i / 1000
+        end = start + pick.one_of(0.4, 0.9, 0.9, 1.7) + i / 1000
         busy[who] = end
         made.append(
             access(
                 f"s{who}", start, end, *runs,
-                prompt=max(0, runs[-1].high - draw(st.integers(0, 1))),
-                private_blocks=draw(st.integers(0, 1)),
-                new_tokens=draw(st.integers(0, 3)), tool=draw(st.sampled_from(["a", "b"])),
+                prompt=max(0, runs[-1].high - pick.between(0, 1)),
+                private_blocks=pick.between(0, 1),
+                new_tokens=pick.between(0, 3), tool=pick.one_of("a", "b"),
             )
         )  # fmt: skip
-    ends = {f"s{who}": end for who, end in busy.items() if draw(st.booleans())}
+    ends = {f"s{who}": end for who, end in busy.items() if pick.between(0, 1)}
     return recording(*made, ends=ends)
+
+
+@st.composite
+def recordings(draw, **sizes):
+    return case(Drawn(draw), **sizes)
 
 
 @st.composite

@@ -139,7 +139,9 @@ def test_a_seed_shuffles_and_the_same_seed_shuffles_alike():
     assert order(None)[::2] == [w.workflow_id for w in many]
 
 
-@pytest.mark.parametrize("wrong", [{"working_set_tokens": 0}, {"working_set_tokens": float("nan")}, {"batch": 0}])
+@pytest.mark.parametrize(
+    "wrong", [{"working_set_tokens": 0}, {"working_set_tokens": float("nan")}, {"batch": 0}]
+)
 def test_timings_that_mean_nothing_are_refused(wrong):
     with pytest.raises(UserError, match=r"valid: (above 0|1 or more)"):
         made_of(chain(), **wrong)
@@ -148,7 +150,10 @@ def test_timings_that_mean_nothing_are_refused(wrong):
 @pytest.mark.parametrize(
     ("accesses", "fault"),
     [
-        ([access("a", 5, 6, (1, 0, 2)), access("b", 4, 6, (2, 0, 2))], "access 1 .* before the access in front"),
+        (
+            [access("a", 5, 6, (1, 0, 2)), access("b", 4, 6, (2, 0, 2))],
+            "access 1 .* before the access in front",
+        ),
         ([access("a", 5, 4, (1, 0, 2))], "ends at 4 s, before its start at 5 s"),
         ([access("a", 0, 1, (1, 0, 2), prompt=3)], "prompt of 3 blocks in 2"),
         ([access("a", 0, 1, (1, 1, 2))], "begins at block 1, not at the root"),
@@ -185,7 +190,17 @@ def test_a_recorder_takes_accesses_in_any_order_and_names_streams():
 def test_the_command_prints_one_json_value(tmp_path, capsysbinary):
     file = tmp_path / "t.jsonl"
     write_trace(file, [chain(f"w/{i}", steps=6, first=300, grow=90, gap_s=3.0) for i in range(9)])
-    words = [str(file), "--pool-tokens", "3200", "--block", "16", "--rules", "lru,density", "--max-context", "2000"]
+    words = [
+        str(file),
+        "--pool-tokens",
+        "3200",
+        "--block",
+        "16",
+        "--rules",
+        "lru,density",
+        "--max-context",
+        "2000",
+    ]
     assert main([*words, "--seed", "3", "--fcfs"]) == 0
     told = json.loads(capsysbinary.readouterr().out)
     assert told["accesses"] == 54
