@@ -246,7 +246,7 @@ class Heard:
         if name in FRAMING:
             assert name not in self.framing
             self.framing[name] = value.strip()
-        elif name.startswith(b"x-s"):
+        elif name == b"x-session-id" or name.startswith(b"x-saga-"):
             self.identity[name] = value.strip(b" \t")
 
 

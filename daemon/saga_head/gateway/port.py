@@ -8,9 +8,10 @@ One request is one *step*. Its life, seen from the scheduler:
     authenticate -> next_step -> arrive -> [dispatch -> [lost -> dispatch]* -> first_byte?] -> finish
 
 `finish` comes exactly once for each `arrive`, also when the client leaves before any `dispatch`.
+
+What is made for every step is a `msgspec.Struct`: built in C, a fifth of the time of a frozen dataclass.
 """
 
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
@@ -28,8 +29,7 @@ class Outcome(StrEnum):
     REJECTED = "rejected"  # by the scheduler: Exchange.refuse() or abort() before any byte
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(msgspec.Struct, frozen=True):
     """Who owns the key, or the token in the path."""
 
     tenant: str
@@ -77,8 +77,7 @@ class Fields(msgspec.Struct, kw_only=True, gc=False):
             self.nvext = self.nvext.copy()
 
 
-@dataclass(slots=True)
-class Call:
+class Call(msgspec.Struct):
     """One request as the scheduler sees it: no socket, no body."""
 
     step: int
@@ -91,8 +90,7 @@ class Call:
     body_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(msgspec.Struct, frozen=True, gc=False):
     """Where a step goes, and what is said on the way there and back."""
 
     worker: str
@@ -103,8 +101,7 @@ class Target:
     reply_headers: tuple[tuple[bytes, bytes], ...] = ()  # put into the reply's head
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(msgspec.Struct, frozen=True, gc=False):
     """An error answer in OpenAI's words; `message` says what, where and what is valid."""
 
     status: int
@@ -115,8 +112,7 @@ class Refusal:
     param: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(msgspec.Struct, frozen=True, gc=False):
     """The worker's own token counts of one step."""
 
     prompt_tokens: int
@@ -124,8 +120,7 @@ class Usage:
     output_tokens: int
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(msgspec.Struct, frozen=True, gc=False):
     """How a step ended. `status` is what the client was sent, 0 if nothing was."""
 
     outcome: Outcome
