@@ -214,6 +214,8 @@ class Head:
             self._desk.ignore("stale", f"start of head {event.incarnation}, this is {self.book.head}")
             return
         self._started = True
+        if self.book.head:  # not the first: nodes are out there, and have not reported yet
+            self._steps.settled_at = self.now + self.config.head.node_timeout_s
         self._desk.record(event)
         if self.book.profile not in PLACEMENTS:  # the journal is of a saga that had another choice
             self._desk.ignore("unknown profile", self.book.profile)

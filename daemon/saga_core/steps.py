@@ -30,6 +30,8 @@ class Steps:
         """Steps without a worker and since when, oldest first."""
         self._waiting_for: dict[str, dict[StepId, None]] = {}
         """The same by model."""
+        self.settled_at = 0.0
+        """Until then after a restart, a model that no worker serves may be one whose node has yet to report."""
 
     @property
     def book(self) -> Book:
@@ -48,11 +50,8 @@ class Steps:
         return refusal is None
 
     def _refusal(self, event: StepArrived, workflow: Workflow | None) -> Refuse | None:
-        models = self.fleet.pools
-        if models and event.model not in models:
-            have = ", ".join(self.fleet.models())
-            message = f"the model {event.model!r} does not exist (have: {have})"
-            return Refuse(event.step, 404, "invalid_request_error", "model_not_found", message)
+        if self._is_unknown(event.model):
+            return self._no_such_model(event.step, event.model)
         if event.workflow is not None and (workflow is None or workflow.tenant != event.tenant):
             message = f"workflow {event.workflow} is not known to this cluster"
             return Refuse(event.step, 404, "invalid_request_error", "workflow_not_found", message)
@@ -66,6 +65,14 @@ class Steps:
             message = f"{len(self.waiting)} steps wait for a worker already"
             return Refuse(event.step, 503, "overloaded_error", "queue_full", message, retry_after_s=5)
         return None
+
+    def _is_unknown(self, model: str) -> bool:
+        models = self.fleet.pools
+        return bool(models) and model not in models and self.desk.now >= self.settled_at
+
+    def _no_such_model(self, step: StepId, model: str) -> Refuse:
+        message = f"the model {model!r} does not exist (have: {', '.join(self.fleet.models())})"
+        return Refuse(step, 404, "invalid_request_error", "model_not_found", message)
 
     def arrive(self, event: StepArrived, workflow: Workflow | None) -> None:
         """Take an admitted step in, as one of `workflow`'s."""
@@ -125,7 +132,10 @@ class Steps:
             self._place_or_wait(step)
 
     def expire(self) -> None:
-        """Refuse what has waited for `queue_timeout_s`."""
+        """Refuse what has waited for `queue_timeout_s`, or for a model that no node has come back with."""
+        if 0.0 < self.settled_at <= self.desk.now:
+            self.settled_at = 0.0
+            self._refuse_unknown()
         limit = self.config.head.queue_timeout_s
         late: list[StepId] = []
         for number, since in self.waiting.items():
@@ -135,6 +145,11 @@ class Steps:
         for step in [self.book.steps[s] for s in late]:
             message = f"no worker of model {step.model!r} was ready within {limit:g} s"
             self._give_up(step, Refuse(step.id, 503, "overloaded_error", "no_worker", message, 10))
+
+    def _refuse_unknown(self) -> None:
+        for model in [m for m in self._waiting_for if self._is_unknown(m)]:
+            for number in list(self._waiting_for[model]):
+                self._give_up(self.book.steps[number], self._no_such_model(number, model))
 
     # -- ends ----------------------------------------------------------------------------
 

@@ -153,6 +153,22 @@ def test_a_model_nobody_serves_any_more_is_unknown_again():
     assert dispatched(rig.step(model="new")) == "n1/0"
 
 
+def test_after_a_restart_a_model_whose_node_is_late_is_waited_for():
+    rig = Rig(config(node_timeout_s=5.0))
+    rig.up("n1/0", model="a")
+    rig.up("n2/0", node="n2", model="b")
+    again = rig.restarted()
+    again.up("n1/0", model="a")
+    assert not only(again.step(model="b"), Refuse)
+    again.step(model="x")
+    assert dispatched(again.up("n2/0", node="n2", model="b")) == "n2/0"
+    assert not only(again.tick(4.0), Refuse)
+    again.report(worker(model="a"))
+    answer = refused(again.tick(1.5))
+    assert (answer.status, answer.message) == (404, "the model 'x' does not exist (have: a, b)")
+    assert "does not exist" in refused(again.step(model="x")).message
+
+
 def test_a_lost_step_goes_elsewhere():
     rig = Rig()
     rig.up("n1/0", "n1/1")
