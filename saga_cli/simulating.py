@@ -56,6 +56,7 @@ class Setup:
 
 def cluster(preset_name: str, gpus: int | None, workers: int | None, per_node: int | None) -> ClusterSpec:
     """A cluster of that many GPUs or workers; eight GPUs to a node unless said otherwise."""
+    from saga_sim.cluster import Link
     from saga_sim.costs import preset
     from saga_sim.world import ClusterSpec
 
@@ -71,7 +72,12 @@ def cluster(preset_name: str, gpus: int | None, workers: int | None, per_node: i
             raise UserError(f"{gpus} GPUs cannot be shared out to workers of {kind.gpus} (valid: a multiple)")
     if workers < 1:
         raise UserError(f"cannot simulate {workers} workers (valid: 1 or more)")
-    return ClusterSpec(preset=kind, workers=workers, per_node=per_node or max(1, 8 // max(1, kind.gpus)))
+    return ClusterSpec(
+        preset=kind,
+        workers=workers,
+        per_node=per_node or max(1, 8 // max(1, kind.gpus)),
+        link=Link.of(kind.way_s),
+    )
 
 
 def profiles(names: str) -> list[str]:
@@ -85,6 +91,17 @@ def profiles(names: str) -> list[str]:
     if not chosen or len(set(chosen)) < len(chosen):
         raise UserError(f"--profile {names!r}: name each profile once (have: {', '.join(PLACEMENTS)})")
     return chosen
+
+
+def numbers(option: str, text: str) -> list[float]:
+    """The numbers above 0 of a comma-separated list. Raises UserError for anything else."""
+    try:
+        found = [float(part) for part in text.split(",")]
+    except ValueError:
+        found = []
+    if not found or not all(0 < number < float("inf") for number in found):
+        raise UserError(f"{option} {text!r} is not valid (valid: numbers above 0, comma-separated)")
+    return found
 
 
 def run(setup: Setup, show: Progress) -> Answer:

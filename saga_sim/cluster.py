@@ -47,6 +47,11 @@ class Link:
     control_s: float = 1.0e-3
     """Between a node daemon and the head."""
 
+    @classmethod
+    def of(cls, way_s: float) -> Link:
+        """Links over which a call goes there and back in `way_s`, two thirds of it behind the gateway."""
+        return cls(client_s=way_s / 6, worker_s=way_s / 3)
+
 
 class SimWorker:
     """One engine and what is around it on its node."""

@@ -7,6 +7,9 @@ The same formula as the engine double's and as the policy study's (there: a, b, 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
 
 from saga_core.errors import UserError, choose
 
@@ -65,6 +68,8 @@ class Preset:
     costs: CostTable
     start_s: float = 0.0
     """From spawn to ready."""
+    way_s: float = 3e-3
+    """Client, gateway and HTTP, there and back, beside the engine: some 3 ms where both are on one machine."""
 
 
 LLAMA_70B_A100 = Preset(
@@ -116,8 +121,8 @@ AGENT_CPU = Preset(
     source="measured on vLLM 0.32's CPU build: cold prefill 0.33/1.1/3.9 s at 4k/8k/16k tokens",
     gpus=0,
     shape=Shape(
-        block_tokens=128,
-        blocks=32_768 // 128,
+        block_tokens=32,  # what saga asks for where nothing is said
+        blocks=32_768 // 32,
         max_model_len_tokens=16_384,
         max_num_seqs=128,
         step_tokens=2048,
@@ -135,7 +140,27 @@ PRESETS = {preset.name: preset for preset in (LLAMA_70B_A100, LLAMA_8B_H100, AGE
 
 
 def preset(name: str) -> Preset:
-    """The preset of that name. Raises `UserError` with the valid ones."""
+    """The preset of that name, or of the file that `saga calibrate` wrote. Raises `UserError` with the valid ones."""
+    if name.endswith(".json"):
+        return read(Path(name).expanduser())
     if name not in PRESETS:
-        raise choose("preset", name, list(PRESETS))
+        raise choose("preset", name, [*PRESETS, "FILE.json"])
     return PRESETS[name]
+
+
+def read(path: Path) -> Preset:
+    """A calibrated preset. Raises `UserError` naming the file and what is wrong with it."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Preset)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a preset as `saga calibrate` writes it: {error}") from None
+
+
+def write(path: Path, made: Preset) -> None:
+    """The inverse. Raises `UserError` when nothing can be written there."""
+    try:
+        path.write_bytes(msgspec.json.format(msgspec.json.encode(made)) + b"\n")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror}") from None

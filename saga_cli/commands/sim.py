@@ -1,7 +1,8 @@
-"""`saga sim run`: the live scheduler in virtual time."""
+"""`saga sim run|validate` and `saga calibrate`: the live scheduler in virtual time, and how true it is."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,7 +13,9 @@ from saga_cli.options import command, given, group
 def declare(app: typer.Typer) -> None:
     simulator = group("Run the scheduler in virtual time: what would a cluster do with this work?")
     command(simulator, "run")(run)
+    command(simulator, "validate")(validate)
     app.add_typer(simulator, name="sim")
+    command(app, "calibrate")(calibrate)
 
 
 def run(
@@ -84,3 +87,79 @@ def run(
     )
     if simulating.failures(answer):
         raise typer.Exit(1)
+
+
+def validate(
+    ctx: typer.Context,
+    trace: Annotated[
+        list[str] | None, typer.Option(help="A trace, FILE[:ID]; may be repeated.", metavar="FILE")
+    ] = None,
+    synth: Annotated[str | None, typer.Option(help="A made workload; demo if no trace is given.")] = None,
+    profile: Annotated[str, typer.Option(help="Comma-separated.")] = "sticky,round-robin,saga-paper",
+    pressure: Annotated[
+        str, typer.Option(help="Comma-separated multiples of all KV memory.")
+    ] = "0.3,0.6,1.2",
+    workers: Annotated[int, typer.Option(help="Live workers.", min=1)] = 2,
+    workflows: Annotated[int, typer.Option(help="Workflows per run.", min=1)] = 24,
+    engine: Annotated[str, typer.Option(help="vllm, or fake for a look at the way alone.")] = "vllm",
+    seed: Annotated[int, typer.Option(help="Of workload and arrivals.")] = 0,
+) -> None:
+    """Run the same workflows live and simulated, and print the error of each figure.
+
+    Starts workers of its own on this machine; nothing else should run here meanwhile.
+    """
+    from saga_cli import calibrating, simulating
+    from saga_cli.progress import progress
+    from saga_cli.replaying import Workload
+
+    renderer = given(ctx).renderer
+    plan = calibrating.Plan(
+        profiles=simulating.profiles(profile),
+        pressures=simulating.numbers("--pressure", pressure),
+        workers=workers,
+        workload=Workload(
+            files=trace or (),
+            synth=synth or (None if trace else "demo"),
+            workflows=workflows,
+            limit=workflows,
+            seed=seed,
+        ),
+        engine=engine,
+        seed=seed,
+    )
+    with progress(renderer) as show:
+        answer = calibrating.validate(plan, show)
+    renderer.show(
+        answer,
+        table=calibrating.validation_table,
+        quiet=lambda a: [f"{r.profile} {r.pressure:g} {r.tct_error} {r.cached_error}" for r in a.runs],
+    )
+
+
+def calibrate(
+    ctx: typer.Context,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Write a preset for `saga sim run --preset FILE.json`.", metavar="FILE.json"),
+    ] = None,
+) -> None:
+    """Fit a cost table from the running cluster's workers; prints the residuals. Takes a few minutes."""
+    from msgspec.structs import replace
+
+    from saga_cli import calibrating
+    from saga_cli.progress import progress
+    from saga_core.errors import UserError
+    from saga_sim.costs import write
+
+    if out is not None and out.suffix != ".json":
+        raise UserError(f"--out {out}: a preset's file ends in .json")
+    held = given(ctx)
+    control = held.control()
+    with progress(held.renderer) as show:
+        measured = calibrating.calibrate(control, held.folder.settings() or {}, show)
+    if out is not None:
+        write(out, measured.preset)
+        measured = replace(measured, file=str(out))
+    held.renderer.show(
+        measured, table=calibrating.measured_table, quiet=lambda m: [m.file or f"{m.mean_error}"]
+    )
