@@ -103,24 +103,27 @@ def source_of(paths: Sequence[Path]) -> Source:
 
 
 class Exported(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer of an export, an import or a recording."""
+    """The answer of an export, an import or a recording. `running`: workflows told as far as they came."""
 
     file: str
     workflows: int
     steps: int
+    running: int
     left_out: dict[str, int]
 
 
-def exported(out: Path, workflows: list[Workflow], left_out: dict[str, int]) -> Exported:
+def exported(
+    out: Path, workflows: Sequence[Workflow], left_out: dict[str, int], running: int = 0
+) -> Exported:
     """Write `workflows` in one piece. Raises UserError when there are none, saying why."""
     from saga_sim.trace import write_trace
 
     if not workflows:
-        told = ", ".join(f"{count} {what}" for what, count in left_out.items())
+        told = ", ".join(f"{what}: {count}" for what, count in left_out.items())
         raise UserError(f"{out}: no workflow to write{f' (left out: {told})' if told else ''}")
     write_trace(out, workflows)
     steps = sum(len(workflow.steps) for workflow in workflows)
-    return Exported(file=str(out), workflows=len(workflows), steps=steps, left_out=left_out)
+    return Exported(file=str(out), workflows=len(workflows), steps=steps, running=running, left_out=left_out)
 
 
 def journal_folder(cluster: Path) -> Path:
@@ -142,15 +145,10 @@ def chosen(source: Source, selectors: Sequence[str]) -> frozenset[int] | None:
     return frozenset(select(",".join(selectors), known))
 
 
-def export(source: Source, recorder: Recorder) -> list[Workflow]:
-    """Every workflow of the journal, those that still run as far as they came; in order of submission."""
-    from saga_sim.trace.journal import RUNNING
-
-    made = list(_taken(source, recorder))
-    running = list(recorder.running())
-    if running:
-        recorder.left_out[f"{RUNNING} (their steps so far are kept)"] = len(running)
-    return arranged([*made, *running])
+def export(source: Source, recorder: Recorder) -> tuple[list[Workflow], list[Workflow]]:
+    """The workflows of the journal: those that ended, and those that still run as far as they came."""
+    ended = list(_taken(source, recorder))
+    return ended, list(recorder.running())
 
 
 def from_journal(paths: Sequence[Path], options: ImportOptions, limit: int | None) -> Imported:
@@ -160,8 +158,8 @@ def from_journal(paths: Sequence[Path], options: ImportOptions, limit: int | Non
 
     check_limit(limit)
     recorder = Recorder(workload=options.workload, tenant=options.tenant)
-    made = export(source_of(paths), recorder)
-    return Imported(workflows=made[:limit], left_out=recorder.left_out)
+    ended, running = export(source_of(paths), recorder)
+    return Imported(workflows=arranged([*ended, *running])[:limit], left_out=recorder.left_out)
 
 
 def arranged(workflows: list[Workflow]) -> list[Workflow]:

@@ -115,8 +115,9 @@ def export(
 
     source = recording.Segments(recording.journal_folder(given(ctx).folder.path))
     recorder = Recorder(workload=_workload(workload), chosen=recording.chosen(source, workflows or ()))
-    made = recording.export(recording.Segments(source.folder), recorder)
-    _show(ctx, recording.exported(out, made, recorder.left_out))
+    ended, running = recording.export(recording.Segments(source.folder), recorder)
+    made = recording.arranged([*ended, *running])
+    _show(ctx, recording.exported(out, made, recorder.left_out, len(running)))
 
 
 def record(ctx: typer.Context, out: Out, workload: Kind = "") -> None:
@@ -151,7 +152,14 @@ def _told(answer: Exported) -> str:
     lines = [
         f"wrote {plural(answer.workflows, 'workflow')} ({plural(answer.steps, 'step')}) to {answer.file}"
     ]
-    lines += [f"left out: {count} {what}" for what, count in answer.left_out.items()]
+    if answer.running:
+        runs = (
+            "1 of them still runs: its"
+            if answer.running == 1
+            else f"{answer.running} of them still run: their"
+        )
+        lines.append(f"{runs} steps so far")
+    lines += [f"left out: {what}: {count}" for what, count in answer.left_out.items()]
     return "\n".join(lines)
 
 

@@ -32,7 +32,6 @@ WITHOUT_USAGE = "steps without usage"
 OUTSIDE = "steps outside any workflow"
 EMPTY = "workflows without a step"
 CUT = "workflows whose beginning is no longer kept"
-RUNNING = "workflows still running"
 
 
 @dataclass(slots=True)

@@ -56,11 +56,11 @@ class _Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tool_wait_ms: Milliseconds | None = None
     tool_events: tuple[ToolEvent, ...] = ()
     request_kind: str | None = None
-    output_token_ids: msgspec.Raw | None = None
+    output_token_ids: msgspec.Raw = msgspec.Raw()
     priority: int | None = None
     strict_priority: int | None = None
     policy_class: str | None = None
-    routing_constraints: msgspec.Raw | None = None
+    routing_constraints: msgspec.Raw = msgspec.Raw()
 
 
 _fields = msgspec.json.Decoder(dict[str, msgspec.Raw])

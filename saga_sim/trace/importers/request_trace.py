@@ -30,7 +30,7 @@ class _Envelope(msgspec.Struct, frozen=True):
     """Only enough to pass over payloads without looking into them."""
 
     event_type: str | None = None
-    event: msgspec.Raw | None = None
+    event: msgspec.Raw = msgspec.Raw()
 
 
 _envelope = msgspec.json.Decoder(_Envelope)
@@ -77,9 +77,9 @@ def _record(line: bytes, where: str) -> Record | None:
     envelope = decoded(_envelope, line, where, VALID)
     if envelope.event_type == PAYLOAD:
         return None
-    if envelope.event is None:
-        return decoded(_decoder, line, where, VALID)
     inner = bytes(envelope.event)
+    if inner in {b"", b"null"}:
+        return decoded(_decoder, line, where, VALID)
     if decoded(_envelope, inner, where, VALID).event_type == PAYLOAD:
         return None
     return decoded(_decoder, inner, where, VALID)
