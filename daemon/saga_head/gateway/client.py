@@ -61,8 +61,8 @@ class ClientLink(asyncio.BufferedProtocol):
     """
 
     __slots__ = (
-        "_advancing", "_caller", "_direct", "_exchange", "_flushing", "_gateway", "_head", "_inner",
-        "_intake", "_pending", "_surplus", "_timed", "deadline_s", "keep", "paused", "stage", "transport",
+        "_advancing", "_caller", "_exchange", "_flushing", "_gateway", "_head", "_inner", "_intake",
+        "_pending", "_surplus", "_timed", "deadline_s", "keep", "paused", "stage", "transport",
     )  # fmt: skip
 
     transport: asyncio.Transport
@@ -79,8 +79,7 @@ class ClientLink(asyncio.BufferedProtocol):
         self._inner: asyncio.Protocol | None = None
         self._head: RequestHead | None = None
         self._caller: Caller | None = None
-        self._intake = Intake(gateway.ledger, gateway.limits)
-        self._direct = False  # the last buffer was the body's own
+        self._intake = Intake(gateway.ledger, gateway.limits, gateway.scratch)
         self._timed = False  # the header timeout runs since the first byte of this head
         self._surplus = False
         self._flushing = False
@@ -97,18 +96,16 @@ class ClientLink(asyncio.BufferedProtocol):
             self.transport.abort()
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        del sizehint
-        room = self._intake.room()
-        self._direct = room is not None
-        return self._gateway.scratch if room is None else room
+        return self._intake.room
 
     def buffer_updated(self, nbytes: int) -> None:
-        if self._direct:
+        room = self._intake.room
+        if room is self._gateway.scratch:
+            self._take(room[:nbytes].tobytes())
+        else:
             self._due(self._gateway.limits.body_idle_s)
             self._receive(self._intake.filled(nbytes))
             self._advance()
-        else:
-            self._take(bytes(self._gateway.scratch[:nbytes]))
 
     def eof_received(self) -> bool | None:
         if self._inner is not None:
@@ -148,8 +145,7 @@ class ClientLink(asyncio.BufferedProtocol):
     def _take(self, data: bytes) -> None:
         stage = self.stage
         if stage is _HEAD:
-            self._time_head()
-            self._pending += data
+            self._pending = self._pending + data if self._pending else data
             self._advance()
         elif stage is _BUSY:
             self._queue(data)
@@ -160,11 +156,6 @@ class ClientLink(asyncio.BufferedProtocol):
             self._due(self._gateway.limits.body_idle_s)
             self._receive(self._intake.feed(data))
             self._advance()
-
-    def _time_head(self) -> None:
-        if not self._timed:
-            self._timed = True
-            self._due(self._gateway.limits.header_timeout_s)
 
     def _queue(self, data: bytes) -> None:
         """Keep requests sent ahead; too many of them end the connection after this reply."""
@@ -184,14 +175,17 @@ class ClientLink(asyncio.BufferedProtocol):
                 pass
         finally:
             self._advancing = False
+        if self.stage is _HEAD and self._pending and not self._timed:
+            self._timed = True
+            self._due(self._gateway.limits.header_timeout_s)
 
     def _begin(self) -> bool:
         """Begin the next request; False where its head is not complete."""
         limits = self._gateway.limits
         data = self._pending
-        empty = EMPTY_LINES.match(data)
-        if empty:
-            data = data[empty.end() :]
+        if data.startswith(b"\r"):
+            empty = EMPTY_LINES.match(data)
+            data = data[empty.end() :] if empty else data
         end = data.find(b"\r\n\r\n") + 4
         if end < 4 or end > limits.head_bytes:
             self._pending = data
@@ -202,9 +196,8 @@ class ClientLink(asyncio.BufferedProtocol):
             return self.fail(too_busy("open connections", limits.connections))
         if not HOT.match(data):
             return self._hand_over(data)
-        self._pending = data[end:]
         head = parse_head(data[:end], limits)
-        return self.fail(head) if isinstance(head, Refusal) else self._admit(head)
+        return self.fail(head) if isinstance(head, Refusal) else self._admit(head, data[end:])
 
     def _hand_over(self, data: bytes) -> bool:
         """Give the connection to the fallback server, from this request on."""
@@ -216,8 +209,8 @@ class ClientLink(asyncio.BufferedProtocol):
         inner.data_received(data)
         return False
 
-    def _admit(self, head: RequestHead) -> bool:
-        """Ask who it is before a stranger may send a body."""
+    def _admit(self, head: RequestHead, data: bytes) -> bool:
+        """Ask who it is before a stranger may send a body; `data` came after the head."""
         gateway = self._gateway
         self.keep = head.keep_alive and not gateway.draining
         if head.api not in APIS:
@@ -226,7 +219,7 @@ class ClientLink(asyncio.BufferedProtocol):
         if isinstance(caller, Refusal):
             return self.fail(caller)
         self._head, self._caller = head, caller
-        data, self._pending = self._pending, b""
+        self._pending = b""
         received = self._intake.begin(head, data)
         if received is None:
             self.stage = _BODY
@@ -238,11 +231,11 @@ class ClientLink(asyncio.BufferedProtocol):
         return True
 
     def _receive(self, received: Received) -> None:
-        if isinstance(received, Refusal):
-            self.fail(received)
-        elif received is not None:
+        if isinstance(received, tuple):
             body, self._pending = received
             self._arrive(body)
+        elif received is not None:
+            self.fail(received)
 
     def release_body(self) -> None:
         """Count the body out of what all connections hold."""
@@ -264,16 +257,7 @@ class ClientLink(asyncio.BufferedProtocol):
             self.fail(fields)
             return
         call = Call(gateway.scheduler.next_step(), caller, head.api, fields, head.identity, len(body))
-        self._exchange = exchange = WorkerExchange(
-            call,
-            head,
-            body,
-            self,
-            scheduler=gateway.scheduler,
-            pool=gateway.pool,
-            limits=gateway.limits,
-            clock=gateway.clock,
-        )
+        self._exchange = exchange = WorkerExchange(call, head, body, self, gateway)
         gateway.exchanges += 1
         try:
             gateway.scheduler.arrive(call, exchange)
@@ -295,7 +279,6 @@ class ClientLink(asyncio.BufferedProtocol):
         )
         self._timed = False
         if self._pending:
-            self._time_head()
             self._advance()
 
     def cut(self) -> None:

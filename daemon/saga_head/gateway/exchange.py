@@ -6,14 +6,12 @@ States, by what is set: waiting (nothing), connecting (`_connecting`), on a work
 
 import asyncio
 import re
-from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import quote
 
 from saga_head.gateway.body import Body
 from saga_head.gateway.head import RequestHead
-from saga_head.gateway.limits import Limits
-from saga_head.gateway.port import Call, Outcome, Refusal, Result, Scheduler, Target
+from saga_head.gateway.port import Call, Outcome, Refusal, Result, Target
 from saga_head.gateway.refusals import CANCELLED, worker_lost
 from saga_head.gateway.relay import Relay, ReplyHead
 from saga_head.gateway.reply import (
@@ -25,7 +23,10 @@ from saga_head.gateway.reply import (
     read_usage,
     rewrite_head,
 )
-from saga_head.gateway.upstream import Pool, WorkerLink
+from saga_head.gateway.upstream import WorkerLink
+
+if TYPE_CHECKING:
+    from saga_head.gateway.server import Gateway
 
 
 class Client(Protocol):
@@ -47,33 +48,18 @@ class WorkerExchange:
     """The gateway's side of one step (`port.Exchange`)."""
 
     __slots__ = (
-        "_answered", "_arrived_s", "_body", "_client", "_clock", "_connecting", "_head", "_limits", "_link",
-        "_pool", "_relay", "_retried", "_scheduler", "_status", "_stream", "_target", "_ttft_s",
-        "_wire_chunked", "call", "settled",
+        "_answered", "_arrived_s", "_body", "_client", "_connecting", "_gateway", "_head", "_link", "_relay",
+        "_retried", "_status", "_stream", "_target", "_ttft_s", "_wire_chunked", "call", "settled",
     )  # fmt: skip
 
-    def __init__(
-        self,
-        call: Call,
-        head: RequestHead,
-        body: Body,
-        client: Client,
-        *,
-        scheduler: Scheduler,
-        pool: Pool,
-        limits: Limits,
-        clock: Callable[[], float],
-    ) -> None:
+    def __init__(self, call: Call, head: RequestHead, body: Body, client: Client, gateway: "Gateway") -> None:
         self.call = call
         self.settled = False
         self._head = head
         self._body: Body | None = body
         self._client = client
-        self._scheduler = scheduler
-        self._pool = pool
-        self._limits = limits
-        self._clock = clock
-        self._arrived_s = clock()
+        self._gateway = gateway
+        self._arrived_s = gateway.clock()
         self._ttft_s: float | None = None
         self._status = 0
         self._answered = False
@@ -95,7 +81,7 @@ class WorkerExchange:
             raise RuntimeError(f"step {self.call.step} is on worker {self._target.worker} already")
         self._target = target
         self._retried = False
-        link = self._pool.take((target.host, target.port))
+        link = self._gateway.pool.take((target.host, target.port))
         if link is None:
             self._connect(target)
         else:
@@ -156,10 +142,10 @@ class WorkerExchange:
 
     async def _open(self, target: Target) -> None:
         try:
-            link = await self._pool.connect((target.host, target.port))
+            link = await self._gateway.pool.connect((target.host, target.port))
         except OSError as error:
             self._connecting = None
-            why = str(error) or f"no answer within {self._limits.connect_timeout_s:g} s"
+            why = str(error) or f"no answer within {self._gateway.limits.connect_timeout_s:g} s"
             self._lost(f"cannot connect to {target.host}:{target.port}: {why}", b"")
             return
         self._connecting = None
@@ -171,7 +157,7 @@ class WorkerExchange:
         self._relay = Relay(
             self,
             self._client.transport.write,
-            head_limit=self._limits.reply_head_bytes,
+            head_limit=self._gateway.limits.reply_head_bytes,
             decode=self._head.http10,
         )
         link.send(self._relay, self._request_head(target, len(self._body)), self._body)
@@ -209,8 +195,8 @@ class WorkerExchange:
 
     def on_first_byte(self) -> None:
         """The first byte of the reply's body."""
-        self._ttft_s = self._clock() - self._arrived_s
-        self._scheduler.first_byte(self.call.step, self._ttft_s)
+        self._ttft_s = self._gateway.clock() - self._arrived_s
+        self._gateway.scheduler.first_byte(self.call.step, self._ttft_s)
 
     def on_complete(self) -> None:
         """The reply is whole."""
@@ -218,7 +204,7 @@ class WorkerExchange:
         assert relay is not None
         self._link = None
         if link is not None:
-            self._pool.give(link, reusable=relay.reusable)
+            self._gateway.pool.give(link, reusable=relay.reusable)
         self._settle(Outcome.DONE if self._status < 400 else Outcome.REFUSED, "")
         self._client.replied()
 
@@ -239,7 +225,7 @@ class WorkerExchange:
         refusal = worker_lost(target.worker, detail)
         if self._answered:
             self._break_off(refusal, detail, tail)
-        elif not self._scheduler.lost(self.call.step, target.worker, detail) and not self.settled:
+        elif not self._gateway.scheduler.lost(self.call.step, target.worker, detail) and not self.settled:
             self._fail(refusal, Outcome.WORKER_LOST, detail)
 
     # the ends
@@ -294,10 +280,11 @@ class WorkerExchange:
             usage = read_usage(relay.tail)
             relay.drop()
         self._target = None
-        self._body = None
-        self._client.release_body()
-        duration_s = self._clock() - self._arrived_s
-        self._scheduler.finish(
+        if self._body is not None:
+            self._body = None
+            self._client.release_body()
+        duration_s = self._gateway.clock() - self._arrived_s
+        self._gateway.scheduler.finish(
             self.call.step, Result(outcome, self._status, usage, self._ttft_s, duration_s, detail)
         )
 

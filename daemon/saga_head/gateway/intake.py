@@ -30,9 +30,11 @@ Received = tuple[Body, bytes] | Refusal | None  # a whole body and the bytes aft
 class Intake:
     """The body of one connection's present request."""
 
-    __slots__ = ("_chunks", "_held", "_ledger", "_limit", "_sized")
+    __slots__ = ("_chunks", "_held", "_ledger", "_limit", "_scratch", "_sized", "room")
 
-    def __init__(self, ledger: BodyLedger, limits: Limits) -> None:
+    def __init__(self, ledger: BodyLedger, limits: Limits, scratch: memoryview) -> None:
+        self.room = scratch  # where the next bytes go: the shared buffer, or a sized body's own; never empty
+        self._scratch = scratch
         self._ledger = ledger
         self._limit = limits.body_bytes
         self._held = 0
@@ -52,6 +54,7 @@ class Intake:
         if len(data) >= length:
             return data[:length], data[length:]
         self._sized = SizedBody(length, data)
+        self.room = self._sized.room()
         return None
 
     def feed(self, data: bytes) -> Received:
@@ -68,22 +71,21 @@ class Intake:
         self._chunks = None
         return chunks.body, rest
 
-    def room(self) -> memoryview | None:
-        """Where the next bytes of a sized body go; None where no sized body is being received."""
-        return None if self._sized is None else self._sized.room()
-
     def filled(self, nbytes: int) -> Received:
         """Note bytes put into room()."""
         assert self._sized is not None
         body = self._sized.filled(nbytes)
         if body is None:
+            self.room = self._sized.room()
             return None
         self._sized = None
+        self.room = self._scratch
         return body, b""
 
     def release(self) -> None:
         """Give the body's room back; what was received of it is dropped."""
         self._sized = self._chunks = None
+        self.room = self._scratch
         self._ledger.held_bytes -= self._held
         self._held = 0
 
