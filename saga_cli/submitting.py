@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from saga_cli.replaying import Report, Workload
 
 INTERRUPTED = 130
-INTERPRETERS = frozenset({"bash", "bun", "deno", "node", "ruby", "sh", "uv", "zsh"})
+INTERPRETERS = frozenset({"bash", "bun", "deno", "node", "ruby", "sh", "zsh"})
+INLINE = frozenset({"-c", "-e", "--eval"})
+"""What follows is the program's text, which names nothing."""
 
 
 def request(
@@ -39,10 +41,20 @@ def request(
 
 
 def _called(program: Sequence[str]) -> str:
-    """The script's name where an interpreter runs one, else the program's."""
-    first, rest = Path(program[0]).name, [word for word in program[1:] if not word.startswith("-")]
-    interprets = first.startswith("python") or first in INTERPRETERS
-    return Path(rest[0]).name if interprets and rest else first
+    """The script's or module's name where an interpreter runs one, else the program's."""
+    first = Path(program[0]).name
+    if first == "uv" and program[1:2] == ["run"] and program[2:]:
+        return _called(program[2:])
+    if not (first.startswith("python") or first in INTERPRETERS):
+        return first
+    for number, word in enumerate(program[1:], start=1):
+        if word in INLINE:
+            return first
+        if word == "-m" and first.startswith("python"):
+            return program[number + 1] if number + 1 < len(program) else first
+        if not word.startswith("-"):
+            return Path(word).name
+    return first
 
 
 def _pairs(texts: Sequence[str]) -> dict[str, str]:
