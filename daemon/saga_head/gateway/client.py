@@ -95,7 +95,7 @@ class ClientLink(asyncio.BufferedProtocol):
         if len(links) > limits.connections + POLITE:
             self.transport.abort()
 
-    def get_buffer(self, sizehint: int) -> memoryview:
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - the name is asyncio's
         return self._intake.room
 
     def buffer_updated(self, nbytes: int) -> None:
