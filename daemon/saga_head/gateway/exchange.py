@@ -181,7 +181,7 @@ class WorkerExchange:
         self._answered = True
         self._status = head.status
         self._wire_chunked = head.chunked
-        self._stream = b"text/event-stream" in head.lower and (head.chunked or head.until_eof)
+        self._stream = (head.chunked or head.until_eof) and b"text/event-stream" in head.lower
         self._body = None
         client.release_body()
         if head.until_eof:

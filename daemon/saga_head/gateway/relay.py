@@ -19,6 +19,9 @@ class Asker(Protocol):
     def on_broken(self, detail: str) -> None: ...
 
 
+BODYLESS = (204, 304)
+
+
 class ReplyHead:
     """A worker's final (not 1xx) head and how its body ends."""
 
@@ -26,11 +29,13 @@ class ReplyHead:
 
     def __init__(self, raw: bytes, status: int) -> None:
         self.raw = raw
-        self.lower = raw.lower()
+        self.lower = lower = raw.lower()
         self.status = status
-        self.chunked = b"\r\ntransfer-encoding:" in self.lower
-        bodyless = status in (204, 304) or b"\r\ncontent-length:" in self.lower
-        self.until_eof = not self.chunked and not bodyless
+        self.chunked = False
+        self.until_eof = False
+        if b"\r\ncontent-length:" not in lower or b"\r\ntransfer-encoding:" in lower:
+            self.chunked = b"\r\ntransfer-encoding:" in lower
+            self.until_eof = not self.chunked and status not in BODYLESS
 
 
 def _ignore(_: bytes) -> None:
@@ -44,8 +49,8 @@ class Relay:
     """
 
     __slots__ = (
-        "_asker", "_begun", "_head", "_head_limit", "_parser", "_raw", "_started", "_write", "complete",
-        "head", "on_body", "reusable", "silent", "tail",
+        "_asker", "_begun", "_head", "_head_limit", "_parser", "_raw", "_write", "complete", "head", "on_body",
+        "reusable", "silent", "tail",
     )  # fmt: skip
 
     on_body: Callable[[bytes], None]  # only while decoding: httptools looks whether it is there
@@ -64,7 +69,6 @@ class Relay:
         self._head = b""
         self._head_limit = head_limit
         self._begun = 0
-        self._started = False
         self.head: ReplyHead | None = None
         self.silent = True  # not one byte has come
         self.complete = False
@@ -76,7 +80,7 @@ class Relay:
         if self.head is None:
             self._feed_head(data)
         else:
-            self._pass_on(data, b"")
+            self._pass_on(data)
 
     def eof(self, detail: str) -> None:
         """The worker closed (or died): the end of a reply without length, else a loss."""
@@ -120,7 +124,6 @@ class Relay:
             head, data = data[:end], data[end:]
             status = self._parse_head(head)
             if status >= 200:
-                self._head = b""
                 self._begin(ReplyHead(head, status), data)
                 return
             if status < 0:
@@ -143,48 +146,52 @@ class Relay:
         if asker is None:
             return
         self.head = head
+        self._head = b""
         ours = asker.on_head(head)
-        if rest and not self.complete and self._raw is self._write:
-            self._pass_on(rest, ours)
-            return
-        self._write(ours)
         if self.complete:
+            self._write(ours)
             self.reusable = self.reusable and not rest
             asker.on_complete()
         elif rest:
-            self._pass_on(rest, b"")
+            self._pass_on(rest, ours)
+        else:
+            self._write(ours)
 
     # the body
 
-    def _pass_on(self, data: bytes, prefix: bytes) -> None:
-        parser = self._parser
-        if parser is None:
+    def _pass_on(self, data: bytes, ours: bytes = b"") -> None:
+        """Send what came of the body, after `ours` where the head has not gone yet."""
+        parser, asker = self._parser, self._asker
+        if parser is None or asker is None:
             return
+        if ours and self._raw is not self._write:  # the parser writes the decoded body
+            self._write(ours)
+            ours = b""
         try:
             parser.feed_data(data)
         except httptools.HttpParserError as error:
-            self._break(f"the reply is not valid HTTP: {error}", prefix)
+            self._break(f"the reply is not valid HTTP: {error}", ours)
             return
         if self._begun > 1:
-            self._break("the worker sent more than one reply", prefix)
+            self._break("the worker sent more than one reply", ours)
             return
-        if not self._started:
-            self._started = True
-            if self._asker is not None:
-                self._asker.on_first_byte()
-        self._raw(prefix + data if prefix else data)
         tail = self.tail
+        if not tail:
+            asker.on_first_byte()
+        self._raw(ours + data if ours else data)
         if len(data) >= TAIL_BYTES:
             tail[:] = data[-TAIL_BYTES:]
         else:
             tail += data
             if len(tail) > 2 * TAIL_BYTES:
                 del tail[:-TAIL_BYTES]
-        if self.complete and self._asker is not None:
-            self._asker.on_complete()
+        if self.complete:
+            asker = self._asker
+            if asker is not None:
+                asker.on_complete()
 
-    def _break(self, detail: str, prefix: bytes) -> None:
-        if prefix:
-            self._write(prefix)
+    def _break(self, detail: str, ours: bytes) -> None:
+        if ours:
+            self._write(ours)
         if self._asker is not None:
             self._asker.on_broken(detail)

@@ -35,9 +35,8 @@ class WorkerLink(asyncio.Protocol):
         self.relay = relay
         if len(body) <= JOIN_BYTES:
             self.transport.write(head + body)
-        else:  # two writes: joining 200 KB costs more than a second send
-            self.transport.write(head)
-            self.transport.write(body)
+        else:  # uvloop sends the two in one call
+            self.transport.writelines((head, body))
 
     def data_received(self, data: bytes) -> None:
         if self.relay is None:
@@ -106,8 +105,10 @@ class Pool:
         if not reusable or transport.is_closing() or transport.get_write_buffer_size():
             transport.abort()
             return
-        idle = self._idle.setdefault(link.address, deque())
-        if len(idle) >= self._limits.worker_idle_connections:
+        idle = self._idle.get(link.address)
+        if idle is None:
+            idle = self._idle[link.address] = deque()
+        elif len(idle) >= self._limits.worker_idle_connections:
             transport.close()
             return
         transport.resume_reading()  # a slow client may have stopped it
