@@ -152,14 +152,14 @@ def table(answer: Answer) -> RenderableType:
     from rich.table import Table
     from rich.text import Text
 
-    grid = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
+    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     grid.add_column("", no_wrap=True)
     names = list(dict.fromkeys(figures.profile for figures in answer.runs))
     columns = [rows([f for f in answer.runs if f.profile == name]) for name in names]
     ratios = {ratio.profile: ratio for ratio in answer.ratios}
     for name, column in zip(names, columns, strict=True):
         grid.add_column(name, justify="right", no_wrap=True)
-        column[f"speed-up on {names[0]}"] = _speed_up(ratios.get(name))
+        column.update(_speed_up(ratios.get(name)))
     for row in columns[0]:
         grid.add_row(row, *(column[row] for column in columns))
     size = f"{plural(answer.workers, 'worker')} ({answer.preset}, {plural(answer.gpus, 'GPU')})"
@@ -167,11 +167,12 @@ def table(answer: Answer) -> RenderableType:
     return Group(Text(what), Text(), grid, Text(), Text(fill(LEGEND, 79)))
 
 
-def _speed_up(ratio: Ratio | None) -> str:
+def _speed_up(ratio: Ratio | None) -> dict[str, str]:
+    """Two rows: the ratio to the first profile, and its extremes where there are several seeds."""
     if ratio is None:
-        return "1.00"
-    spread = f" ({ratio.low:.2f}-{ratio.high:.2f})" if ratio.seeds > 1 else ""
-    return f"{ratio.geomean:.2f}{spread}"
+        return {"speed-up": "1.00", "over seeds": UNKNOWN}
+    spread = f"{ratio.low:.2f}-{ratio.high:.2f}" if ratio.seeds > 1 else UNKNOWN
+    return {"speed-up": f"{ratio.geomean:.2f}", "over seeds": spread}
 
 
 def rows(runs: Sequence[Figures]) -> dict[str, str]:
@@ -181,7 +182,7 @@ def rows(runs: Sequence[Figures]) -> dict[str, str]:
     prompt = sum(s.prompt_tokens for s in sums)
     cached = sum(s.cached_tokens or 0 for s in sums) / prompt if prompt else None
     return {
-        "workflows finished": ended,
+        "finished": ended,
         "pressure": _number([f.pressure for f in runs]),
         "TCT mean": duration(_mean([s.tct_mean_s for s in sums])),
         "TCT geomean": duration(_mean([s.tct_geomean_s for s in sums])),

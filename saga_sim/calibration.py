@@ -120,7 +120,7 @@ def _least_squares(rows: Sequence[_Row]) -> list[float]:
 
 def _scale(rows: Sequence[_Row], index: int) -> float:
     """What the coefficient is worth: the largest share that one unit of it has in a row."""
-    return max(abs(row.features[index]) / row.seconds for row in rows)
+    return max((abs(row.features[index]) / row.seconds for row in rows), default=0.0)
 
 
 def _solve(rows: Sequence[_Row], used: Sequence[int]) -> list[float]:

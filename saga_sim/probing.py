@@ -45,12 +45,11 @@ class Prober:
         *,
         workers: int,
         max_model_len: int,
-        seed: int,
         on_probe: Callable[[int], None],
     ) -> None:
         self._caller, self._open, self._workers = caller, open_workflow, workers
         self._longest = max_model_len
-        self._random = Random(f"{seed}/probing")  # noqa: S311 - a workload
+        self._random = Random()  # noqa: S311 - a workload; unseeded: nothing of an earlier probing may be cached
         self._on_probe = on_probe
         self.probes: list[Probe] = []
 
@@ -70,7 +69,7 @@ class Prober:
         lines = [await self._line(tokens) for _ in range(self._workers)]
         for _ in range(2):
             replies = await asyncio.gather(*(self._call(line, decoded) for line in lines))
-            self._keep([probe for probe, _ in replies])
+            self._keep([probe for probe, reply in replies if reply.attempts == 1])
             for line, (_, reply) in zip(lines, replies, strict=True):
                 line.tokens += reply.output_ids + self._tokens(TURN_TOKENS)
 
@@ -114,13 +113,13 @@ class Prober:
 
 
 def _together(replies: Sequence[Reply], probes: Sequence[Probe]) -> list[Probe]:
-    """The calls that had company for nearly all their decoding: those that began last or ended first are left out."""
+    """The calls whose decoding nearly all happened while all others decoded too; a call tried twice says nothing."""
     begun = max(reply.first_at or reply.ended_at for reply in replies)
     ended = min(reply.ended_at for reply in replies)
     return [
         probe
         for probe, reply in zip(probes, replies, strict=True)
-        if ended - begun > 0.9 * (reply.ended_at - (reply.first_at or reply.ended_at))
+        if reply.attempts == 1 and ended - begun > 0.9 * (reply.ended_at - (reply.first_at or reply.ended_at))
     ]
 
 
@@ -149,7 +148,6 @@ async def probe(
     model: str,
     workers: int,
     max_model_len: int,
-    seed: int = 0,
     on_probe: Callable[[int], None] = lambda _: None,
 ) -> list[Probe]:
     """Measure the workers of a running cluster; a few minutes on a CPU. Nothing else should run there."""
@@ -159,7 +157,6 @@ async def probe(
             open_workflow,
             workers=workers,
             max_model_len=max_model_len,
-            seed=seed,
             on_probe=on_probe,
         )
         return await prober.all()

@@ -35,7 +35,10 @@ def run(
         int | None, typer.Option(help="Workers per node; by default what 8 GPUs hold.", min=1)
     ] = None,
     preset: Annotated[
-        str, typer.Option(help="Kind of worker: llama3-70b-a100, llama3-8b-h100, agent-cpu.")
+        str,
+        typer.Option(
+            help="llama3-70b-a100, llama3-8b-h100, moe-30b-a3b-h100, agent-cpu, or a file of `saga calibrate`."
+        ),
     ] = "llama3-70b-a100",
     pressure: Annotated[
         float | None, typer.Option(help="Poisson arrivals that want this multiple of all KV memory.")

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 from trace_makers import step, workflow
 
@@ -15,6 +19,7 @@ from saga_sim.trace.records import Tool
 from saga_sim.trace.synth import synthesise
 from saga_sim.world import ClusterSpec, World
 
+BLOCK = AGENT_CPU.shape.block_tokens
 SPEC = ClusterSpec(preset=AGENT_CPU, workers=3, per_node=2)
 
 
@@ -31,6 +36,28 @@ def test_same_seed_same_facts_at_the_same_times(profile):
     assert first.trace_hash == again.trace_hash
     assert first.trace_hash != other.trace_hash
     assert first.summary == again.summary
+
+
+def test_another_process_with_other_hashes_sees_the_same_facts():
+    script = (
+        "from saga_sim.costs import AGENT_CPU\n"
+        "from saga_sim.experiment import Arrivals, fitted, simulate\n"
+        "from saga_sim.trace.synth import synthesise\n"
+        "from saga_sim.world import ClusterSpec\n"
+        "spec = ClusterSpec(preset=AGENT_CPU, workers=3, per_node=2)\n"
+        "work = fitted(synthesise('demo', 8, 0), spec)\n"
+        "print(simulate('saga-paper', work, spec, Arrivals(per_s=0.5), seed=7)[0].trace_hash)"
+    )
+    here, _ = simulate("saga-paper", demo(), SPEC, Arrivals(per_s=0.5), seed=7)
+    for seed in ("1", "2"):
+        done = subprocess.run(
+            [sys.executable, "-c", script],
+            env=os.environ | {"PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout.strip() == here.trace_hash
 
 
 @pytest.mark.parametrize("profile", PLACEMENTS)
@@ -69,9 +96,13 @@ def test_residency_reaches_the_head_only_by_reports():
     held = {(session, tokens) for resident in seen for session, tokens in resident.items()}
     usage = {("1.main.0", s.prompt_tokens + s.output_tokens) for s in plan.steps}
     assert held <= facts | usage
-    # Blocks of 128: the whole first prompt and output but its last token, which was never an input.
-    assert ("1.main.0", (2000 + 19) // 128 * 128) in held
-    assert [s.cached_tokens for s in result.runs[0].steps] == [0, 1920, 2944]
+    # Whole blocks: the whole first prompt and output but its last token, which was never an input.
+    assert ("1.main.0", (2000 + 19) // BLOCK * BLOCK) in held
+    assert [s.cached_tokens for s in result.runs[0].steps] == [
+        0,
+        2019 // BLOCK * BLOCK,
+        3009 // BLOCK * BLOCK,
+    ]
 
 
 def test_a_step_that_does_not_fit_fails_its_workflow_with_the_reason():
@@ -90,7 +121,7 @@ def test_times_of_a_lone_workflow_are_those_of_the_cost_table():
     first = costs.step_s + costs.chunk_s(0, 1000)
     assert run.steps[0].ttft_s == pytest.approx(way + first)
     assert run.steps[0].duration_s == pytest.approx(way + first + decode)
-    cached = 1002 // 128 * 128
+    cached = 1002 // BLOCK * BLOCK
     second = costs.step_s + costs.chunk_s(cached, 1500 - cached)
     assert run.steps[1].cached_tokens == cached
     assert run.completion_s == pytest.approx(2 * way + first + decode + 2.0 + second)

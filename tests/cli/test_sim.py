@@ -1,0 +1,62 @@
+"""`saga sim run`: figures side by side, refusals before anything runs."""
+
+import json
+
+import pytest
+
+from saga_cli.main import run
+
+
+def sim(*words):
+    return run(["sim", "run", "--synth", "demo", "--workflows", "4", *words])
+
+
+def test_every_profile_beside_the_first(capsys):
+    code = sim("--workers", "2", "--preset", "agent-cpu", "--pressure", "0.5", "--seeds", "2")
+    out = capsys.readouterr().out
+    assert code == 0
+    assert out.splitlines()[2].split() == ["sticky", "round-robin", "least-loaded", "saga-paper"]
+    rows = {line.split("  ")[0]: line for line in out.splitlines()}
+    for row in ("TCT mean", "TTFT p95", "cached share", "useful KV", "speed-up", "over seeds", "events/s"):
+        assert row in rows, row
+    assert "8/8" in rows["finished"]
+
+
+def test_json_is_one_value_with_every_run(capsys):
+    code = sim(
+        "--workers", "2", "--preset", "agent-cpu", "--concurrency", "2", "--profile", "sticky,round-robin",
+        "--output", "json",
+    )  # fmt: skip
+    answer = json.loads(capsys.readouterr().out)
+    assert code == 0
+    assert [r["profile"] for r in answer["runs"]] == ["sticky", "round-robin"]
+    assert answer["runs"][0]["summary"]["finished"] == 4
+    assert answer["ratios"][0]["baseline"] == "sticky"
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        ((), "--gpus N or --workers N"),
+        (("--gpus", "8", "--workers", "2"), "one of them"),
+        (("--gpus", "6"), "a multiple"),
+        (("--gpus", "4", "--preset", "agent-cpu"), "give --workers"),
+        (("--workers", "1", "--preset", "nope"), "llama3-70b-a100"),
+        (("--workers", "1", "--profile", "stikcy"), "sticky"),
+        (("--workers", "1", "--profile", "sticky,sticky"), "each profile once"),
+        (("--workers", "1", "--pressure", "1", "--concurrency", "2"), "exclude each other"),
+        (("--workers", "1", "--pressure", "-1"), "above 0"),
+        (("--workers", "1", "--scale-time", "-1"), "valid: 0 or above"),
+        (("--workers", "1", "--trace", "nowhere.jsonl"), "nowhere.jsonl"),
+    ],
+)
+def test_what_cannot_be_is_refused(capsys, words, why):
+    assert sim(*words) == 2
+    assert why in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_a_damaged_trace_is_refused_with_its_line(tmp_path, capsys):
+    path = tmp_path / "bad.jsonl"
+    path.write_text('{"v": 1}\n')
+    assert run(["sim", "run", "--trace", str(path), "--workers", "1"]) == 2
+    assert "bad.jsonl:1:" in capsys.readouterr().err
