@@ -193,9 +193,10 @@ def record(
             took_s = time.monotonic() - began
             time.sleep(max(POLL_S, took_s / POLL_SHARE))
     except KeyboardInterrupt:
+        return arranged(made)
+    finally:
         if not made:
             out.unlink(missing_ok=True)
-        return arranged(made)
 
 
 def _taken(segments: Source, recorder: Recorder) -> Iterator[Workflow]:

@@ -132,7 +132,7 @@ def record(ctx: typer.Context, out: Out, workload: Kind = "") -> None:
     made = recording.record(
         folder, out, recorder, lambda w: note(f"{plain(w.workflow_id)}: {plural(len(w.steps), 'step')}")
     )
-    _show(ctx, recording.exported(out, made, recorder.left_out))
+    _show(ctx, recording.exported(out, made, recorder.told()))
 
 
 def _workload(name: str) -> Workload | None:

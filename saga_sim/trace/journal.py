@@ -31,6 +31,7 @@ SOURCE = "saga-journal"
 WITHOUT_USAGE = "steps without usage"
 OUTSIDE = "steps outside any workflow"
 EMPTY = "workflows without a step"
+RUNNING = "workflows still running"
 CUT = "workflows whose beginning is no longer kept"
 
 
@@ -93,6 +94,10 @@ class Recorder:
             made = self._told(run)
             if made is not None:
                 yield made
+
+    def told(self) -> dict[str, int]:
+        """What was left out, with the workflows that have not ended."""
+        return self.left_out | ({RUNNING: len(self._runs)} if self._runs else {})
 
     def _submitted(self, fact: WorkflowSubmitted, at: float) -> None:
         self.known.add(fact.workflow)

@@ -161,6 +161,18 @@ def test_what_the_model_asked_for_names_the_pause(tmp_path):
     assert [(s.tool.kind, s.tool.name) for s in made.steps[:2]] == [("tool", "bash"), ("user", None)]
 
 
+def test_a_tool_belongs_to_the_pause_that_it_ended_in(tmp_path):
+    rows = [
+        end("a", 0, 10, [1], session="s"),
+        end("b", 100, 110, [1, 2], session="s"),
+        end("c", 300, 310, [1, 2, 3], session="s"),
+        tool("s", "quick", 20, 90),
+        tool("s", "slow", 30, 250, event="tool_error"),
+    ]
+    (made,) = read(tmp_path, rows).workflows
+    assert [step.tool.name for step in made.steps[:2]] == ["quick", "slow"]
+
+
 def test_requests_without_sessions_are_joined_by_their_blocks(tmp_path):
     rows = [end("a", 0, 100, [1, 2, 3]), end("b", 50, 90, [1, 2, 3, 4]), end("c", 200, 300, [1, 2, 3, 5])]
     chat, other = read(tmp_path, rows).workflows

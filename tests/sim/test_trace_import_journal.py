@@ -163,6 +163,13 @@ def test_subagents_leave_and_join():
     assert made.steps[4].gap_s == 1.0
 
 
+def test_a_session_that_is_busy_opens_no_other():
+    story = Story().submit(0.0).step(0.0, 1000).step(1.5, 500, session="left")
+    busy = story.arrive(3.0, "left")
+    story.step(3.5, 600, session="right").finish(6.0, busy, 700, 5)
+    assert [s.parents for s in story.end(9.0).one().steps] == [(), (0,), (1,), (0,)]
+
+
 def test_a_background_session_is_joined_only_at_its_end():
     story = Story().submit(0.0).step(0.0, 1000).step(1.5, 500, session="watch", lasts=0.1).step(2.0, 1200)
     story.step(4.0, 600, session="watch", lasts=0.1).step(6.0, 1400).end(9.0)

@@ -80,15 +80,15 @@ def test_queries_are_the_prompts_as_the_model_saw_them(tmp_path):
 def test_before_queries_the_history_is_the_prompt(tmp_path):
     demo = {"role": "user", "content": "a demonstration " * 30, "is_demo": True, "agent": "primary"}
     history = [
-        SYSTEM, demo, TASK,
+        SYSTEM, demo, spoken("shown") | {"is_demo": True}, TASK,
         spoken("first") | {"action": "open x.py", "thought": "t"}, seen("out " * 20), spoken("last") | {"action": "submit"},
     ]  # fmt: skip
     steps = [
         {"action": "open x.py", "observation": "o", "response": "first", "thought": "t", "state": "{}"}
     ] * 2
     made = read(tmp_path, {"trajectory": steps, "history": history, "environment": "swe_main"}, "a.traj.gz")
-    assert [s.prompt_tokens for s in made.steps] == [tokens(*history[:3]), tokens(*history[:5])]
-    assert made.steps[1].new_prompt_tokens == tokens(*history[3:5])
+    assert [s.prompt_tokens for s in made.steps] == [tokens(*history[:4]), tokens(*history[:6])]
+    assert made.steps[1].new_prompt_tokens == tokens(*history[4:6])
     assert (made.timing, made.instance) == ("none", "a")
     fewer = read(tmp_path, {"trajectory": steps[:1], "history": history}, "b.traj")
     assert [s.tool.name for s in fewer.steps] == ["open", "submit"], (
