@@ -66,14 +66,16 @@ def shape(*, blocks: int, block: int, seqs: int, step: int) -> Shape:
     )
 
 
-def simulate(limits: Shape, calls: list[Call], *, check: bool = True) -> tuple[list[Told], Engine]:
+def simulate(
+    limits: Shape, calls: list[Call], *, costs: CostTable | None = None, check: bool = True
+) -> tuple[list[Told], Engine]:
     """Play `calls` through the simulator's engine."""
     told = [Told() for _ in calls]
 
     def done(request: Request, at: float) -> None:
         told[request.key] = Told(request.cached_tokens, request.first_at, at, request.preemptions)
 
-    engine = Engine(limits, CostTable(**COSTS), done)
+    engine = Engine(limits, costs or CostTable(**COSTS), done)
     pending = sorted(range(len(calls)), key=lambda i: calls[i].at)
     while pending or engine.next_at < NEVER:
         if pending and calls[pending[0]].at < engine.next_at:

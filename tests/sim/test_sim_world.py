@@ -7,6 +7,8 @@ import subprocess
 import sys
 
 import pytest
+from engine_twins import Call
+from engine_twins import simulate as simulate_engine
 from trace_makers import step, workflow
 
 from saga_core.errors import ClusterError
@@ -15,6 +17,7 @@ from saga_sim.costs import AGENT_CPU, LLAMA_70B_A100
 from saga_sim.experiment import Arrivals, TraceHash, fitted, paired, quiet_config, repeated, simulate
 from saga_sim.pacing import Pace
 from saga_sim.runs import RunState
+from saga_sim.streams import Stream
 from saga_sim.trace.records import Tool
 from saga_sim.trace.synth import synthesise
 from saga_sim.world import ClusterSpec, World
@@ -125,6 +128,24 @@ def test_times_of_a_lone_workflow_are_those_of_the_cost_table():
     second = costs.step_s + costs.chunk_s(cached, 1500 - cached)
     assert run.steps[1].cached_tokens == cached
     assert run.completion_s == pytest.approx(2 * way + first + decode + 2.0 + second)
+
+
+def test_a_stretch_that_an_arrival_cuts_short_is_not_ended_twice():
+    """One engine in the world ends its calls when the same engine, driven by hand, does."""
+    spec = ClusterSpec(preset=AGENT_CPU, workers=1, per_node=1)
+    plans = [
+        workflow(step(0, 500, output=400), id="a", arrival_s=0.0),
+        workflow(step(0, 600, output=50), id="b", arrival_s=0.7),
+        workflow(step(0, 700, output=300), id="c", arrival_s=1.1),
+    ]
+    runs = World(spec, quiet_config("sticky")).run(plans, Pace()).runs
+    way = spec.link.client_s + spec.link.worker_s
+    calls = [
+        Call(p.arrival_s + way, Stream(), p.steps[0].prompt_tokens, p.steps[0].output_tokens) for p in plans
+    ]
+    told, _ = simulate_engine(AGENT_CPU.shape, calls, costs=AGENT_CPU.costs)
+    for run, alone in zip(runs, told, strict=True):
+        assert run.ended_s == pytest.approx(alone.done_at + way)
 
 
 def test_affinity_beats_round_robin_where_contexts_grow():
