@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from saga_head.gateway.client import ClientLink
 from saga_head.gateway.exchange import WorkerExchange
-from saga_head.gateway.head import FRAMING, HOT, RequestHead, _frame, parse_head
+from saga_head.gateway.head import FRAMING, HOT, HeadReader, RequestHead, _frame, parse_head
 from saga_head.gateway.limits import Limits
 from saga_head.gateway.port import Call, Exchange, Refusal, Target
 from saga_head.gateway.relay import Relay, ReplyHead
@@ -293,6 +293,15 @@ def test_a_head_that_is_taken_reads_the_same_in_httptools(data: bytes) -> None:
     assert heard.parser.get_http_version() == ("1.0" if head.http10 else "1.1")
     assert heard.parser.should_keep_alive() or not head.keep_alive
     assert head.identity == heard.identity
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(hostile_head(), min_size=1, max_size=3), st.sampled_from([b"0", b"7", b"0012345678901234"]))
+def test_a_head_read_after_others_is_the_same_head(heads: list[bytes], length: bytes) -> None:
+    reader = HeadReader()
+    for data in heads:
+        for head in (data, data.replace(b"Length: 3", b"Length: " + length), data):
+            assert reader.read(head, LIMITS) == parse_head(head, LIMITS)
 
 
 def upstream_bytes(pieces: list[bytes]) -> bytes:

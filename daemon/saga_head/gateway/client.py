@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, cast
 
 from saga_head.gateway.body import Body, decode_fields
 from saga_head.gateway.exchange import WorkerExchange
-from saga_head.gateway.head import HOT, RequestHead, parse_head
+from saga_head.gateway.head import HOT, HeadReader, RequestHead
 from saga_head.gateway.intake import Intake, Received
 from saga_head.gateway.port import Call, Caller, Refusal
 from saga_head.gateway.refusals import (
@@ -61,8 +61,8 @@ class ClientLink(asyncio.BufferedProtocol):
     """
 
     __slots__ = (
-        "_advancing", "_caller", "_exchange", "_flushing", "_gateway", "_head", "_inner", "_intake",
-        "_pending", "_surplus", "_timed", "deadline_s", "keep", "paused", "stage", "transport",
+        "_advancing", "_caller", "_exchange", "_flushing", "_gateway", "_head", "_heads", "_inner",
+        "_intake", "_pending", "_surplus", "_timed", "deadline_s", "keep", "paused", "stage", "transport",
     )  # fmt: skip
 
     transport: asyncio.Transport
@@ -79,6 +79,7 @@ class ClientLink(asyncio.BufferedProtocol):
         self._inner: asyncio.Protocol | None = None
         self._head: RequestHead | None = None
         self._caller: Caller | None = None
+        self._heads = HeadReader()
         self._intake = Intake(gateway.ledger, gateway.limits, gateway.scratch)
         self._timed = False  # the header timeout runs since the first byte of this head
         self._surplus = False
@@ -196,7 +197,7 @@ class ClientLink(asyncio.BufferedProtocol):
             return self.fail(too_busy("open connections", limits.connections))
         if not HOT.match(data):
             return self._hand_over(data)
-        head = parse_head(data[:end], limits)
+        head = self._heads.read(data[:end], limits)
         return self.fail(head) if isinstance(head, Refusal) else self._admit(head, data[end:])
 
     def _hand_over(self, data: bytes) -> bool:

@@ -8,7 +8,6 @@ plainly one reading is refused, because a head that two parsers read differently
 import re
 import string
 from enum import Enum, auto
-from functools import lru_cache
 
 import msgspec
 
@@ -100,6 +99,8 @@ class RequestHead(msgspec.Struct):
 def parse_head(raw: bytes, limits: Limits) -> RequestHead | Refusal:
     """Read a whole head, the empty line included; a `Refusal` where its meaning is not beyond doubt."""
     first, *lines = raw[:-4].split(b"\r\n")
+    if raw.translate(None, FIELD_BYTES) != b"\r\n" * (len(lines) + 2):
+        return bad("the head has a control character, or a CR or LF that stands alone; lines end with CRLF")
     if len(lines) > limits.headers:
         return Refusal(
             431,
@@ -126,58 +127,66 @@ def parse_head(raw: bytes, limits: Limits) -> RequestHead | Refusal:
         keep_alive=http11,
         http10=not http11,
     )
-    try:
-        return _sort(head, lines) or head
-    except ValueError as error:
-        return bad(str(error))
+    return _sort(head, lines) or head
 
 
-Header = tuple[Role | None, bytes, bytes]  # role, lower-case name, value
+LENGTH = re.compile(rb"\r\n[Cc]ontent-[Ll]ength: ?([0-9]{1,15})\r\n")
+KEPT_BYTES = 2048  # of a connection's last head: most are below 1 KB
 
 
-def read_line(line: bytes) -> Header:
-    """Read one header line; the value as its role needs it. ValueError where it is not `name: value`."""
-    name, colon, value = line.partition(b":")
-    if line.translate(None, FIELD_BYTES):
-        raise ValueError("the head has a control character, or a CR or LF alone; lines end with CRLF")
-    if not colon or not name or name.translate(None, TOKEN_BYTES):
-        raise ValueError("a header line does not begin with a name and a colon, or is folded (obs-fold)")
-    name = name.lower()
-    role = ROLES.get(name, _IDENTITY if name.startswith(IDENTITY_PREFIXES) else None)
-    if role is _FORWARDED:
-        return role, name, b"%b:%b\r\n" % (name, value)
-    if role is _FRAMING:  # a tab is left to be refused: it can hide a coding from one of two parsers
-        return role, name, value.strip(b" ")
-    return role, name, value.strip(b" \t")
+class HeadReader:
+    """Reads the heads of one connection. Those of an agent differ in their length only, and are read once."""
 
+    __slots__ = ("_head", "_last")
 
-# A client sends nearly the same lines with every request, so they are read once. Bounded: 1,024 lines of 256 bytes.
-_read_again = lru_cache(maxsize=1024)(read_line)
-KEPT_BYTES = 256
+    def __init__(self) -> None:
+        self._last = b""  # the last good head, with 0 for its length
+        self._head = RequestHead()
+
+    def read(self, raw: bytes, limits: Limits) -> RequestHead | Refusal:
+        """Return what `parse_head` says of `raw`; good until the next one, of which it may be part."""
+        length = LENGTH.search(raw)
+        if length is None or len(raw) > KEPT_BYTES:
+            return parse_head(raw, limits)
+        start, end = length.span(1)
+        plain = raw[:start] + b"0" + raw[end:]
+        if plain != self._last:
+            head = parse_head(plain, limits)
+            if isinstance(head, Refusal):
+                return head
+            self._last, self._head = plain, head
+        self._head.length = int(length[1])
+        return self._head
 
 
 def _sort(head: RequestHead, lines: list[bytes]) -> Refusal | None:
-    """Put each header where it belongs: framing, credentials, identity, or the worker. ValueError: a bad line."""
+    """Put each header where it belongs: framing, credentials, identity, or the worker."""
     passed: list[bytes] = []
     framing: dict[bytes, bytes] = {}
     for line in lines:
-        role, name, value = _read_again(line) if len(line) <= KEPT_BYTES else read_line(line)
-        if role is None:
-            continue
+        name, colon, value = line.partition(b":")
+        name = name.lower()
+        role = ROLES.get(name)
+        if not colon or (role is None and not _is_token(name)):
+            return bad("a header line does not begin with a name and a colon, or is folded (obs-fold)")
         if role is _FORWARDED:
-            passed.append(value)
+            passed += (name, b":", value, b"\r\n")
+        elif role is _IDENTITY or (role is None and name.startswith(IDENTITY_PREFIXES)):
+            head.identity[name] = value.strip(b" \t")
         elif role is _FRAMING:
             if name in framing:
                 return bad(f"the header {name.decode()} stands twice")
-            framing[name] = value
-        elif role is _IDENTITY:
-            head.identity[name] = value
+            framing[name] = value.strip(b" ")  # a tab here is how a coding is hidden from one of two parsers
+        elif role is _CONNECTION:
+            head.keep_alive = head.keep_alive and b"close" not in value.lower()
         elif role is _KEY:
-            head.bearer = head.bearer or _key(name, value)
-        elif b"close" in value.lower():
-            head.keep_alive = False
+            head.bearer = head.bearer or _key(name, value.strip(b" \t"))
     head.forwarded = b"".join(passed)
     return _frame(head, framing)
+
+
+def _is_token(name: bytes) -> bool:
+    return bool(name) and not name.translate(None, TOKEN_BYTES)
 
 
 def _frame(head: RequestHead, framing: dict[bytes, bytes]) -> Refusal | None:

@@ -16,13 +16,6 @@ class BodyLedger:
         self.limit_bytes = limit_bytes
         self.held_bytes = 0
 
-    def take(self, nbytes: int) -> bool:
-        """Take room, if there is that much."""
-        if self.held_bytes + nbytes > self.limit_bytes:
-            return False
-        self.held_bytes += nbytes
-        return True
-
 
 Received = tuple[Body, bytes] | Refusal | None  # a whole body and the bytes after it; None: more is to come
 
@@ -90,8 +83,11 @@ class Intake:
         self._held = 0
 
     def _hold(self, more_bytes: int) -> bool:
-        if not self._ledger.take(more_bytes):
+        """Take room for more, if there is that much."""
+        ledger = self._ledger
+        if ledger.held_bytes + more_bytes > ledger.limit_bytes:
             return False
+        ledger.held_bytes += more_bytes
         self._held += more_bytes
         return True
 

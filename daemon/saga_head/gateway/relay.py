@@ -117,9 +117,7 @@ class Relay:
         while self._asker is not None:
             end = data.find(b"\r\n\r\n") + 4
             if end < 4:
-                self._head = data
-                if len(data) > self._head_limit:
-                    self._asker.on_broken(f"the head of the reply is longer than {self._head_limit} bytes")
+                self._wait_for_head(data)
                 return
             head, data = data[:end], data[end:]
             status = self._parse_head(head)
@@ -128,6 +126,11 @@ class Relay:
                 return
             if status < 0:
                 return
+
+    def _wait_for_head(self, data: bytes) -> None:
+        self._head = data
+        if len(data) > self._head_limit and self._asker is not None:
+            self._asker.on_broken(f"the head of the reply is longer than {self._head_limit} bytes")
 
     def _parse_head(self, head: bytes) -> int:
         """Return the status, or -1 after having said that it is broken."""

@@ -124,7 +124,7 @@ def read_usage(tail: bytes | bytearray) -> Usage | None:
     except msgspec.DecodeError:
         return None
     details = usage.prompt_tokens_details or usage.input_tokens_details
-    cached = (details.cached_tokens if details else None) or usage.cache_read_input_tokens or 0
+    cached = (details and details.cached_tokens) or usage.cache_read_input_tokens or 0
     prompt = usage.prompt_tokens if usage.prompt_tokens is not None else usage.input_tokens
     output = usage.completion_tokens if usage.completion_tokens is not None else usage.output_tokens
     return None if prompt is None else Usage(prompt, cached, output or 0)

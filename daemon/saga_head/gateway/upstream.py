@@ -39,10 +39,11 @@ class WorkerLink(asyncio.Protocol):
             self.transport.writelines((head, body))
 
     def data_received(self, data: bytes) -> None:
-        if self.relay is None:
+        relay = self.relay
+        if relay is None:
             self.transport.abort()  # bytes nobody asked for: whose answer would they become?
         else:
-            self.relay.feed(data)
+            relay.feed(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
         relay, self.relay = self.relay, None
