@@ -96,6 +96,25 @@ def test_before_queries_the_history_is_the_prompt(tmp_path):
     )
 
 
+def test_a_step_that_asked_nobody_is_no_call(tmp_path):
+    made = read(tmp_path, {"trajectory": [turn([SYSTEM, TASK], "look"), turn([{}], "", "submit")]})
+    assert [s.prompt_tokens for s in made.steps] == [tokens(SYSTEM, TASK)]
+
+
+def test_messages_of_a_step_are_the_prompt_of_the_next(tmp_path):
+    """SWE-agent 1.0: with the last observations kept and the older ones elided."""
+    first = [SYSTEM, TASK, spoken("look"), seen("files " * 50)]
+    second = [SYSTEM, TASK, spoken("look"), seen("elided"), spoken("edit"), seen("done " * 9)]
+    turns = [
+        turn([], "look", messages=first),
+        turn([], "edit", messages=second),
+        turn([], "bye", messages=[TASK]),
+    ]
+    made = read(tmp_path, {"trajectory": turns, "history": [SYSTEM]})
+    assert [s.prompt_tokens for s in made.steps] == [tokens(SYSTEM, TASK), tokens(*first), tokens(*second)]
+    assert made.steps[2].new_prompt_tokens == tokens(*second[3:])
+
+
 def test_tool_calls_and_parts_of_messages_count(tmp_path):
     parts = {
         "role": "user",
@@ -141,11 +160,12 @@ def test_only_what_looks_like_a_command_is_a_tools_name(action, name):
 @pytest.mark.parametrize(
     ("document", "told"),
     [
-        ({}, "missing required field 'trajectory' (valid: a .traj file of SWE-agent"),
-        ({"trajectory": []}, "no call: neither 'query' in every step nor an answer in 'history'"),
+        ([], "Expected 'object', got 'array' (valid: a .traj file of SWE-agent"),
+        ({}, "no call: neither"),
+        ({"trajectory": []}, "no call: neither 'query' in a step nor 'messages' in all, nor an answer in 'history'"),
         ({"trajectory": [{"action": "ls", "execution_time": -1}]}, ">= 0"),
-        ({"messages": [], "trajectory_format": "mini-swe-agent-1"}, "missing required field 'trajectory'"),
-        ({"trajectory": [turn([{"content": "x"}], "a")]}, "missing required field 'role' - at '$.trajectory[0].query[0]'"),
+        ({"messages": [], "trajectory_format": "mini-swe-agent-1"}, "no call: neither"),
+        ({"trajectory": [turn([{"role": 1}], "a")]}, "Expected 'str', got 'int' - at '$.trajectory[0].query[0].role'"),
     ],
 )  # fmt: skip
 def test_what_no_trajectory_is(tmp_path, document, told):

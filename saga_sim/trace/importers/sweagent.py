@@ -1,8 +1,9 @@
 """SWE-agent's `.traj` files: one JSON document per run.
 
 Source of the format: github.com/SWE-agent/SWE-agent, sweagent/types.py (TrajectoryStep, HistoryItem) and
-docs/usage/trajectories.md. From 1.1.0 a step holds `query`, the messages as the model saw them; before, prompts
-are the `history` up to each answer, without what a history processor took out.
+docs/usage/trajectories.md. From 1.1.0 a step holds `query`, the messages as the model saw them; 1.0 holds
+`messages`, what it saw at the next step; before, prompts are the `history` up to each answer, without what a
+history processor took out.
 """
 
 import hashlib
@@ -20,15 +21,15 @@ from saga_sim.trace.importers.options import Imported, ImportOptions
 from saga_sim.trace.importers.tokens import Counter, counter
 from saga_sim.trace.records import Step, Tool, Workflow
 
-VALID = "a .traj file of SWE-agent: an object with 'trajectory' and, before 1.1.0, 'history'"
+VALID = "a .traj file of SWE-agent: an object with 'trajectory', 'history' or both"
 TOOL_NAME = re.compile(r"[A-Za-z_][\w.+-]{0,63}")
 GROUP_BYTES = 5
 
 
 class Message(msgspec.Struct, frozen=True):
-    """`content`: text, or parts of which those with text count."""
+    """`content`: text, or parts of which those with text count. SWE-agent's `{}` stands for no message."""
 
-    role: str
+    role: str = ""
     content: str | list[dict[str, Any]] | None = None
     tool_calls: list[Any] | None = None
     is_demo: bool = False
@@ -42,12 +43,13 @@ class Turn(msgspec.Struct, frozen=True):
     thought: str | None = None
     response: str | None = None
     query: tuple[Message, ...] = ()
+    messages: tuple[Message, ...] = ()
     execution_time: Annotated[float, msgspec.Meta(ge=0)] | None = None
     tool_calls: list[Any] | None = None
 
 
 class Trajectory(msgspec.Struct, frozen=True):
-    trajectory: tuple[Turn, ...]
+    trajectory: tuple[Turn, ...] = ()
     history: tuple[Message, ...] = ()
 
 
@@ -95,16 +97,33 @@ def _workflow(path: Path, name: str, stem: str, count: Counter, options: ImportO
 
 
 def _calls(told: Trajectory, path: Path) -> Iterator[_Call]:
-    if told.trajectory and all(turn.query for turn in told.trajectory):
-        for turn in told.trajectory:
-            yield _Call(
-                prompt=turn.query, answer=_answer(turn), action=turn.action, execution_s=turn.execution_time
-            )
-        return
+    prompts = _prompts(told.trajectory)
+    if not prompts:
+        yield from _by_history(told, path)
+    for prompt, turn in prompts:
+        yield _Call(prompt=prompt, answer=_answer(turn), action=turn.action, execution_s=turn.execution_time)
+
+
+def _prompts(turns: Sequence[Turn]) -> Sequence[tuple[Sequence[Message], Turn]]:
+    """What the model saw at each step, where the steps say it; empty where they do not.
+
+    A step without a query among steps with one was no call (SWE-agent submits by itself at its limits).
+    """
+    asked = [(turn.query, turn) for turn in turns if any(message.role for message in turn.query)]
+    if asked or not turns or not all(turn.messages for turn in turns):
+        return asked
+    first = turns[0].messages
+    answers = [index for index, message in enumerate(first) if message.role == "assistant"]
+    opening = first[: answers[-1] if answers else len(first)]
+    return list(zip((opening, *(turn.messages for turn in turns)), turns, strict=False))
+
+
+def _by_history(told: Trajectory, path: Path) -> Iterator[_Call]:
+    """The messages before each answer; steps tell the tools if there is one for each answer."""
     spoken = [i for i, m in enumerate(told.history) if m.role == "assistant" and not m.is_demo]
     if not spoken:
         raise UserError(
-            f"{path}: no call: neither 'query' in every step nor an answer in 'history' (valid: {VALID})"
+            f"{path}: no call: neither 'query' in a step nor 'messages' in all, nor an answer in 'history' (valid: {VALID})"
         )
     turns: Sequence[Turn | None] = (
         told.trajectory if len(spoken) == len(told.trajectory) else [None] * len(spoken)
