@@ -296,6 +296,13 @@ def test_a_head_that_is_taken_reads_the_same_in_httptools(data: bytes) -> None:
 
 
 @settings(max_examples=300, deadline=None)
+@example(
+    [
+        b"POST /v1/completions HTTP/1.1\r\nhost: h\r\nContent-Length: 3\r\nx-session-id: %b\r\n\r\n" % sid
+        for sid in (b"a", b"b")
+    ],
+    b"7",
+)
 @given(st.lists(hostile_head(), min_size=1, max_size=3), st.sampled_from([b"0", b"7", b"0012345678901234"]))
 def test_a_head_read_after_others_is_the_same_head(heads: list[bytes], length: bytes) -> None:
     reader = HeadReader()

@@ -84,9 +84,9 @@ class Call(msgspec.Struct):
     caller: Caller
     api: str  # '/v1/chat/completions'; the token is stripped, the query is not part of it
     fields: Fields
-    headers: dict[
-        bytes, bytes
-    ]  # lower-case names; only those of head.IDENTITY_PREFIXES and head.IDENTITY_NAMES
+    # Lower-case names; only those of head.IDENTITY_PREFIXES and head.IDENTITY_NAMES. To be read only: the
+    # next call of the connection may have the same dictionary.
+    headers: dict[bytes, bytes]
     body_bytes: int
 
 
