@@ -5,6 +5,7 @@ The definition, its limits and what was measured: docs/oracle.md.
 
 from saga_sim.oracle.accesses import Access, Recorder, Recording, Run
 from saga_sim.oracle.belady import ORACLES, RULES, Comparison, compare
+from saga_sim.oracle.bound import least_seconds
 from saga_sim.oracle.brute import Goal, brute_force
 from saga_sim.oracle.reference import Timing, accesses_of
 from saga_sim.oracle.replay import Outcome, replay_cache
@@ -25,5 +26,6 @@ __all__ = [
     "accesses_of",
     "brute_force",
     "compare",
+    "least_seconds",
     "replay_cache",
 ]

@@ -12,6 +12,7 @@ from saga_core.errors import UserError
 from saga_sim.costs import PRESETS, Preset, preset
 from saga_sim.oracle.accesses import Recording
 from saga_sim.oracle.belady import ORACLES, RULES, Comparison, compare
+from saga_sim.oracle.bound import least_seconds
 from saga_sim.oracle.reference import Timing, accesses_of
 from saga_sim.pacing import Pace
 from saga_sim.trace import load_trace, parse_source
@@ -40,6 +41,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     compulsory_tokens: int
     uncached_share: float
     """Of the blocks that running steps held, what did not fit: 0 unless a step is larger than the pool."""
+    least_s: float | None
+    """No cache that keeps prefixes misses less, in seconds; only with --bound."""
     rules: dict[str, Figures]
 
 
@@ -72,6 +75,7 @@ def report(asked: Namespace) -> Report:
         looked_up_tokens=first.looked_up_tokens,
         compulsory_tokens=first.compulsory_tokens,
         uncached_share=first.uncached_blocks / max(1, sum(access.blocks for access in recording.accesses)),
+        least_s=_least_s(recording, compared, chosen, asked.bound),
         rules={name: _figures(compared, name) for name in compared.outcomes},
     )
 
@@ -91,6 +95,12 @@ def _recording(asked: Namespace, chosen: Preset) -> Recording:
     )
     pace = Pace(max_gap_s=asked.max_gap, seed=asked.seed or 0)
     return accesses_of(workflows, pace, chosen.costs, block_tokens=asked.block, timing=timing)
+
+
+def _least_s(recording: Recording, compared: Comparison, chosen: Preset, rounds: int) -> float | None:
+    if rounds < 1:
+        return None
+    return round(least_seconds(recording, compared.blocks, chosen.costs, compared.best_s, rounds), 3)
 
 
 def _figures(compared: Comparison, name: str) -> Figures:
@@ -133,6 +143,7 @@ def _parser() -> ArgumentParser:
         "--max-user-gap", type=float, default=60.0, help="no person away for longer, in seconds (default 60)"
     )
     parser.add_argument("--seed", type=int, help="shuffles the workflows; default: in order of the file")
+    parser.add_argument("--bound", type=int, default=0, help="rounds of looking for a lower bound in seconds")
     parser.add_argument("--rules", help=f"some of {','.join([*RULES, *ORACLES])} (default: all)")
     return parser
 

@@ -1,5 +1,7 @@
 """The oracles against the true optimum, found by trying everything."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -7,7 +9,7 @@ from oracle_cases import COSTS, Seeded, access, case, pagings, peak, recording, 
 
 from saga_core.errors import UserError
 from saga_sim.costs import CostTable
-from saga_sim.oracle import ORACLES, RULES, Goal, brute_force, replay_cache
+from saga_sim.oracle import ORACLES, RULES, Goal, brute_force, least_seconds, replay_cache
 
 QUICK = settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 SLACK = st.integers(0, 3)
@@ -63,6 +65,30 @@ def test_with_equal_costs_seconds_and_tokens_are_one_goal(made, slack):
     )
     pool = peak(made) + slack
     assert brute_force(made, pool, Goal.PREFIXES, flat) == 2 * brute_force(made, pool, Goal.PREFIXES)
+
+
+@given(recordings(), SLACK, st.sampled_from([0.0, 0.1, 4e-4]), st.floats(0.0, 1.0))
+@QUICK
+def test_the_bound_is_below_the_optimum(made, slack, attention, share):
+    costs = replace(COSTS, attention_token2_s=attention)
+    pool = peak(made) + slack
+    best = brute_force(made, pool, Goal.PREFIXES, costs)
+    played = replay_cache(made, pool, ORACLES["farthest"](), costs).missed_s
+    for aim in (played, share * played):
+        assert 0.0 <= least_seconds(made, pool, costs, aim, 30) <= best + 1e-9
+
+
+def test_the_bound_meets_the_optimum_where_costs_are_equal():
+    flat = replace(COSTS, attention_token2_s=0.0)
+    bound = best = 0.0
+    for seed in range(150):
+        made = case(Seeded(seed))
+        pool = peak(made)
+        optimum = brute_force(made, pool, Goal.PREFIXES, flat)
+        best += optimum
+        bound += least_seconds(made, pool, flat, optimum, 200)
+    assert best > 0.05
+    assert bound > 0.97 * best
 
 
 def test_a_kept_tail_can_be_worth_more_than_what_is_in_front_of_it():

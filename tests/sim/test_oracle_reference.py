@@ -201,10 +201,11 @@ def test_the_command_prints_one_json_value(tmp_path, capsysbinary):
         "--max-context",
         "2000",
     ]
-    assert main([*words, "--seed", "3", "--fcfs"]) == 0
+    assert main([*words, "--seed", "3", "--fcfs", "--bound", "20"]) == 0
     told = json.loads(capsysbinary.readouterr().out)
     assert told["accesses"] == 54
     assert told["uncached_share"] == 0.0
+    assert 0 < told["least_s"] <= told["rules"]["farthest-cost"]["missed_s"]
     assert set(told["rules"]) == {
         "lru", "density", "farthest", "farthest-cost", "farthest-session", "farthest-cost-session",
     }  # fmt: skip

@@ -89,6 +89,39 @@ def test_whole_session_lru_takes_all_of_the_oldest():
     assert play(two_sessions(), 8, "lru-session").missed_tokens == 4
 
 
+def test_lru_leaves_the_newer_part_of_a_stream_when_its_older_part_is_gone():
+    """`a` comes back for its first two blocks only, so its tail is older than `b`, and its head newer."""
+    made = recording(
+        access("a", 0, 1, (1, 0, 4)), access("b", 2, 3, (2, 0, 4)), access("a", 4, 5, (1, 0, 2)),
+        access("c", 6, 7, (3, 0, 3)), access("a", 8, 9, (1, 0, 2)), access("b", 10, 11, (2, 0, 4)),
+    )  # fmt: skip
+    assert play(made, 8, "lru").missed_tokens == 1
+
+
+def test_a_whole_session_goes_with_what_it_branched_off_from_itself():
+    """`a` left its own past after two blocks: both parts go, though one block was asked for. Not what `b` shares."""
+    a, b, c = (1, 0, 2), (0, 0, 2), (5, 0, 1)
+    made = recording(
+        access("a", 0, 1, a, (2, 2, 4)), access("x", 2, 3, c), access("a", 4, 5, a),
+    )  # fmt: skip
+    assert play(made, 4, "lru-session").missed_tokens == 2
+    shared = recording(
+        access("b", 0, 1, b), access("a", 2, 3, b, (3, 2, 4)), access("x", 4, 5, c), access("b", 6, 7, b)
+    )
+    assert play(shared, 4, "lru-session").missed_tokens == 0
+
+
+def test_density_gives_up_the_context_that_its_session_has_left():
+    """`a` went on in a new context (compaction); its old one is nobody's, though its workflow lives and was last."""
+    made = recording(
+        access("b", 0, 1, (2, 0, 4)), access("a", 2, 3, (1, 0, 4)), access("a", 4, 5, (3, 0, 2)),
+        access("c", 6, 7, (4, 0, 4)), access("b", 8, 9, (2, 0, 4)),
+    )  # fmt: skip
+    for name in ("density", "density-no-finish"):
+        assert play(made, 10, name).missed_tokens == 0
+    assert play(made, 10, "lru").missed_tokens == 4
+
+
 def test_finish_aware_lru_takes_the_finished_workflow_first():
     made = recording(*two_sessions().accesses[:3], access("a", 9, 10, (1, 0, 4)), ends={"b": 3.5})
     assert play(made, 8, "lru-finish").missed_tokens == 0
