@@ -66,6 +66,8 @@ class ClientLink(asyncio.BufferedProtocol):
     )  # fmt: skip
 
     transport: asyncio.Transport
+    _head: RequestHead  # of the present request, and who sent it
+    _caller: Caller
 
     def __init__(self, gateway: "Gateway") -> None:
         self._gateway = gateway
@@ -77,8 +79,6 @@ class ClientLink(asyncio.BufferedProtocol):
         self._advancing = False
         self._exchange: WorkerExchange | None = None
         self._inner: asyncio.Protocol | None = None
-        self._head: RequestHead | None = None
-        self._caller: Caller | None = None
         self._heads = HeadReader()
         self._intake = Intake(gateway.ledger, gateway.limits, gateway.scratch)
         self._timed = False  # the header timeout runs since the first byte of this head
@@ -102,7 +102,12 @@ class ClientLink(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         room = self._intake.room
         if room is self._gateway.scratch:
-            self._take(room[:nbytes].tobytes())
+            data = room[:nbytes].tobytes()
+            if self.stage is _HEAD:
+                self._pending = self._pending + data if self._pending else data
+                self._advance()
+            else:
+                self._take(data)
         else:
             self._due(self._gateway.limits.body_idle_s)
             self._receive(self._intake.filled(nbytes))
@@ -144,11 +149,9 @@ class ClientLink(asyncio.BufferedProtocol):
     # bytes
 
     def _take(self, data: bytes) -> None:
+        """Take bytes that do not begin a request."""
         stage = self.stage
-        if stage is _HEAD:
-            self._pending = self._pending + data if self._pending else data
-            self._advance()
-        elif stage is _BUSY:
+        if stage is _BUSY:
             self._queue(data)
         elif stage is _HANDED:
             assert self._inner is not None
@@ -184,9 +187,8 @@ class ClientLink(asyncio.BufferedProtocol):
         """Begin the next request; False where its head is not complete."""
         limits = self._gateway.limits
         data = self._pending
-        if data.startswith(b"\r"):
-            empty = EMPTY_LINES.match(data)
-            data = data[empty.end() :] if empty else data
+        if data.startswith(b"\r") and (empty := EMPTY_LINES.match(data)):
+            data = data[empty.end() :]
         end = data.find(b"\r\n\r\n") + 4
         if end < 4 or end > limits.head_bytes:
             self._pending = data
@@ -246,10 +248,7 @@ class ClientLink(asyncio.BufferedProtocol):
 
     def _arrive(self, body: Body) -> None:
         """A whole request: decode what decides, and ask the scheduler."""
-        gateway, head, caller = self._gateway, self._head, self._caller
-        assert head is not None
-        assert caller is not None
-        self._head = self._caller = None
+        gateway, head = self._gateway, self._head
         self.stage = _BUSY
         if not self.paused:
             self.deadline_s = math.inf
@@ -257,11 +256,12 @@ class ClientLink(asyncio.BufferedProtocol):
         if isinstance(fields, Refusal):
             self.fail(fields)
             return
-        call = Call(gateway.scheduler.next_step(), caller, head.api, fields, head.identity, len(body))
+        scheduler = gateway.scheduler
+        call = Call(scheduler.next_step(), self._caller, head.api, fields, head.identity, len(body))
         self._exchange = exchange = WorkerExchange(call, head, body, self, gateway)
         gateway.exchanges += 1
         try:
-            gateway.scheduler.arrive(call, exchange)
+            scheduler.arrive(call, exchange)
         except Exception:
             log.exception("the scheduler failed on step %d", call.step)
             exchange.stop(INTERNAL, "the scheduler failed")
@@ -271,12 +271,14 @@ class ClientLink(asyncio.BufferedProtocol):
         self._end_exchange()
         if self.stage is not _BUSY:
             return
-        if not self.keep or self._gateway.draining:
+        gateway = self._gateway
+        if not self.keep or gateway.draining:
             self.hang_up()
             return
         self.stage = _HEAD
-        self._due(
-            self._gateway.limits.stalled_reader_s if self.paused else self._gateway.limits.keep_alive_idle_s
+        limits = gateway.limits
+        self.deadline_s = gateway.clock() + (
+            limits.stalled_reader_s if self.paused else limits.keep_alive_idle_s
         )
         self._timed = False
         if self._pending:

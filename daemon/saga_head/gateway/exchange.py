@@ -152,25 +152,22 @@ class WorkerExchange:
         self._send(link, target)
 
     def _send(self, link: WorkerLink, target: Target) -> None:
-        assert self._body is not None, "the body is kept until the first byte of a reply"
+        body, client, head = self._body, self._client, self._head
+        assert body is not None, "the body is kept until the first byte of a reply"
         self._link = link
-        self._relay = Relay(
-            self,
-            self._client.transport.write,
-            head_limit=self._gateway.limits.reply_head_bytes,
-            decode=self._head.http10,
+        self._relay = relay = Relay(
+            self, client.transport.write, self._gateway.limits.reply_head_bytes, decode=head.http10
         )
-        link.send(self._relay, self._request_head(target, len(self._body)), self._body)
-        if self._client.paused:
-            link.transport.pause_reading()
-
-    def _request_head(self, target: Target, length: int) -> bytes:
-        session = "" if target.session is None else f"x-session-id: {_one_word(target.session)}\r\n"
+        session = ""
+        if target.session is not None:
+            session = f"x-session-id: {_one_word(target.session)}\r\n"
         ours = (
             f" HTTP/1.1\r\nhost: {target.host}:{target.port}\r\nauthorization: Bearer {target.key}\r\n"
-            f"x-request-id: saga-{self.call.step}\r\n{session}content-length: {length}\r\n"
+            f"x-request-id: saga-{self.call.step}\r\n{session}content-length: {len(body)}\r\n"
         )
-        return b"POST %b%b%b\r\n" % (self._head.url, ours.encode("latin-1"), self._head.forwarded)
+        link.send(relay, b"POST %b%b%b\r\n" % (head.url, ours.encode("latin-1"), head.forwarded), body)
+        if client.paused:
+            link.transport.pause_reading()
 
     # from the worker
 

@@ -56,7 +56,7 @@ class Relay:
     on_body: Callable[[bytes], None]  # only while decoding: httptools looks whether it is there
 
     def __init__(
-        self, asker: Asker, write: Callable[[bytes], None], *, head_limit: int, decode: bool = False
+        self, asker: Asker, write: Callable[[bytes], None], head_limit: int, *, decode: bool = False
     ) -> None:
         """`decode`: send the decoded body, for a client that cannot read chunks."""
         self._asker: Asker | None = asker

@@ -39,11 +39,10 @@ class WorkerLink(asyncio.Protocol):
             self.transport.writelines((head, body))
 
     def data_received(self, data: bytes) -> None:
-        relay = self.relay
-        if relay is None:
+        if self.relay is None:
             self.transport.abort()  # bytes nobody asked for: whose answer would they become?
         else:
-            relay.feed(data)
+            self.relay.feed(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
         relay, self.relay = self.relay, None
@@ -77,6 +76,8 @@ class Pool:
     def take(self, address: Address) -> WorkerLink | None:
         """Return an idle connection that the worker has not given up yet, if there is one."""
         idle = self._idle.get(address)
+        if not idle:
+            return None
         oldest_s = self._clock() - self._limits.worker_idle_s
         while idle:
             link = idle.pop()
@@ -109,7 +110,7 @@ class Pool:
         idle = self._idle.get(link.address)
         if idle is None:
             idle = self._idle[link.address] = deque()
-        elif len(idle) >= self._limits.worker_idle_connections:
+        if len(idle) >= self._limits.worker_idle_connections:
             transport.close()
             return
         transport.resume_reading()  # a slow client may have stopped it
