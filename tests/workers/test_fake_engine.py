@@ -178,6 +178,18 @@ def test_decode_rate_is_that_of_the_demo_model():
     assert 110 < 299 / (now - request.first_token_s) < 250
 
 
+def test_a_batch_is_faster_than_one_after_another():
+    def took(*requests):
+        engine = Engine(EngineShape())
+        for request in requests:
+            engine.submit(request, 0.0)
+        return run(engine)[1]
+
+    alone = took(make_request(other(20, 100), 60))
+    together = took(*(make_request(other(20, 100 * n), 60) for n in range(1, 9)))
+    assert alone < together < 4 * alone
+
+
 def test_abort_frees_the_blocks_at_any_moment():
     engine = make_engine()
     request, waiting = make_request(40, 100), make_request(other(200, 500))

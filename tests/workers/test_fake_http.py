@@ -264,18 +264,3 @@ async def until(fact, limit_s=5.0):
     while not fact():
         assert time.monotonic() < end, "waited too long"
         await asyncio.sleep(0.01)
-
-
-async def test_a_batch_is_faster_than_one_after_another():
-    async with FakeServer(FakeConfig(speed=4)) as server, aiohttp.ClientSession(server.url) as http:
-
-        async def ask(n):
-            start = time.monotonic()
-            async with http.post("/v1/completions", json={"prompt": [7, n], "max_tokens": 60}) as answer:
-                await answer.read()
-            return time.monotonic() - start
-
-        alone = await ask(0)
-        start = time.monotonic()
-        await asyncio.gather(*(ask(n) for n in range(1, 9)))
-        assert time.monotonic() - start < 6 * alone
