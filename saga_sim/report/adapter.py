@@ -72,7 +72,7 @@ def arrivals_words(arrivals: Arrivals) -> str:
     if arrivals.scale_time != 1:
         come += f"; recorded times multiplied by {arrivals.scale_time:g}"
     if arrivals.max_gap_s is not None:
-        come += f"; no gap between steps above {notation.seconds(arrivals.max_gap_s)}"
+        come += f"; no gap between steps above {notation.tick_seconds(arrivals.max_gap_s)}"
     return come
 
 

@@ -12,6 +12,7 @@ from statistics import fmean, stdev
 
 import msgspec
 
+from saga_sim.report import notation
 from saga_sim.report.data import Outcome, ReportData
 
 # Two-sided 95 % points of Student's t for 1..30 degrees of freedom (any table of the distribution).
@@ -48,6 +49,13 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     per_seed: tuple[float, ...]
     pairs: tuple[tuple[float, float], ...]
     left_out: int
+
+    @property
+    def words(self) -> str:
+        """`1.23 (1.15 to 1.31)`."""
+        if self.low is None or self.high is None:
+            return notation.ratio(self.ratio)
+        return f"{notation.ratio(self.ratio)} ({notation.ratio(self.low)} to {notation.ratio(self.high)})"
 
     @property
     def faster(self) -> int:

@@ -16,6 +16,10 @@ Child = str | Markup | None
 Attribute = str | float | None
 
 
+SPACES = "\N{NO-BREAK SPACE}\N{NARROW NO-BREAK SPACE}"
+"""Within numbers; harmless, though Python calls them unprintable."""
+
+
 def tag(name: str, *children: Child, **attributes: Attribute) -> Markup:
     """An element. `class_` is `class`, `stroke_width` is `stroke-width`; None leaves an attribute or child out."""
     inner = join(children)
@@ -37,7 +41,9 @@ def text(part: str) -> Markup:
     """Strangers' text made harmless: escaped, and without control and bidirectional-override characters."""
     if isinstance(part, Markup):
         return part
-    return Markup(escape("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in part)))
+    return Markup(
+        escape("".join(c if c.isprintable() or c in SPACES else "\N{REPLACEMENT CHARACTER}" for c in part))
+    )
 
 
 def number(value: float) -> str:

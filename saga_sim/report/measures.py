@@ -20,8 +20,6 @@ class Measure:
     of: Callable[[Metrics], float | None]
     write: Callable[[float | None], str]
     better: int
-    worse: str = ""
-    """How more of the bad is called in the list of losses."""
 
     def values(self, runs: Sequence[Run]) -> list[float]:
         """One per seed, unknown ones left out."""
@@ -51,22 +49,22 @@ def _preemptions(metrics: Metrics) -> float | None:
 
 
 MEASURES = (
-    Measure("Completion time, mean", lambda m: m.tct_mean_s, notation.seconds, LOWER, "longer"),
-    Measure("Completion time, geometric mean", lambda m: m.tct_geomean_s, notation.seconds, LOWER, "longer"),
-    Measure("Completion time, p50", lambda m: m.tct_p50_s, notation.seconds, LOWER, "longer"),
-    Measure("Completion time, p95", lambda m: m.tct_p95_s, notation.seconds, LOWER, "longer"),
-    Measure("Completion time, p99", lambda m: m.tct_p99_s, notation.seconds, LOWER, "longer"),
-    Measure("Time to first token, mean", lambda m: m.ttft_mean_s, notation.seconds, LOWER, "longer"),
-    Measure("Time to first token, p95", lambda m: m.ttft_p95_s, notation.seconds, LOWER, "longer"),
-    Measure("Workflows per minute", lambda m: m.workflows_per_min, notation.count, HIGHER, "fewer"),
-    Measure("Cached share of prompt tokens", _cached, notation.share, HIGHER, "less"),
-    Measure("Regenerated share of prompt tokens", _regenerated, notation.share, LOWER, "more"),
-    Measure("Regeneration's share of busy time", lambda m: m.again_share, notation.share, LOWER, "more"),
-    Measure("Useful share of cached KV", lambda m: m.useful_share, notation.share, HIGHER, "less"),
-    Measure("Cached tokens against the oracle", lambda m: m.belady_ratio, notation.ratio, HIGHER, "less"),
-    Measure("Within the objective (SLO)", lambda m: m.slo_share, notation.share, HIGHER, "fewer"),
-    Measure("Fairness over tenants (Jain)", lambda m: m.fairness, notation.ratio, HIGHER, "less"),
+    Measure("Completion time, mean", lambda m: m.tct_mean_s, notation.seconds, LOWER),
+    Measure("Completion time, geometric mean", lambda m: m.tct_geomean_s, notation.seconds, LOWER),
+    Measure("Completion time, p50", lambda m: m.tct_p50_s, notation.seconds, LOWER),
+    Measure("Completion time, p95", lambda m: m.tct_p95_s, notation.seconds, LOWER),
+    Measure("Completion time, p99", lambda m: m.tct_p99_s, notation.seconds, LOWER),
+    Measure("Time to first token, mean", lambda m: m.ttft_mean_s, notation.seconds, LOWER),
+    Measure("Time to first token, p95", lambda m: m.ttft_p95_s, notation.seconds, LOWER),
+    Measure("Workflows per minute", lambda m: m.workflows_per_min, notation.count, HIGHER),
+    Measure("Cached share of prompt tokens", _cached, notation.share, HIGHER),
+    Measure("Regenerated share of prompt tokens", _regenerated, notation.share, LOWER),
+    Measure("Regeneration's share of busy time", lambda m: m.again_share, notation.share, LOWER),
+    Measure("Useful share of cached KV", lambda m: m.useful_share, notation.share, HIGHER),
+    Measure("Cached tokens against the oracle", lambda m: m.belady_ratio, notation.ratio, HIGHER),
+    Measure("Within the objective (SLO)", lambda m: m.slo_share, notation.share, HIGHER),
+    Measure("Fairness over tenants (Jain)", lambda m: m.fairness, notation.ratio, HIGHER),
     Measure("Engines busy", lambda m: m.busy_share, notation.share, NEITHER),
-    Measure("Preemptions", _preemptions, notation.count, LOWER, "more"),
+    Measure("Preemptions", _preemptions, notation.count, LOWER),
     Measure("Pressure on KV memory", lambda m: m.pressure, notation.ratio, NEITHER),
 )

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from saga_sim.report import charts, tables
+from saga_sim.report import curves, pairs, tables, timelines
 from saga_sim.report.comparison import Comparison
 from saga_sim.report.data import ReportData
-from saga_sim.report.markup import Markup, join, tag
+from saga_sim.report.markup import Markup, tag
 from saga_sim.report.style import CSS, PATTERNS
 from saga_sim.report.verdict import Loss, Verdict, comparisons, verdict
 
@@ -32,30 +32,36 @@ def render(report: ReportData) -> str:
 
 def _sections(report: ReportData, found: list[Comparison]) -> list[Markup]:
     judged = verdict(report)
-    against = charts.verdict_plot(report, found) if found else None
     return [
         tag("h1", report.title),
-        _verdict(judged),
-        tag("div", against, tag("section", tag("h2", "Set-up"), tables.set_up(report)), class_="first"),
-        _losses(judged.losses),
-        tag(
-            "section", tag("h2", "Figures"), tables.figures(report, found), tag("p", FIGURES, class_="remark")
-        ),
+        tag("p", judged.headline, class_="headline"),
+        tag("div", _verdict(report, judged, found), _set_up(report), class_="first"),
+        tag("div", _losses(judged.losses), _figures(report, found), class_="pair"),
         tag("section", tag("h2", "Plots"), tag("div", *_plots(report, found), class_="plots")),
         *_groups(report),
     ]
 
 
+def _figures(report: ReportData, found: list[Comparison]) -> Markup:
+    return tag(
+        "section", tag("h2", "Figures"), tables.figures(report, found), tag("p", FIGURES, class_="remark")
+    )
+
+
 FIGURES = (
     "Means over seeds, in bold the best of its row; below in small type the lowest and the highest seed, for the ratio its "
-    "95 % confidence interval. Completion time: from a workflow's arrival to its last token. Regenerated: prompt tokens "
+    "95 % confidence interval. Completion time: from a workflow's arrival to its last token. Regenerated: prompt tokens "
     "prefilled again although computed before. Useful: what an unfinished workflow could still use. All times are virtual."
 )
 
 
-def _verdict(judged: Verdict) -> Markup:
+def _verdict(report: ReportData, judged: Verdict, found: list[Comparison]) -> Markup:
     remarks = [tag("p", remark, class_="remark") for remark in judged.remarks]
-    return join([tag("p", judged.headline, class_="headline"), *remarks])
+    return tag("section", pairs.verdict_plot(report, found) if found else None, *remarks)
+
+
+def _set_up(report: ReportData) -> Markup:
+    return tag("section", tag("h2", "Set-up"), tables.set_up(report))
 
 
 def _losses(losses: Iterable[Loss]) -> Markup:
@@ -68,11 +74,11 @@ def _losses(losses: Iterable[Loss]) -> Markup:
 
 
 def _plots(report: ReportData, found: list[Comparison]) -> list[Markup | None]:
-    plots = [charts.completion_curves(report), charts.live_workflows(report)]
-    plots += [charts.steps_in_service(report), charts.busy_workers(report)]
+    plots = [curves.completion_curves(report), timelines.live_workflows(report)]
+    plots += [timelines.steps_in_service(report), timelines.busy_workers(report)]
     for comparison in found:
-        plots += [charts.ratio_histogram(report, comparison), charts.ratio_dots(report, comparison)]
-    return plots + [charts.memory(report.of(profile)[0]) for profile in report.profiles]
+        plots += [pairs.ratio_histogram(report, comparison), pairs.ratio_dots(report, comparison)]
+    return plots + [timelines.memory(report.of(profile)[0]) for profile in report.profiles]
 
 
 def _groups(report: ReportData) -> list[Markup]:
@@ -87,4 +93,4 @@ def _groups(report: ReportData) -> list[Markup]:
     return parts
 
 
-GROUPS = "Mean completion time; below it, how many times as fast as under the baseline, with its 95 % confidence interval."
+GROUPS = "Mean completion time; below it, how many times as fast as under the baseline, with its 95 % confidence interval."

@@ -31,7 +31,7 @@ figcaption{font-size:.875rem;color:var(--soft);margin-top:.3rem;line-height:1.4}
 .swatch{width:36px;height:16px;vertical-align:-3px;margin-right:.35em}
 svg text{font:13px system-ui,sans-serif;fill:var(--soft)}
 svg text.name{fill:var(--ink)}
-svg text.row{fill:var(--ink);font-weight:600}
+svg text.row{fill:var(--ink);font-weight:600;paint-order:stroke;stroke:var(--ground);stroke-width:5px}
 .grid{stroke:var(--rule);stroke-width:.7}
 .axis{stroke:var(--soft);stroke-width:1}
 .unity{stroke:var(--ink);stroke-width:1.4;stroke-dasharray:5 4}
@@ -54,8 +54,13 @@ path.hollow{fill:none}
 .setup dt{color:var(--soft)}
 .setup dd{margin:0;overflow-wrap:anywhere}
 code{font:.85em ui-monospace,monospace;background:var(--panel);padding:.1em .3em;border-radius:3px}
-.losses{padding-left:1.2rem;margin:.3rem 0}
-.losses ul{padding-left:1.1rem}
+.pair{display:flex;flex-wrap:wrap;gap:0 3rem}
+.pair>section:first-child{flex:1 1 340px;min-width:0}
+.pair>section:last-child{flex:3 1 640px;min-width:0}
+@media (max-width:700px){.pair{display:block}}
+.losses{list-style:none;padding:0;margin:.3rem 0;font-size:.9rem}
+.losses>li{margin-bottom:.7rem}
+.losses ul{padding-left:1.1rem;margin:.1rem 0}
 .scroll{overflow-x:auto;margin:.3rem 0}
 table{border-collapse:collapse;font-size:.9rem;font-variant-numeric:tabular-nums}
 th,td{padding:.32rem .9rem .32rem .3rem;text-align:right;vertical-align:top;white-space:nowrap}

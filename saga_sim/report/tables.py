@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from statistics import fmean
 
 from saga_sim.report import notation
-from saga_sim.report.charts import ratio_words
 from saga_sim.report.comparison import Comparison, compare
 from saga_sim.report.data import Outcome, ReportData, Run
 from saga_sim.report.markup import Child, Markup, join, tag
@@ -152,6 +151,6 @@ def _group_row(data: ReportData, group: str, count: int, of: Callable[[Outcome],
             if of(o) == group and o.completion_s is not None
         ]
         found = None if profile == data.baseline else compare(data, profile, lambda o: of(o) == group)
-        against = _small(f"{ratio_words(found)}×") if found else None
+        against = _small(f"{found.words}") if found else None
         cells.append(join([notation.seconds(fmean(times) if times else None), against]))
     return _row(group, cells)

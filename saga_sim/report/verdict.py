@@ -38,12 +38,12 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
 def verdict(data: ReportData) -> Verdict:
     """Judge the runs against the first profile."""
     found = comparisons(data)
+    best_first = [c.profile for c in sorted(found, key=lambda c: -c.ratio)]
+    best_first += [profile for profile in data.profiles if profile not in best_first]
     return Verdict(
         headline=_headline(data, found),
         remarks=tuple(_remarks(data, found)),
-        losses=tuple(
-            loss for loss in (_loss(data, profile, found) for profile in data.profiles) if loss.points
-        ),
+        losses=tuple(loss for loss in (_loss(data, profile, found) for profile in best_first) if loss.points),
     )
 
 
@@ -76,7 +76,7 @@ def _times(found: Comparison) -> str:
 def _sure(found: Comparison) -> str:
     if found.low is None or found.high is None:
         return " (a single workflow: no confidence interval)"
-    return f" (95 % confidence: {notation.ratio(found.low)} to {notation.ratio(found.high)})"
+    return f" (95 % confidence: {notation.ratio(found.low)} to {notation.ratio(found.high)})"
 
 
 def _remarks(data: ReportData, found: Sequence[Comparison]) -> list[str]:
@@ -89,6 +89,7 @@ def _remarks(data: ReportData, found: Sequence[Comparison]) -> list[str]:
             said.append("Two seeds make it wide; more will narrow it.")
     else:
         said.append(_one_run(data))
+    said += _gains(data, max(found, key=lambda c: c.ratio).profile)
     left_out = max(c.left_out for c in found)
     if left_out:
         said.append(
@@ -134,15 +135,33 @@ def _slower(data: ReportData, found: Comparison | None) -> list[str]:
     return points
 
 
+def _gains(data: ReportData, profile: str) -> list[str]:
+    """What else speaks for the best profile: a ratio alone would hide it."""
+    gains = [
+        _beside(m, ours, theirs) for m, ours, theirs in _figures(data, profile) if is_worse(m, theirs, ours)
+    ]
+    return [f"{profile} is better in {'; '.join(gains)}."] if gains else []
+
+
 def _worse_figures(data: ReportData, profile: str) -> list[str]:
-    compared = (
+    return [
+        _beside(m, ours, theirs) for m, ours, theirs in _figures(data, profile) if is_worse(m, ours, theirs)
+    ]
+
+
+def _figures(data: ReportData, profile: str) -> list[tuple[Measure, float, float]]:
+    """The judged figures that are known here and under the baseline, means over seeds."""
+    both = (
         (m, m.mean(data.of(profile)), m.mean(data.of(data.baseline))) for m in MEASURES if m.better != NEITHER
     )
     return [
-        f"{measure.name.lower() if measure.name[1].islower() else measure.name}: {measure.write(ours)} instead of {measure.write(theirs)}"
-        for measure, ours, theirs in compared
-        if ours is not None and theirs is not None and is_worse(measure, ours, theirs)
+        (measure, ours, theirs) for measure, ours, theirs in both if ours is not None and theirs is not None
     ]
+
+
+def _beside(measure: Measure, ours: float, theirs: float) -> str:
+    name = measure.name[0].lower() + measure.name[1:]
+    return f"{name}: {measure.write(ours)} instead of {measure.write(theirs)}"
 
 
 def is_worse(measure: Measure, ours: float, theirs: float) -> bool:
