@@ -14,6 +14,7 @@ import msgspec
 
 from saga_core.errors import UserError
 from saga_sim.trace.importers.blocks import BlockIds, common
+from saga_sim.trace.importers.dynamo_records import Duration
 from saga_sim.trace.importers.lines import decoded, lines
 from saga_sim.trace.importers.options import Imported, ImportOptions
 from saga_sim.trace.importers.requests import Request, check_counts, ordered, steps
@@ -25,7 +26,6 @@ VALID = (
     'rows like {"request_id": "r2", "session_id": "s", "input_length": 2560, "output_length": 128, '
     '"hash_ids": [1, 2, 3, 4, 5], "wait_for": ["r1"], "delay": 50, "tool_wait_ms": 900}'
 )
-Milliseconds = Annotated[float, msgspec.Meta(ge=0)]
 # Upstream's other names for the same fields.
 ALIASES = {
     "input_tokens": "input_length",
@@ -37,7 +37,7 @@ ALIASES = {
 
 class ToolEvent(msgspec.Struct, frozen=True):
     tool_class: str
-    duration_ms: Milliseconds
+    duration_ms: Duration
 
 
 class _Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -48,12 +48,12 @@ class _Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     hash_ids: tuple[Annotated[int, msgspec.Meta(ge=0)], ...]
     request_id: str | None = None
     session_id: str | None = None
-    timestamp: Milliseconds | None = None
-    delay: Milliseconds | None = None
+    timestamp: Duration | None = None
+    delay: Duration | None = None
     wait_for: tuple[str, ...] = ()
     branches: tuple[str, ...] = ()
     prefix_reset: bool | None = None
-    tool_wait_ms: Milliseconds | None = None
+    tool_wait_ms: Duration | None = None
     tool_events: tuple[ToolEvent, ...] = ()
     request_kind: str | None = None
     output_token_ids: msgspec.Raw = msgspec.Raw()

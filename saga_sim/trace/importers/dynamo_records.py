@@ -9,8 +9,10 @@ from typing import Annotated, Literal
 import msgspec
 
 EventType = Literal["request_end", "tool_start", "tool_end", "tool_error", "request_payload"]
-Milliseconds = Annotated[int, msgspec.Meta(ge=0)]
-Duration = Annotated[float, msgspec.Meta(ge=0)]
+# The year 33658: what is later, or longer, is no time.
+MAX_MS = 10**15
+Milliseconds = Annotated[int, msgspec.Meta(ge=0, le=MAX_MS)]
+Duration = Annotated[float, msgspec.Meta(ge=0, le=MAX_MS)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
 
 

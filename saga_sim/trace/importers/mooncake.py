@@ -13,6 +13,7 @@ import msgspec
 from saga_core.errors import UserError
 from saga_sim.trace.importers.blocks import BlockIds
 from saga_sim.trace.importers.containment import sessions
+from saga_sim.trace.importers.dynamo_records import Duration
 from saga_sim.trace.importers.lines import decoded, lines
 from saga_sim.trace.importers.options import Imported, ImportOptions
 from saga_sim.trace.importers.requests import Request, check_counts, steps
@@ -23,7 +24,7 @@ VALID = 'lines like {"timestamp": 27482, "input_length": 6955, "output_length": 
 
 
 class _Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    timestamp: Annotated[float, msgspec.Meta(ge=0)]
+    timestamp: Duration
     input_length: int
     output_length: int
     hash_ids: tuple[Annotated[int, msgspec.Meta(ge=0)], ...]
