@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from saga_sim.trace.importers import Imported, ImportOptions
     from saga_sim.trace.journal import Recorder
 
+ENDS: Final = (signal.SIGINT, signal.SIGTERM)
 POLL_S: Final = 0.5
 POLL_SHARE: Final = 0.1
 """Reading a growing journal again from its start may take at most this share of the time."""
@@ -177,26 +180,38 @@ def arranged(workflows: list[Workflow]) -> list[Workflow]:
 def record(
     folder: Path, out: Path, recorder: Recorder, on_workflow: Callable[[Workflow], Any]
 ) -> list[Workflow]:
-    """Follow the journal until Ctrl-C; each workflow is in `out` as a whole line as soon as it ends.
+    """Follow the journal until Ctrl-C or TERM; each workflow is in `out` as a whole line as soon as it ends.
 
     At the end `out` is written anew in order of arrival. Raises UserError when `out` exists already.
     """
     segments, made = Segments(folder), list[Any]()
     _create(out)
     try:
-        while True:
-            began = time.monotonic()
-            for workflow in _taken(segments, recorder):
-                made.append(workflow)
-                _append(out, workflow)
-                on_workflow(workflow)
-            took_s = time.monotonic() - began
-            time.sleep(max(POLL_S, took_s / POLL_SHARE))
+        with _until_asked():
+            while True:
+                began = time.monotonic()
+                for workflow in _taken(segments, recorder):
+                    made.append(workflow)
+                    _append(out, workflow)
+                    on_workflow(workflow)
+                took_s = time.monotonic() - began
+                time.sleep(max(POLL_S, took_s / POLL_SHARE))
     except KeyboardInterrupt:
         return arranged(made)
     finally:
         if not made:
             out.unlink(missing_ok=True)
+
+
+@contextmanager
+def _until_asked() -> Iterator[None]:
+    """INT and TERM interrupt: a shell starts what it puts in the background with INT ignored."""
+    before = {number: signal.signal(number, signal.default_int_handler) for number in ENDS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _taken(segments: Source, recorder: Recorder) -> Iterator[Workflow]:

@@ -338,7 +338,8 @@ def test_journal_files_can_be_imported(tmp_path, capsys):
     assert "a folder stands alone" in capsys.readouterr().err
 
 
-def test_recording_writes_each_workflow_when_it_ends(tmp_path):
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+def test_recording_writes_each_workflow_when_it_ends(tmp_path, ending):
     story = program_story()
     journal = Journal(tmp_path / "journal")
     journal.recover("sticky")
@@ -369,7 +370,7 @@ def test_recording_writes_each_workflow_when_it_ends(tmp_path):
                 wait_for(
                     lambda told=told: out.stat().st_size and load_trace(out)[-1].workflow_id == told, process
                 )
-            process.send_signal(signal.SIGINT)
+            process.send_signal(ending)
             answer, error = process.communicate(timeout=20)
         finally:
             process.kill()
