@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from saga_sim.experiment import Arrivals, Figures, Ratio
+    from saga_sim.faults import Faults
     from saga_sim.runs import ReplayResult
     from saga_sim.trace import Workflow
     from saga_sim.world import ClusterSpec
@@ -52,6 +53,7 @@ class Setup:
     seeds: int
     workflows: int | None
     """How many; None: as many as the trace has."""
+    faults: Faults | None
 
 
 def cluster(preset_name: str, gpus: int | None, workers: int | None, per_node: int | None) -> ClusterSpec:
@@ -93,6 +95,20 @@ def profiles(names: str) -> list[str]:
     return chosen
 
 
+def faults(spec: ClusterSpec, written: Sequence[str], lose: float) -> Faults | None:
+    """What is to go wrong; None: nothing. Raises UserError for a fault that this cluster cannot have."""
+    from saga_sim.faults import Faults, parse
+
+    if not written and not lose:
+        return None
+    nodes = -(-spec.workers // spec.per_node)
+
+    def workers_of(node: int) -> int:
+        return min(spec.per_node, spec.workers - node * spec.per_node)
+
+    return Faults(plan=[parse(text, nodes, workers_of) for text in written], lose=lose)
+
+
 def numbers(option: str, text: str) -> list[float]:
     """The numbers above 0 of a comma-separated list. Raises UserError for anything else."""
     try:
@@ -117,7 +133,13 @@ def run(setup: Setup, show: Progress) -> Answer:
             show.phase(f"{profile}, seed {seed}: {plural(len(workflows), 'workflow')}", len(workflows))
             done = _Count(show)
             figures, result = simulate(
-                profile, workflows, setup.spec, setup.arrivals, seed=seed, on_ended=done.one
+                profile,
+                workflows,
+                setup.spec,
+                setup.arrivals,
+                seed=seed,
+                faults=setup.faults,
+                on_ended=done.one,
             )
             runs.append(figures)
             results.setdefault(profile, []).append(result)
@@ -191,6 +213,7 @@ def rows(runs: Sequence[Figures]) -> dict[str, str]:
         "TCT p99": duration(_mean([f.tct_p99_s for f in runs])),
         "TTFT p50": duration(_mean([f.ttft_p50_s for f in runs])),
         "TTFT p95": duration(_mean([s.ttft_p95_s for s in sums])),
+        "steps tried again": count(sum(s.retries for s in sums)),
         "workflows/min": _number([f.workflows_per_min for f in runs]),
         "cached share": _percent(cached),
         "prefilled again": count(round(sum(s.regenerated_tokens or 0 for s in sums) / len(sums))),

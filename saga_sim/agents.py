@@ -7,7 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from saga_core.actions import Dispatch
 from saga_core.ids import TenantId, WorkflowId
+from saga_sim.client import FIRST_PAUSE_S, LONGEST_PAUSE_S, Patience
 from saga_sim.clock import Clock
 from saga_sim.pacing import Pace, ReadyStep, WorkflowPace
 from saga_sim.runs import ReplayResult, RunState, StepRun, WorkflowRun
@@ -15,6 +17,7 @@ from saga_sim.streams import Contexts, Groups, Prompt
 from saga_sim.trace.records import Step, Workflow, session_names
 
 NOBODY = WorkflowId(0)
+ATTEMPTS = Patience().attempts
 
 
 @dataclass(slots=True, eq=False)
@@ -33,6 +36,11 @@ class Call:
     ttft_s: float = 0.0
     cached_tokens: int = 0
     failure: str = ""
+    again: bool = False
+    """Whether trying once more may help, as an ordinary client would."""
+    attempts: int = 1
+    dispatch: Dispatch | None = None
+    """Where the head sent it last."""
 
 
 class Cluster(Protocol):
@@ -57,6 +65,7 @@ class Agent:
     ended_at: float = 0.0
     state: RunState = RunState.CANCELLED
     why: str = ""
+    retries: int = 0
     done: list[StepRun] = field(default_factory=list)
     pace: WorkflowPace | None = None
     contexts: Contexts | None = None
@@ -142,6 +151,13 @@ class Agents:
         agent = call.agent
         if agent.pace is None:
             return
+        if call.failure and call.again and call.attempts < ATTEMPTS:
+            pause_s = min(FIRST_PAUSE_S * 2 ** (call.attempts - 1), LONGEST_PAUSE_S)
+            call.failure, call.again = "", False
+            call.attempts += 1
+            agent.retries += 1
+            self.clock.after(pause_s, self._cluster.call, call)
+            return
         if call.failure:
             self._end(agent, RunState.FAILED, f"step {call.step.id}: {call.failure}")
             return
@@ -163,7 +179,7 @@ class Agents:
             cached_tokens=call.cached_tokens,
             output_tokens=call.output_tokens,
             regenerated_tokens=max(0, call.prompt.computed_before - call.cached_tokens),
-            attempts=1,
+            attempts=call.attempts,
         )
 
     def _end(self, agent: Agent, state: RunState, why: str = "") -> None:
@@ -188,5 +204,6 @@ class Agents:
             ended_s=agent.ended_at - self._base,
             steps=tuple(sorted(agent.done, key=lambda run: run.step)),
             expected_steps=len(agent.workflow.steps),
+            retries=agent.retries,
             why=agent.why,
         )

@@ -3,27 +3,32 @@
 Rules of this file
   1. A node is the live `saga_core.node.Node`; here are only its shell and what it watches.
   2. The head learns nothing but by the node's messages, after the link's delay.
-  3. A node whose engines are idle and whose state is told is not looked at: it would say the same again.
+  3. Without faults, a node whose engines are idle and whose state is told is not looked at: it would say the same
+     again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from saga_core import wire
-from saga_core.config import NodeConfig
+from saga_core.config import Config
 from saga_core.ids import NodeId, StepId, WorkerId, worker_id
 from saga_core.node import Node
 from saga_core.node_words import (
     Action,
     Event,
     HeadSaid,
+    KillWorker,
+    Quit,
     Residency,
     SendHead,
     SpawnWorker,
     Tick,
+    WorkerExited,
     WorkerLoad,
+    WorkerSilent,
     WorkerUp,
 )
 from saga_sim.clock import Clock
@@ -53,14 +58,28 @@ class Link:
         return cls(client_s=way_s / 6, worker_s=way_s / 3)
 
 
+class Watcher(Protocol):
+    """Who is told what becomes of requests, and carries messages."""
+
+    def on_done(self, worker: SimWorker, request: Request) -> None: ...
+    def on_lost(self, worker: SimWorker, request: Request, reason: str) -> None: ...
+    def say(self, message: wire.ToHead) -> None: ...
+
+
 class SimWorker:
     """One engine and what is around it on its node."""
 
     def __init__(self, node: SimNode, name: WorkerId, preset: Preset) -> None:
-        self.node, self.id = node, name
-        self.engine = Engine(preset.shape, preset.costs, self._on_done)
-        self.residence = Residence(self.engine.cache, preset.shape.block_tokens)
+        self.node, self.id, self._preset = node, name, preset
+        self.alive = False
+        """Its process is there and takes connections."""
+        self.hung = False
         self.requests: dict[StepId, Request] = {}
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        self.engine = Engine(self._preset.shape, self._preset.costs, self._on_done)
+        self.residence = Residence(self.engine.cache, self._preset.shape.block_tokens)
         self._called_at = NEVER
 
     def submit(self, request: Request) -> None:
@@ -70,29 +89,46 @@ class SimWorker:
         self.node.wake()
         self._call()
 
-    def abort(self, step: StepId) -> None:
+    def abort(self, step: StepId) -> Request | None:
+        """Drop a request; it is returned if it was here."""
         request = self.requests.pop(step, None)
         if request is not None:
             self.engine.abort(request, self.node.clock.now)
             self._call()
+        return request
+
+    def hang(self) -> None:
+        """From now on it does nothing and answers nobody."""
+        self.hung = True
+
+    def die(self, reason: str) -> None:
+        """Its process is gone, with its memory and every request."""
+        if not self.alive:
+            return
+        self.alive = self.hung = False
+        lost, self.requests = self.requests, {}
+        self._begin_anew()
+        for request in lost.values():
+            self.node.watcher.on_lost(self, request, reason)
 
     def _call(self) -> None:
         """Be called when the engine wants to be; an earlier call that came to nothing is recognised by its time."""
         if self.engine.next_at < NEVER and self.engine.next_at != self._called_at:
             self._called_at = self.engine.next_at
-            self.node.clock.at(self._called_at, self._advance, self._called_at)
+            self.node.clock.at(self._called_at, self._advance, (self.engine, self._called_at))
 
-    def _advance(self, at: float) -> None:
-        if at != self.engine.next_at:
+    def _advance(self, called: tuple[Engine, float]) -> None:
+        engine, at = called
+        if engine is not self.engine or at != engine.next_at or self.hung:
             return
         self._called_at = NEVER
-        self.engine.advance(at)
+        engine.advance(at)
         self._call()
 
     def _on_done(self, request: Request, at: float) -> None:  # noqa: ARG002 - the clock says the same
         if self.requests.pop(StepId(request.key), None) is not None:
             self.residence.note(request)
-            self.node.on_done(self, request)
+            self.node.watcher.on_done(self, request)
 
 
 class SimNode:
@@ -104,36 +140,59 @@ class SimNode:
         workers: int,
         preset: Preset,
         clock: Clock,
-        config: NodeConfig,
+        config: Config,
+        watcher: Watcher,
         *,
-        say: Callable[[wire.ToHead], None],
-        on_done: Callable[[SimWorker, Request], None],
-        report_every_s: float,
+        quiet: bool,
     ) -> None:
+        """`quiet`: it need not repeat itself, since nobody doubts that it is there."""
         self.id = NodeId(f"n{number:04d}")
-        self.clock, self.on_done = clock, on_done
+        self.clock, self.watcher = clock, watcher
         self.workers = {
             name: SimWorker(self, name, preset) for name in (worker_id(self.id, i) for i in range(workers))
         }
-        self.machine = Node(
+        self.down = False
+        """The machine is dead: it hears, says and does nothing."""
+        self._preset, self._config, self._quiet = preset, config, quiet
+        self._beat_s = config.head.report_every_s + TICK_S / 2
+        self._incarnation = 1
+        self._awake = False
+        self.machine = self._machine()
+
+    def _machine(self) -> Node:
+        return Node(
             self.id,
             dict.fromkeys(self.workers, MODEL),
-            config,
-            incarnation=1,
+            self._config.node,
+            incarnation=self._incarnation,
             host=str(self.id),
             version="sim",
-            now=clock.now,
+            now=self.clock.now,
         )
-        self._preset, self._say = preset, say
-        self._beat_s = report_every_s + TICK_S / 2
-        self._awake = False
 
     def start(self) -> None:
         self.handle(Tick())
         self.wake()
 
+    def die(self, reason: str) -> None:
+        """The machine fails: daemon and workers are gone at once, and nobody is told."""
+        self.down = True
+        for worker in self.workers.values():
+            worker.die(reason)
+
+    def come_back(self) -> None:
+        """It is there again, as a new incarnation of its daemon, with nothing running."""
+        if self.down:
+            self.down = False
+            # Worker incarnations count up from the daemon's, which is a time in real life.
+            self._incarnation += 1_000
+            self.machine = self._machine()
+            self.start()
+
     def handle(self, event: Event) -> None:
         """Let the machine know, and do what it says."""
+        if self.down:
+            return
         for action in self.machine.handle(event, now=self.clock.now):
             self._perform(action)
 
@@ -144,14 +203,28 @@ class SimNode:
     def _perform(self, action: Action) -> None:
         match action:
             case SendHead():
-                self._say(action.message)
+                self.watcher.say(action.message)
             case SpawnWorker():
-                self.clock.after(self._preset.start_s, self._up, action)
+                self.clock.after(self._preset.start_s, self._up, (self.machine, action))
+            case KillWorker():
+                self.end_worker(self.workers[action.worker], action.reason)
+            case Quit():
+                self.die(action.reason)
             case _:
-                pass  # no programs run here, and without faults nothing else is said
+                pass  # no programs run here; the link needs no finding
 
-    def _up(self, spawned: SpawnWorker) -> None:
+    def end_worker(self, worker: SimWorker, reason: str) -> None:
+        """A worker's process ends, and its daemon sees it."""
+        incarnation = self.machine.workers[worker.id].incarnation
+        worker.die(reason)
+        self.handle(WorkerExited(worker.id, incarnation, reason))
+
+    def _up(self, what: tuple[Node, SpawnWorker]) -> None:
+        machine, spawned = what
+        if machine is not self.machine or self.down:
+            return
         shape = self._preset.shape
+        self.workers[spawned.worker].alive = True
         self.handle(
             WorkerUp(
                 worker=spawned.worker,
@@ -174,17 +247,25 @@ class SimNode:
             self.clock.at(beats * self._beat_s, self._beat)
 
     def _beat(self, _: object) -> None:
+        self._awake = False
+        if self.down:
+            return
         for worker in self.workers.values():
             self._read(worker)
         self.handle(Tick())
-        self._awake = any(not worker.engine.is_idle for worker in self.workers.values())
-        if self._awake or not self.machine.registered:
+        busy = any(not worker.engine.is_idle for worker in self.workers.values())
+        if busy or not self._quiet or not self.machine.registered:
             self._awake = True
             self.clock.after(self._beat_s, self._beat)
 
     def _read(self, worker: SimWorker) -> None:
         """One reading of a worker: its residency and its load, as its node daemon takes them."""
+        if not worker.alive:
+            return
         incarnation = self.machine.workers[worker.id].incarnation
+        if worker.hung:
+            self.handle(WorkerSilent(worker.id, incarnation, "no answer"))
+            return
         for request in worker.engine.running:
             worker.residence.note(request)
         news = worker.residence.news()

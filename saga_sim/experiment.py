@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from dataclasses import replace as seeded
 from hashlib import blake2b
 from math import exp, log
 from time import perf_counter
@@ -14,6 +15,7 @@ from msgspec.structs import replace
 from saga_core.config import Config, HeadConfig, NodeConfig
 from saga_core.errors import UserError
 from saga_core.events import Fact
+from saga_sim.faults import Faults
 from saga_sim.pacing import Pace
 from saga_sim.pressure import arrival_rate, pressure_of
 from saga_sim.runs import ReplayResult, RunState, Summary, summary
@@ -147,12 +149,17 @@ def simulate(
     arrivals: Arrivals,
     *,
     seed: int = 0,
+    faults: Faults | None = None,
     on_ended: Callable[[], None] = lambda: None,
 ) -> tuple[Figures, ReplayResult]:
-    """One run of `workflows` (they must fit the engine) under one profile."""
+    """One run of `workflows` (they must fit the engine) under one profile. `faults` are spread by the same seed."""
     pace = arrivals.pace(spec, workflows, seed)
     digest = TraceHash()
-    world = World(spec, quiet_config(profile), on_fact=digest.add)
+    if faults is None:
+        world = World(spec, quiet_config(profile), on_fact=digest.add)
+    else:
+        config = Config(profile=profile, name="simulated")
+        world = World(spec, config, faults=seeded(faults, seed=seed), on_fact=digest.add)
     began_s = perf_counter()
     result = world.run(workflows, pace, max_live=arrivals.max_live, on_ended=lambda _: on_ended())
     wall_s = perf_counter() - began_s

@@ -26,19 +26,22 @@ from saga_core.events import (
     Outcome,
     StepArrived,
     StepFinished,
+    StepLost,
     WorkflowSubmitted,
 )
 from saga_core.events import Tick as HeadTick
 from saga_core.head import Head
 from saga_core.identity import identify
-from saga_core.ids import NodeId, StepId, TenantId, WorkflowId
+from saga_core.ids import NodeId, StepId, TenantId, WorkerId, WorkflowId
 from saga_core.mirror import node_of
 from saga_core.states import WorkflowState
 from saga_sim.agents import Agent, Agents, Call
+from saga_sim.client import RETRIED_STATUSES
 from saga_sim.clock import Clock
 from saga_sim.cluster import MODEL, Link, SimNode, SimWorker
 from saga_sim.costs import Preset
 from saga_sim.engine import Request
+from saga_sim.faults import Fault, FaultKind, Faults, Line
 from saga_sim.pacing import Pace
 from saga_sim.runs import ReplayResult
 from saga_sim.trace.records import Workflow
@@ -69,9 +72,11 @@ class World:
         spec: ClusterSpec,
         config: Config,
         *,
+        faults: Faults | None = None,
         on_fact: Callable[[float, Fact], None] | None = None,
         on_event: Callable[[], None] | None = None,
     ) -> None:
+        """Without `faults` nodes are trusted to be there, so `config` must be patient with silent ones."""
         self.spec, self.config = spec, config
         self.clock = Clock()
         self.head = Head(config)
@@ -88,12 +93,13 @@ class World:
                 here,
                 spec.preset,
                 self.clock,
-                config.node,
-                say=self._say_to_head,
-                on_done=self._on_done,
-                report_every_s=config.head.report_every_s,
+                config,
+                self,
+                quiet=faults is None,
             )
             self.nodes[node.id] = node
+        self._line = Line(self.clock, spec.link.control_s, faults)
+        self._faults = faults
 
     # -- running -------------------------------------------------------------------------
 
@@ -110,6 +116,10 @@ class World:
         agents = Agents(self, workflows, pace, max_live=max_live, on_ended=on_ended)
         agents.start()
         self.clock.after(SAMPLE_S, self._sample)
+        if self._faults is not None:
+            self._line.spoil()
+            for fault in self._faults.plan:
+                self.clock.after(fault.at_s, self._strike, fault)
         while agents.left and self._step():
             pass
         if agents.left:
@@ -166,20 +176,23 @@ class World:
                 if self._on_fact is not None:
                     self._on_fact(self.clock.now, action.fact)
             case act.Dispatch():
-                self.clock.after(self.spec.link.worker_s, self._submit, action)
+                self._dispatch(action)
             case act.Send():
-                self.clock.after(self.spec.link.control_s, self.nodes[action.node].hear, action.message)
+                self._line.carry(action.node, self.nodes[action.node].hear, action.message)
             case act.Refuse():
-                self._answer(action.step, f"{action.status} {action.code}: {action.message}")
+                why = f"{action.status} {action.code}: {action.message}"
+                self._answer(action.step, why, again=action.status in RETRIED_STATUSES)
             case act.Abort():
-                self._abort(action)
+                self._drop(action.step)
+                self._answer(action.step, action.reason)
             case act.Disconnect():
-                pass  # its requests end with it; see `faults`
+                self.clock.after(0.0, self._disconnect, action)
             case act.Ignored():
                 self.ignored += 1
 
-    def _say_to_head(self, message: wire.ToHead) -> None:
-        self.clock.after(self.spec.link.control_s, self.handle, message)
+    def say(self, message: wire.ToHead) -> None:
+        """A node says something to the head."""
+        self._line.carry(message.node, self.handle, message)
 
     # -- steps ---------------------------------------------------------------------------
 
@@ -225,11 +238,23 @@ class World:
             )
         )
 
+    def _dispatch(self, action: act.Dispatch) -> None:
+        call = self._calls.get(action.step)
+        if call is not None:
+            call.dispatch = action
+            self.clock.after(self.spec.link.worker_s, self._submit, action)
+
+    def _worker(self, name: WorkerId) -> SimWorker:
+        return self.nodes[node_of(name)].workers[name]
+
     def _submit(self, dispatch: act.Dispatch) -> None:
         call = self._calls.get(dispatch.step)
-        if call is None:
+        if call is None or call.dispatch is not dispatch:
             return
-        worker = self.nodes[node_of(dispatch.worker)].workers[dispatch.worker]
+        worker = self._worker(dispatch.worker)
+        if not worker.alive:
+            self._lost((dispatch.step, dispatch.worker, "connection refused", False))
+            return
         request = Request(
             key=dispatch.step,
             stream=call.prompt.stream,
@@ -246,14 +271,61 @@ class World:
             )
             self._answer(dispatch.step, f"400: {error}")
 
-    def _on_done(self, worker: SimWorker, request: Request) -> None:  # noqa: ARG002 - the head knows where it was
-        self.clock.after(self.spec.link.worker_s, self._finished, request)
+    def on_done(self, worker: SimWorker, request: Request) -> None:
+        """An engine has made all of a request's tokens."""
+        self.clock.after(self.spec.link.worker_s, self._finished, (worker.id, request))
 
-    def _finished(self, request: Request) -> None:
-        step = StepId(request.key)
-        call = self._calls.pop(step, None)
-        if call is None:
+    def on_lost(self, worker: SimWorker, request: Request, reason: str) -> None:
+        """A request's connection broke."""
+        lost = (StepId(request.key), worker.id, reason, request.first_at is not None)
+        self.clock.after(self.spec.link.worker_s, self._lost, lost)
+
+    def _lost(self, lost: tuple[StepId, WorkerId, str, bool]) -> None:
+        """Before the first byte the head may send it elsewhere; after it the stream is broken, and said to be."""
+        step, worker, reason, begun = lost
+        call = self._calls.get(step)
+        if call is None or call.dispatch is None or call.dispatch.worker != worker:
             return
+        if not begun:
+            self.handle(StepLost(step=step, worker=worker, detail=reason))
+            return
+        self.handle(StepFinished(step=step, outcome=Outcome.BROKEN, status=200, detail=reason))
+        self._answer(step, f"broken stream: {reason}", again=True)
+
+    def _disconnect(self, action: act.Disconnect) -> None:
+        """The head gives a worker up: what is on it is lost, whatever the worker would say."""
+        for step in [s.id for s in self.head.book.steps.values() if s.worker == action.worker]:
+            request = self._worker(action.worker).abort(step)
+            begun = request is not None and request.first_at is not None
+            self._lost((step, action.worker, action.reason, begun))
+
+    def _drop(self, step: StepId) -> None:
+        call = self._calls.get(step)
+        if call is not None and call.dispatch is not None:
+            self._worker(call.dispatch.worker).abort(step)
+
+    # -- faults --------------------------------------------------------------------------
+
+    def _strike(self, fault: Fault) -> None:
+        node = self.nodes[node_of(WorkerId(fault.target)) if "/" in fault.target else NodeId(fault.target)]
+        match fault.kind:
+            case FaultKind.CRASH:
+                node.end_worker(node.workers[WorkerId(fault.target)], "it crashed")
+            case FaultKind.HANG:
+                node.workers[WorkerId(fault.target)].hang()
+            case FaultKind.DEATH:
+                node.die("its machine died")
+                self.clock.after(fault.for_s, lambda _: node.come_back())
+            case FaultKind.CUT:
+                self._line.cut(node.id, self.clock.now + fault.for_s)
+
+    def _finished(self, what: tuple[WorkerId, Request]) -> None:
+        worker, request = what
+        step = StepId(request.key)
+        call = self._calls.get(step)
+        if call is None or call.dispatch is None or call.dispatch.worker != worker:
+            return  # given up on the way
+        del self._calls[step]
         assert request.first_at is not None
         ttft_s = request.first_at + self.spec.link.worker_s - call.started_at
         self.handle(
@@ -271,18 +343,12 @@ class World:
         call.cached_tokens = request.cached_tokens or 0
         self.clock.after(self.spec.link.client_s, call.answered, call)
 
-    def _answer(self, step: StepId, why: str) -> None:
+    def _answer(self, step: StepId, why: str, *, again: bool = False) -> None:
         """A step ends without a result."""
         call = self._calls.pop(step, None)
         if call is not None:
-            call.failure = why
+            call.failure, call.again = why, again
             self.clock.after(self.spec.link.client_s, call.answered, call)
-
-    def _abort(self, action: act.Abort) -> None:
-        for node in self.nodes.values():
-            for worker in node.workers.values():
-                worker.abort(action.step)
-        self._answer(action.step, action.reason)
 
     # -- checks --------------------------------------------------------------------------
 

@@ -56,6 +56,13 @@ def run(
         int | None, typer.Option(help="Only the first N workflows of the traces.", min=1)
     ] = None,
     seeds: Annotated[int, typer.Option(help="Runs per profile, with seeds 0 to N-1.", min=1)] = 1,
+    fault: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="crash:n0001/0@120, hang:…, death:n0001@60+30, cut:…; repeatable.", metavar="FAULT"
+        ),
+    ] = None,
+    lose: Annotated[float, typer.Option(help="Share of control messages that are lost.")] = 0.0,
 ) -> None:
     """Run a workload under several profiles and compare them.
 
@@ -67,8 +74,10 @@ def run(
     from saga_sim.experiment import Arrivals
 
     renderer = given(ctx).renderer
+    spec = simulating.cluster(preset, gpus, workers, per_node)
     setup = simulating.Setup(
-        spec=simulating.cluster(preset, gpus, workers, per_node),
+        spec=spec,
+        faults=simulating.faults(spec, fault or (), lose),
         profiles=simulating.profiles(profile),
         workload=Workload(files=trace or (), synth=synth, workflows=workflows, limit=limit),
         arrivals=Arrivals(

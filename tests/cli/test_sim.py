@@ -34,6 +34,17 @@ def test_json_is_one_value_with_every_run(capsys):
     assert answer["ratios"][0]["baseline"] == "sticky"
 
 
+def test_faults_show_as_steps_tried_again(capsys):
+    code = sim(
+        "--workers", "2", "--preset", "agent-cpu", "--profile", "sticky", "--fault", "crash:n0001/0@5",
+        "--fault", "death:n0001@9+8", "--arrival-rate", "2", "--lose", "0.1", "--output", "json",
+    )  # fmt: skip
+    answer = json.loads(capsys.readouterr().out)
+    assert code == 0
+    assert answer["runs"][0]["summary"]["finished"] == 4
+    assert answer["runs"][0]["summary"]["retries"] > 0
+
+
 @pytest.mark.parametrize(
     ("words", "why"),
     [
@@ -48,6 +59,8 @@ def test_json_is_one_value_with_every_run(capsys):
         (("--workers", "1", "--pressure", "-1"), "above 0"),
         (("--workers", "1", "--scale-time", "-1"), "valid: 0 or above"),
         (("--workers", "1", "--trace", "nowhere.jsonl"), "nowhere.jsonl"),
+        (("--workers", "1", "--fault", "crash:n0009/0@1"), "n0001/0"),
+        (("--workers", "1", "--lose", "2"), "0 to below 1"),
     ],
 )
 def test_what_cannot_be_is_refused(capsys, words, why):

@@ -79,9 +79,8 @@ def test_residency_reaches_the_head_only_by_reports():
     """What the head holds is what the nodes have told, or the usage of a step that it saw finish."""
     told = []
     world = World(SPEC, quiet_config("sticky"))
-    say = world._say_to_head
-    for node in world.nodes.values():
-        node._say = lambda message: (told.append(message), say(message))
+    say = world.say
+    world.say = lambda message: (told.append(message), say(message))
     tools = [Tool(kind="tool", name="x", latency_s=5.0)]
     plan = workflow(
         step(0, 2000, output=20, tool=tools[0]),
