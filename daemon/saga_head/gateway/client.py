@@ -197,7 +197,7 @@ class ClientLink(asyncio.BufferedProtocol):
             return self.fail(head_too_large(limits.head_bytes))
         if self._surplus:
             return self.fail(too_busy("open connections", limits.connections))
-        if not HOT.match(data):
+        if not (data.startswith(b"POST /v1/") or HOT.match(data)):
             return self._hand_over(data)
         head = self._heads.read(data[:end], limits)
         return self.fail(head) if isinstance(head, Refusal) else self._admit(head, data[end:])

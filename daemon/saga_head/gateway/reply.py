@@ -70,7 +70,10 @@ def last_chunk(payload: bytes) -> bytes:
 
 def header_lines(pairs: tuple[tuple[bytes, bytes], ...]) -> bytes:
     """Header lines; a control character in a value becomes a space, so that no value ends its line."""
-    return b"".join([b"%b: %b\r\n" % (name, value.translate(_VISIBLE)) for name, value in pairs])
+    lines: list[bytes] = []
+    for name, value in pairs:
+        lines += (name, b": ", value.translate(_VISIBLE), b"\r\n")
+    return b"".join(lines)
 
 
 _VISIBLE = bytes(byte if byte >= 32 and byte != 127 else 32 for byte in range(256))
