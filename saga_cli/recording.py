@@ -184,7 +184,8 @@ def record(
 
     At the end `out` is written anew in order of arrival. Raises UserError when `out` exists already.
     """
-    segments, made = Segments(folder), list[Any]()
+    segments = Segments(folder)
+    made: list[Workflow] = []
     _create(out)
     try:
         with _until_asked():
