@@ -9,7 +9,7 @@ Rules of this file
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from saga_core import wire
@@ -56,6 +56,18 @@ class Link:
     def of(cls, way_s: float) -> Link:
         """Links over which a call goes there and back in `way_s`, two thirds of it behind the gateway."""
         return cls(client_s=way_s / 6, worker_s=way_s / 3)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterSpec:
+    """What is simulated: `workers` engines of `preset`, `per_node` of them on each node."""
+
+    preset: Preset
+    workers: int
+    per_node: int
+    link: Link = field(default_factory=Link)
+    tick_s: float = 1.0
+    """How often the head is told that time has passed."""
 
 
 class Watcher(Protocol):

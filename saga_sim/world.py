@@ -12,7 +12,6 @@ Rules of this file
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 
 from saga_core import actions as act
 from saga_core import wire
@@ -38,30 +37,19 @@ from saga_core.states import WorkflowState
 from saga_sim.agents import Agent, Agents, Call
 from saga_sim.client import RETRIED_STATUSES
 from saga_sim.clock import Clock
-from saga_sim.cluster import MODEL, Link, SimNode, SimWorker
-from saga_sim.costs import Preset
+from saga_sim.cluster import MODEL, ClusterSpec, SimNode, SimWorker
 from saga_sim.engine import Request
 from saga_sim.faults import Fault, FaultKind, Faults, Line
 from saga_sim.pacing import Pace
 from saga_sim.runs import ReplayResult
 from saga_sim.trace.records import Workflow
 
+__all__ = ["ClusterSpec", "World"]
+
 SAMPLE_S = 60.0
 """How often the memory of all workers is looked at for the figures."""
 BOOT_S = 60.0
 """Virtual time within which every worker must be ready, beside its own start."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClusterSpec:
-    """What is simulated: `workers` engines of `preset`, `per_node` of them on each node."""
-
-    preset: Preset
-    workers: int
-    per_node: int
-    link: Link = field(default_factory=Link)
-    tick_s: float = 1.0
-    """How often the head is told that time has passed."""
 
 
 class World:
