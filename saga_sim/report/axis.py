@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from math import ceil, floor, log, log10
 
 from saga_sim.report import notation
 
 MOST_TICKS = 7
+CLOSEST = 0.11
+"""No two ticks stand nearer than this part of the axis: their labels would touch."""
 TIME_STEPS_S = (
     0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 21600, 43200, 86400,
     172800, 604800,
@@ -24,12 +27,20 @@ FINE_TIMES_S = tuple(
     )
     for size in sizes
 )
-COARSE_TIMES_S = (0.001, 0.01, 0.1, 1, 10, 60, 600, 3600, 36000, 864000)
+TIMES_S = (
+    FINE_TIMES_S,
+    (0.001, 0.01, 0.1, 0.5, 1, 5, 10, 60, 300, 600, 3600, 18000, 86400, 864000),
+    (0.001, 0.01, 0.1, 1, 10, 60, 600, 3600, 36000, 360000),
+    (0.001, 0.1, 10, 600, 36000),
+)
 RATIOS = (
-    (0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 1.75, 2),
-    (0.25, 0.5, 0.7, 1, 1.4, 2, 4),
-    (0.125, 0.25, 0.5, 1, 2, 4, 8),
+    (0.96, 0.98, 1, 1.02, 1.04),
+    (0.7, 0.8, 0.9, 0.95, 1, 1.05, 1.1, 1.2, 1.3),
+    (0.5, 0.6, 0.8, 1, 1.25, 1.5, 1.75, 2),
+    (0.125, 0.25, 0.5, 0.7, 1, 1.4, 2, 4, 8),
+    (0.0625, 0.125, 0.25, 0.5, 1, 2, 4, 8, 16),
     (0.01, 0.1, 0.3, 1, 3, 10, 100),
+    (0.001, 0.01, 0.1, 1, 10, 100, 1000),
     (0.0001, 0.01, 1, 100, 10000),
 )
 
@@ -76,21 +87,27 @@ def time(label: str, until_s: float) -> Axis:
 def log_time(label: str, values: Iterable[float]) -> Axis:
     """All the values, on a logarithmic axis of durations."""
     low, high = _widened(values, least=1.6)
-    ticks = _within(FINE_TIMES_S, low, high)
-    if len(ticks) > MOST_TICKS:
-        ticks = _within(COARSE_TIMES_S, low, high)
-    return Axis(label, low, high, ticks, notation.tick_seconds, logarithmic=True)
+    return _logarithmic(label, low, high, TIMES_S, notation.tick_seconds)
 
 
 def ratios(label: str, values: Iterable[float]) -> Axis:
-    """All the values on a logarithmic axis that has 1 in its middle."""
-    low, high = _widened(values, least=1.2)
-    reach = max(high, 1 / low, 1.1)
-    for candidates in RATIOS:
-        ticks = _within(candidates, 1 / reach, reach)
-        if len(ticks) <= MOST_TICKS and (reach < 2.1 or candidates is not RATIOS[0]):
+    """All the values and 1 on a logarithmic axis."""
+    low, high = _widened([1.0, *values], least=1.12)
+    return _logarithmic(label, low, high, RATIOS, notation.tick_ratio)
+
+
+def _logarithmic(
+    label: str, low: float, high: float, choices: Iterable[tuple[float, ...]], write: Callable[[float], str]
+) -> Axis:
+    """With the densest of the choices of ticks whose labels do not touch."""
+    bare = Axis(label, low, high, (), write, logarithmic=True)
+    ticks: tuple[float, ...] = ()
+    for choice in choices:
+        ticks = tuple(value for value in choice if low <= value <= high)
+        places = [bare.place(value) for value in ticks]
+        if len(ticks) > 1 and all(b - a >= CLOSEST for a, b in pairwise(places)):
             break
-    return Axis(label, 1 / reach, reach, ticks, notation.tick_ratio, logarithmic=True)
+    return replace(bare, ticks=ticks)
 
 
 def _widened(values: Iterable[float], *, least: float) -> tuple[float, float]:
@@ -99,10 +116,6 @@ def _widened(values: Iterable[float], *, least: float) -> tuple[float, float]:
     low, high = min(known) / 1.05, max(known) * 1.05
     room = max(1.0, (least / (high / low)) ** 0.5)
     return low / room, high * room
-
-
-def _within(candidates: Iterable[float], low: float, high: float) -> tuple[float, ...]:
-    return tuple(value for value in candidates if low <= value <= high)
 
 
 def _multiples(step: float, high: float) -> tuple[float, ...]:

@@ -56,7 +56,7 @@ MEASURES = (
     Measure("Completion time, p99", lambda m: m.tct_p99_s, notation.seconds, LOWER),
     Measure("Time to first token, mean", lambda m: m.ttft_mean_s, notation.seconds, LOWER),
     Measure("Time to first token, p95", lambda m: m.ttft_p95_s, notation.seconds, LOWER),
-    Measure("Workflows per minute", lambda m: m.workflows_per_min, notation.count, HIGHER),
+    Measure("Workflows per minute", lambda m: m.workflows_per_min, notation.rate, HIGHER),
     Measure("Cached share of prompt tokens", _cached, notation.share, HIGHER),
     Measure("Regenerated share of prompt tokens", _regenerated, notation.share, LOWER),
     Measure("Regeneration's share of busy time", lambda m: m.again_share, notation.share, LOWER),

@@ -74,6 +74,11 @@ def count(value: float | None) -> str:
     return f"{value / 1e9:.0f}{GAP}G"
 
 
+def rate(value: float | None) -> str:
+    """`0.482`, `30.1`, `12.3 k`: three significant digits."""
+    return ratio(value) if value is None or value < 999.5 else count(value)
+
+
 def tick_count(value: float) -> str:
     """`1 204`."""
     return f"{value:,.10g}".replace(",", THOUSANDS)

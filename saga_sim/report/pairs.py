@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import ceil, exp, floor, log
 
 from saga_sim.report import axis, notation
 from saga_sim.report.comparison import Basis, Comparison, mean_ratio
@@ -70,12 +71,10 @@ def ratio_histogram(data: ReportData, found: Comparison) -> Markup:
     """How many workflows were how much faster or slower than under the baseline."""
     ratios = sorted(ratio for _, ratio in found.pairs)
     inner = ratios[len(ratios) // 100 : len(ratios) - len(ratios) // 100]
-    across = axis.ratios(f"time under {data.baseline} / time under {found.profile}", inner)
-    bins = [0] * BINS
-    for ratio in ratios:
-        bins[min(BINS - 1, int(across.place(ratio) * BINS))] += 1
-    frame = Frame(across, axis.counts("workflows", max(bins)))
-    said = f"{_of(found.faster, found)} faster, {_of(found.slower, found)} slower, the rest within 1 %"
+    across = axis.ratios(f"time under {data.baseline} / time under {found.profile} (logarithmic)", inner)
+    bins = _binned(across, ratios)
+    frame = Frame(across, axis.counts("workflows", max(count for _, _, count in bins)))
+    said = f"{_of(found.faster, found)} faster, {_of(found.slower, found)} slower, the rest within 1\N{NO-BREAK SPACE}%"
     title = f"{found.profile} against {data.baseline}, workflow by workflow"
     outside = " The outermost bars hold what lies further out." if len(inner) < len(ratios) else ""
     return figure(
@@ -86,22 +85,31 @@ def ratio_histogram(data: ReportData, found: Comparison) -> Markup:
     )
 
 
+def _binned(across: axis.Axis, ratios: Sequence[float]) -> list[tuple[float, float, int]]:
+    """(from, to, how many) on the axis; 1 lies between two bins, so that no bar holds faster and slower ones."""
+    width = log(across.high / across.low) / BINS
+    first, last = floor(log(across.low) / width), ceil(log(across.high) / width) - 1
+    counts = [0] * (last - first + 1)
+    for ratio in ratios:
+        counts[min(max(floor(log(ratio) / width), first), last) - first] += 1
+    return [(exp((first + i) * width), exp((first + i + 1) * width), count) for i, count in enumerate(counts)]
+
+
 def _of(part: int, found: Comparison) -> str:
     return f"{notation.tick_count(part)} ({notation.tick_share(part / len(found.pairs))})"
 
 
-def _bars(frame: Frame, bins: Sequence[int]) -> Markup:
-    width = (frame.x(frame.across.high) - frame.left) / len(bins)
+def _bars(frame: Frame, bins: Sequence[tuple[float, float, int]]) -> Markup:
     return join(
         tag(
             "rect",
-            class_="bar slower" if index < len(bins) / 2 else "bar faster",
-            x=frame.left + index * width + 1,
+            class_="bar slower" if high < 1 + 1e-9 else "bar faster",
+            x=frame.x(low) + 1,
             y=frame.y(count),
-            width=width - 2,
+            width=max(1.0, frame.x(high) - frame.x(low) - 2),
             height=frame.floor - frame.y(count),
         )
-        for index, count in enumerate(bins)
+        for low, high, count in bins
         if count
     )
 

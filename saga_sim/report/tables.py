@@ -100,18 +100,23 @@ def _measure_row(data: ReportData, measure: Measure) -> Markup:
     return _row(
         measure.name,
         [
-            _cell(measure, mean, measure.values(data.of(profile)), is_best=mean is not None and mean == best)
+            _cell(
+                measure,
+                mean,
+                measure.values(data.of(profile)),
+                is_best=best is not None and measure.write(mean) == best,
+            )
             for mean, profile in zip(means, data.profiles, strict=True)
         ],
     )
 
 
-def _best(measure: Measure, means: Sequence[float | None]) -> float | None:
-    """The best mean, if there is a choice at all."""
+def _best(measure: Measure, means: Sequence[float | None]) -> str | None:
+    """The best mean as written, if there is a choice at all: what reads the same is as good."""
     known = [mean for mean in means if mean is not None]
     if measure.better == NEITHER or len({measure.write(mean) for mean in known}) < 2:
         return None
-    return max(known) if measure.better == HIGHER else min(known)
+    return measure.write(max(known) if measure.better == HIGHER else min(known))
 
 
 def _cell(measure: Measure, mean: float | None, values: Sequence[float], *, is_best: bool) -> Markup:
