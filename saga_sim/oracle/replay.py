@@ -52,6 +52,8 @@ class _Cache:
         self.ends = sorted(((at_s, name) for name, at_s in recording.ends_s.items()), reverse=True)
         self.used_by: dict[str, dict[Row, None]] = {}
         """What each live workflow used."""
+        self.names: dict[str, set[str]] = {}
+        """Its sessions."""
         self.looked_up = self.hit = self.missed = self.evicted = self.uncached = 0
         self.missed_s = 0.0
         self.compulsory = 0
@@ -88,8 +90,8 @@ class _Cache:
             self.candidates.changed(row)
 
     def _finish(self, workflow: str) -> None:
-        for session in self.moment.sessions.values():
-            session.ended = session.ended or session.access.workflow == workflow
+        for name in self.names.pop(workflow, ()):
+            self.moment.sessions[name].ended = True
         for row in self.used_by.pop(workflow, ()):
             self.candidates.changed(row)
 
@@ -131,6 +133,7 @@ class _Cache:
         for row in before.rows if before is not None else ():
             del row.sessions[name]
         moment.sessions[name] = SessionNow(access, number, rows=[row for row, _, _ in path])
+        self.names.setdefault(access.workflow, set()).add(name)
         used = self.used_by.setdefault(access.workflow, {})
         for row, _, high in path:
             row.used += 1

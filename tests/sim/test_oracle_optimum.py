@@ -11,7 +11,7 @@ from saga_core.errors import UserError
 from saga_sim.costs import CostTable
 from saga_sim.oracle import ORACLES, RULES, Goal, brute_force, least_seconds, replay_cache
 
-QUICK = settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+QUICK = settings(max_examples=70, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 SLACK = st.integers(0, 3)
 
 

@@ -9,7 +9,7 @@ from saga_core.errors import UserError
 from saga_sim.oracle import ORACLES, RULES, compare, replay_cache
 from saga_sim.oracle.brute import path
 
-QUICK = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+QUICK = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 ALL = {**RULES, **ORACLES}
 SLACK = st.integers(0, 3)
 
@@ -89,6 +89,16 @@ def test_whole_session_lru_takes_all_of_the_oldest():
     assert play(two_sessions(), 8, "lru-session").missed_tokens == 4
 
 
+def test_a_session_is_as_old_as_its_latest_step_wherever_that_was():
+    """`a` went on in a new context; what it left is still its own, and `b` was let go longer ago."""
+    made = recording(
+        access("a", 0, 1, (1, 0, 4)), access("b", 2, 3, (2, 0, 4)), access("a", 4, 5, (3, 0, 2)),
+        access("c", 6, 7, (4, 0, 3)), access("a", 8, 9, (1, 0, 4)),
+    )  # fmt: skip
+    assert play(made, 10, "lru-session").missed_tokens == 0
+    assert play(made, 10, "lru").missed_tokens == 3
+
+
 def test_lru_leaves_the_newer_part_of_a_stream_when_its_older_part_is_gone():
     """`a` comes back for its first two blocks only, so its tail is older than `b`, and its head newer."""
     made = recording(
@@ -134,7 +144,8 @@ def test_the_end_of_one_workflow_says_nothing_about_a_prompt_that_others_share()
         access("d", 6, 7, (2, 0, 3)), access("e", 8, 9, (0, 0, 3)),
         ends={"a": 1.0, "b": 3.0, "c": 5.0},
     )  # fmt: skip
-    assert play(made, 6, "lru-finish").missed_tokens == 0
+    for name in ("lru-finish", "density", "density-median"):
+        assert play(made, 6, name).missed_tokens == 0
     assert play(made, 6, "lru").missed_tokens == 3
 
 
