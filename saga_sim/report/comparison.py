@@ -20,7 +20,7 @@ STUDENT_95 = (
     12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
     2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
 )  # fmt: skip
-NORMAL_95 = 1.96
+NORMAL_95 = 1.959964
 SAME = 0.01
 """Ratios this near to 1 count as the same."""
 
@@ -120,11 +120,16 @@ def mean_ratio(ratios: Sequence[float]) -> float:
     return exp(fmean(map(log, ratios)))
 
 
+def student_95(freedom: int) -> float:
+    """The two-sided 95 % point: from the table, beyond it by the first term of Cornish and Fisher's expansion."""
+    if freedom <= len(STUDENT_95):
+        return STUDENT_95[freedom - 1]
+    return NORMAL_95 + (NORMAL_95**3 + NORMAL_95) / (4 * freedom)
+
+
 def interval(logs: Sequence[float]) -> tuple[float | None, float | None]:
     """The 95 % confidence interval (Student) of the mean of logarithms, as ratios."""
     if len(logs) < 2:
         return None, None
-    freedom = len(logs) - 1
-    point = STUDENT_95[freedom - 1] if freedom <= len(STUDENT_95) else NORMAL_95
-    middle, reach = fmean(logs), point * stdev(logs) / len(logs) ** 0.5
+    middle, reach = fmean(logs), student_95(len(logs) - 1) * stdev(logs) / len(logs) ** 0.5
     return exp(middle - reach), exp(middle + reach)

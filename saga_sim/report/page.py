@@ -69,7 +69,7 @@ def _losses(losses: Iterable[Loss]) -> Markup:
         tag("li", tag("b", loss.profile), tag("ul", *(tag("li", point) for point in loss.points)))
         for loss in losses
     ]
-    told = tag("ul", *items, class_="losses") if items else tag("p", "None that the figures show.")
+    told = tag("ul", *items, class_="losses") if items else tag("p", "No loss shows in these figures.")
     return tag("section", tag("h2", "Losses"), told)
 
 

@@ -88,7 +88,7 @@ def line(points: Sequence[Point], series: int, *, stairs: bool = False) -> Marku
                 "path",
                 class_=f"line {colour(series)}",
                 d=path(points, stairs=stairs),
-                stroke_dasharray=DASHES[series % len(DASHES)],
+                stroke_dasharray=dashes(series),
             ),
             *(mark(x, y, series) for x, y in points[first::every]),
         ]
@@ -106,6 +106,11 @@ def path(points: Sequence[Point], *, stairs: bool = False) -> str:
 def area(points: Sequence[Point], back: Sequence[Point], class_: str) -> Markup:
     """What lies between two lines."""
     return tag("path", class_=class_, d=path([*points, *reversed(back)]) + "Z")
+
+
+def dashes(series: int) -> str | None:
+    """Beyond the seventh series colours and marks begin anew, but each with other dashes."""
+    return DASHES[(series + series // 7) % 7]
 
 
 def colour(series: int) -> str:
@@ -158,9 +163,7 @@ def legend(names: Sequence[tuple[int, str]]) -> Markup:
 
 def swatch(series: int) -> Markup:
     """A short piece of the series' line with its mark."""
-    stroke = tag(
-        "path", class_=f"line {colour(series)}", d="M1 8H35", stroke_dasharray=DASHES[series % len(DASHES)]
-    )
+    stroke = tag("path", class_=f"line {colour(series)}", d="M1 8H35", stroke_dasharray=dashes(series))
     return tag("svg", stroke, mark(18, 8, series), viewBox="0 0 36 16", class_="swatch", aria_hidden="true")
 
 
