@@ -87,6 +87,11 @@ class Decoding(Generic[D]):
         """Steps until the first member is done."""
         return self._ends[0][0] - self.steps
 
+    @property
+    def next_blocks(self) -> int:
+        """New blocks that the next step needs."""
+        return self._crossings[self.steps % self.block_tokens]
+
     def blocks(self, steps: int) -> int:
         """New blocks that the next `steps` steps need."""
         rounds, rest = divmod(steps, self.block_tokens)

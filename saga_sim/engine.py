@@ -158,7 +158,7 @@ class Engine:
         self.totals.generated_tokens += steps * decoding.count
         self._stretch = 0
         if steps > 1:  # the first step's blocks are taken already
-            self.cache.take(decoding.blocks(steps) - decoding.blocks(1))
+            self.cache.take(decoding.blocks(steps) - decoding.next_blocks)
         decoding.advance(steps)
         finished = decoding.done()
         for request in [r for r in self._prefilling if r.computed == r.known_tokens]:
@@ -198,7 +198,7 @@ class Engine:
             self._stretch = 1
         elif decoding.count:
             # The first step's blocks are taken; the others' as far as they are there.
-            free = self.cache.free + decoding.blocks(1)
+            free = self.cache.free + decoding.next_blocks
             self._stretch = max(1, decoding.affordable(decoding.until_end, free))
         else:
             self.next_at = NEVER
@@ -206,7 +206,7 @@ class Engine:
         self.next_at = now + prefill_s + decoding.cost_s(self.costs, self._stretch)
 
     def _serve_decoding(self) -> None:
-        need = self.decoding.blocks(1)
+        need = self.decoding.next_blocks
         if need <= self.cache.free:
             self.cache.take(need)
             return
