@@ -36,6 +36,8 @@ def test_the_median_likewise():
 def test_an_unknown_tool_is_judged_by_all_tools():
     made = times([10.0] * LEAST_SAMPLES)
     assert made.residual_s("new", 0.0) == made.residual_s("t", 0.0) == pytest.approx(80 / 9)
+    made.observe("rare", 1.0)
+    assert made.residual_s("rare", 0.0) == pytest.approx(81 / 10)
 
 
 def test_the_ring_forgets_the_oldest_sample_not_the_least():

@@ -91,6 +91,14 @@ def test_the_bound_meets_the_optimum_where_costs_are_equal():
     assert bound > 0.97 * best
 
 
+def test_a_tail_is_found_only_behind_what_is_in_front_of_it():
+    """One block of `a` can stay: alone, its second is worth more; behind a gap it is worth nothing."""
+    made = recording(access("a", 0, 1, (1, 0, 2)), access("b", 2, 3, (2, 0, 1)), access("a", 4, 5, (1, 0, 2)))
+    first, second = COSTS.chunk_s(0, 1), COSTS.chunk_s(1, 1)
+    assert brute_force(made, 2, Goal.SINGLE_BLOCKS, COSTS) == first
+    assert brute_force(made, 2, Goal.ANY_SET, COSTS) == brute_force(made, 2, Goal.PREFIXES, COSTS) == second
+
+
 def test_a_kept_tail_can_be_worth_more_than_what_is_in_front_of_it():
     """The deep block costs more and its front is computed again anyway: only a pool that may keep any set wins it."""
     made = recording(
