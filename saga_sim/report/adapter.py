@@ -24,6 +24,7 @@ def report_data(
     sources: Sequence[TraceSource],
     spec: ClusterSpec,
     arrivals: Arrivals,
+    faults: Sequence[str] = (),
     versions: Sequence[tuple[str, str]] = (),
     command: str = "",
 ) -> ReportData:
@@ -40,6 +41,7 @@ def report_data(
             per_node=spec.per_node,
             gpus=spec.workers * spec.preset.gpus,
             arrivals=arrivals_words(arrivals),
+            faults=tuple(faults),
             versions=tuple(versions),
             command=command,
         ),
@@ -124,4 +126,5 @@ def _metrics(figures: Figures) -> Metrics:
         useful_share=figures.useful_share,
         busy_share=figures.busy_share,
         preemptions=figures.preemptions,
+        retries=whole.retries,
     )

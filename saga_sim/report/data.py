@@ -18,7 +18,7 @@ class TraceSource(msgspec.Struct, frozen=True, kw_only=True):
 class SetUp(msgspec.Struct, frozen=True, kw_only=True):
     """What was simulated, enough to do it again.
 
-    arrivals: in words. versions: name and version of what took part. command: the command line.
+    arrivals, faults: in words. versions: name and version of what took part. command: the command line.
     """
 
     sources: tuple[TraceSource, ...]
@@ -30,6 +30,7 @@ class SetUp(msgspec.Struct, frozen=True, kw_only=True):
     per_node: int
     gpus: int
     arrivals: str
+    faults: tuple[str, ...] = ()
     versions: tuple[tuple[str, str], ...] = ()
     command: str = ""
 
@@ -47,7 +48,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 class Metrics(msgspec.Struct, frozen=True, kw_only=True):
     """The figures of one run; None where nothing can be said.
 
-    regenerated_tokens: prompt tokens prefilled again although computed before. again_share: the same as a share
+    regenerated_tokens: prompt tokens prefilled again although computed before. retries: steps tried again. again_share: the same as a share
     of the engines' busy time. useful_share: of the cached tokens, those of unfinished workflows. belady_ratio:
     cached tokens over those of the oracle. slo_share: workflows within their objective. fairness: Jain's index
     over tenants.
@@ -69,6 +70,7 @@ class Metrics(msgspec.Struct, frozen=True, kw_only=True):
     useful_share: float | None = None
     busy_share: float | None = None
     preemptions: int | None = None
+    retries: int | None = None
     belady_ratio: float | None = None
     slo_share: float | None = None
     fairness: float | None = None

@@ -48,6 +48,10 @@ def _preemptions(metrics: Metrics) -> float | None:
     return metrics.preemptions
 
 
+def _retries(metrics: Metrics) -> float | None:
+    return metrics.retries
+
+
 MEASURES = (
     Measure("Completion time, mean", lambda m: m.tct_mean_s, notation.seconds, LOWER),
     Measure("Completion time, geometric mean", lambda m: m.tct_geomean_s, notation.seconds, LOWER),
@@ -66,5 +70,6 @@ MEASURES = (
     Measure("Fairness over tenants (Jain)", lambda m: m.fairness, notation.ratio, HIGHER),
     Measure("Engines busy", lambda m: m.busy_share, notation.share, NEITHER),
     Measure("Preemptions", _preemptions, notation.count, LOWER),
+    Measure("Steps tried again", _retries, notation.count, LOWER),
     Measure("Pressure on KV memory", lambda m: m.pressure, notation.ratio, NEITHER),
 )

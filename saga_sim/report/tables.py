@@ -28,6 +28,7 @@ def set_up(data: ReportData) -> Markup:
         ("Worker", f"{told.preset}: {told.preset_what}"),
         ("Cost figures", told.preset_source),
         ("Arrivals", told.arrivals),
+        ("Faults", ", ".join(told.faults)),
         ("Seeds", ", ".join(map(str, data.seeds))),
         ("Versions", ", ".join(f"{name} {version}" for name, version in told.versions)),
         ("Command", tag("code", told.command) if told.command else None),

@@ -5,12 +5,16 @@ Told of every fact, it looks and changes nothing: a watched run has the same fac
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from saga_core.events import Fact, StepFinished, StepLost, StepPlaced, WorkflowSubmitted
 from saga_core.ids import StepId, WorkerId
-from saga_sim.cache import Cache
+from saga_sim.cache import Cache, Span
 from saga_sim.report.data import MemorySample
+
+if TYPE_CHECKING:
+    from saga_sim.world import World
 
 FIRST_EVERY_S = 1.0
 MOST_SAMPLES = 240
@@ -18,10 +22,10 @@ MOST_SAMPLES = 240
 
 
 class Watch:
-    """Give `fact` to the world; set `caches` to all workers' caches once the world stands."""
+    """Build the world with `beside(…)` as its `on_fact`, then let the watch `look_at` it. One watch for one run."""
 
     def __init__(self) -> None:
-        self.caches: tuple[Cache, ...] = ()
+        self._caches: Callable[[], Iterable[Cache]] | None = None
         self.memory: list[MemorySample] = []
         self._began: float | None = None
         self._next_at = 0.0
@@ -30,6 +34,21 @@ class Watch:
         self._steps: dict[WorkerId, int] = {}
         self._since: dict[WorkerId, float] = {}
         self._spans: list[tuple[float, float]] = []
+
+    def look_at(self, world: World) -> None:
+        """Sample the memory of its workers, of those that are there at the time."""
+        self._caches = lambda: (
+            w.engine.cache for node in world.nodes.values() for w in node.workers.values()
+        )
+
+    def beside(self, other: Callable[[float, Fact], None]) -> Callable[[float, Fact], None]:
+        """Tells `other` and this watch."""
+
+        def told(at: float, fact: Fact) -> None:
+            other(at, fact)
+            self.fact(at, fact)
+
+        return told
 
     def fact(self, at: float, fact: Fact) -> None:
         """A fact and its virtual time in seconds; time counts from the first workflow."""
@@ -68,9 +87,9 @@ class Watch:
             self._spans.append((self._since.pop(worker), at))
 
     def _sample(self, at: float) -> None:
-        if not self.caches:
+        if self._caches is None:
             return
-        self.memory.append(memory_sample(at, self.caches))
+        self.memory.append(memory_sample(at, self._caches()))
         if len(self.memory) >= MOST_SAMPLES:
             del self.memory[1::2]
             self._every_s *= 2
@@ -84,13 +103,14 @@ def memory_sample(at: float, caches: Iterable[Cache]) -> MemorySample:
         whole += cache.blocks
         held += cache.blocks - cache.free
         idle += cache.idle
-        leftover += sum(
-            len(span) for span in cache.spans() if not span.holders and _is_over(span.stream.owner)
-        )
+        leftover += sum(len(span) for span in cache.spans() if _is_leftover(span))
+    whole = max(1, whole)
     return MemorySample(
         at_s=at, running=held / whole, kept=(idle - leftover) / whole, leftover=leftover / whole
     )
 
 
-def _is_over(owner: object) -> bool:
-    return bool(getattr(owner, "over", False))
+def _is_leftover(span: Span) -> bool:
+    """Held by nobody and of a workflow that has ended."""
+    owner = span.stream.owner
+    return not span.holders and owner is not None and owner.over

@@ -5,10 +5,13 @@ from __future__ import annotations
 from html.parser import HTMLParser
 
 import pytest
+from msgspec.structs import replace
 
 from saga_sim.costs import AGENT_CPU
 from saga_sim.experiment import Arrivals, fitted, simulate
 from saga_sim.report import render, report_data, trace_source
+from saga_sim.report.adapter import arrivals_words
+from saga_sim.runs import RunState
 from saga_sim.trace.synth import synthesise
 from saga_sim.world import ClusterSpec
 
@@ -16,16 +19,26 @@ SPEC = ClusterSpec(preset=AGENT_CPU, workers=2, per_node=2)
 
 
 @pytest.fixture(scope="module")
-def data():
+def experiment():
     workflows = fitted(synthesise("demo", 6, 0), SPEC)
-    arrivals = Arrivals(per_s=0.5)
+    profiles = ("sticky", "round-robin")
     runs = [
-        (*simulate(profile, workflows, SPEC, arrivals, seed=seed), None)
-        for profile in ("sticky", "round-robin")
+        simulate(profile, workflows, SPEC, Arrivals(per_s=0.5), seed=seed)
+        for profile in profiles
         for seed in range(2)
     ]
+    return workflows, runs
+
+
+@pytest.fixture(scope="module")
+def data(experiment):
+    workflows, runs = experiment
     return report_data(
-        runs, workflows=workflows, sources=[trace_source("demo", workflows)], spec=SPEC, arrivals=arrivals
+        [(figures, result, None) for figures, result in runs],
+        workflows=workflows,
+        sources=[trace_source("demo", workflows)],
+        spec=SPEC,
+        arrivals=Arrivals(per_s=0.5),
     )
 
 
@@ -70,3 +83,59 @@ def test_the_page_is_well_formed_and_fetches_nothing(data):
 
 def test_the_same_data_gives_the_same_bytes(data):
     assert render(data) == render(data)
+
+
+def test_figures_and_outcomes_are_those_of_the_runs(data, experiment):
+    workflows, runs = experiment
+    assert data.profiles == ("sticky", "round-robin")
+    assert data.seeds == (0, 1)
+    for made, (figures, result) in zip(data.runs, runs, strict=True):
+        whole = figures.summary
+        known = made.metrics
+        assert (known.tct_mean_s, known.ttft_p95_s, known.cached_tokens, known.regenerated_tokens) == (
+            whole.tct_mean_s, whole.ttft_p95_s, whole.cached_tokens, whole.regenerated_tokens,
+        )  # fmt: skip
+        for name in ("tct_p50_s", "tct_p99_s", "workflows_per_min", "pressure", "again_share", "useful_share",
+                     "busy_share", "preemptions"):  # fmt: skip
+            assert getattr(known, name) == getattr(figures, name)
+        assert [o.completion_s for o in made.outcomes] == [run.completion_s for run in result.runs]
+        assert {o.tenant for o in made.outcomes} == {w.tenant or "default" for w in workflows}
+
+
+def test_a_workflow_that_failed_has_no_completion_time(experiment):
+    workflows, [(figures, result), *_] = experiment
+    first, *rest = result.runs
+    broken = replace(result, runs=(replace(first, state=RunState.FAILED), *rest))
+    made = report_data(
+        [(figures, broken, None)], workflows=workflows, sources=(), spec=SPEC, arrivals=Arrivals(per_s=0.5)
+    )
+    assert [o.completion_s is None for o in made.runs[0].outcomes] == [True, *[False] * len(rest)]
+
+
+@pytest.mark.parametrize(
+    ("arrivals", "words"),
+    [
+        (Arrivals(pressure=2.0, max_gap_s=None), "Poisson, at a pressure of 2 on KV memory"),
+        (Arrivals(per_s=0.5), "Poisson, 0.5 per second; no gap between steps above 10 min"),
+        (Arrivals(max_live=4, max_gap_s=None), "4 at a time"),
+        (Arrivals(scale_time=0.5, max_gap_s=None), "as recorded; recorded times multiplied by 0.5"),
+    ],
+)  # fmt: skip
+def test_arrivals_in_words(arrivals, words):
+    assert arrivals_words(arrivals).replace("\N{NO-BREAK SPACE}", " ") == words
+
+
+def test_a_source_is_counted():
+    workflows = synthesise("demo", 3, 0)
+    source = trace_source("demo", workflows)
+    assert (source.name, source.workflows) == ("demo", 3)
+    assert source.steps == sum(len(w.steps) for w in workflows)
+    assert source.prompt_tokens == sum(s.prompt_tokens for w in workflows for s in w.steps)
+
+
+def test_the_plots_are_of_the_run(data, experiment):
+    _, [(_, result), *_] = experiment
+    live = data.runs[0].live_workflows
+    width_s = live[1].at_s
+    whole_s = sum(run.ended_s - run.arrived_s for run in result.runs)
+    assert sum(sample.value for sample in live) * width_s == pytest.approx(whole_s)

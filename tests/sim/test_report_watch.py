@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from trace_makers import chain
 
@@ -26,15 +28,8 @@ def placed(step, worker):
 
 def watched(workflows):
     watch, digest = Watch(), TraceHash()
-
-    def told(at, fact):
-        digest.add(at, fact)
-        watch.fact(at, fact)
-
-    world = World(SPEC, quiet_config("sticky"), on_fact=told)
-    watch.caches = tuple(
-        worker.engine.cache for node in world.nodes.values() for worker in node.workers.values()
-    )
+    world = World(SPEC, quiet_config("sticky"), on_fact=watch.beside(digest.add))
+    watch.look_at(world)
     result = world.run(workflows, Pace(arrivals_per_s=1.0))
     return world, result, watch, digest
 
@@ -86,19 +81,21 @@ def test_memory_is_of_steps_in_service_kept_left_over_or_free():
         assert sample.running + sample.kept + sample.leftover <= 1 + 1e-9
     assert max(sample.running for sample in watch.memory) > 0
     assert max(sample.kept for sample in watch.memory) > 0
-    end = memory_sample(0.0, watch.caches)
+    end = memory_sample(0.0, watch._caches())
     assert end.running == 0
     assert end.leftover > end.kept, "all workflows are over; only a shared prompt is nobody's"
-    blocks = sum(cache.blocks - cache.empty for cache in watch.caches)
+    blocks = sum(cache.blocks - cache.empty for cache in watch._caches())
     assert (end.kept + end.leftover) * SPEC.workers * AGENT_CPU.shape.blocks == pytest.approx(blocks)
     world.check()
 
 
 def test_a_long_run_is_sampled_more_and_more_rarely():
     watch = Watch()
-    watch.caches = (Cache(10),)
+    watch._caches = lambda: (Cache(10),)
     watch.fact(0.0, submitted())
     for second in range(20_000):
         watch.fact(float(second), StepFinished(step=1, outcome=Outcome.DONE))
     assert MOST_SAMPLES / 2 <= len(watch.memory) < MOST_SAMPLES
     assert watch.memory[-1].at_s > 19_000
+    gaps = {after.at_s - before.at_s for before, after in pairwise(watch.memory)}
+    assert max(gaps) <= 2 * min(gaps)
