@@ -61,6 +61,16 @@ def trace_source(name: str, workflows: Sequence[Workflow]) -> TraceSource:
     )
 
 
+def trace_sources(names: Sequence[str], workflows: Sequence[Workflow]) -> list[TraceSource]:
+    """What each source gave: one file or made workload by its own name, several by their workflows' source."""
+    if len(names) == 1:
+        return [trace_source(names[0], workflows)]
+    groups: dict[str, list[Workflow]] = {}
+    for workflow in workflows:
+        groups.setdefault(workflow.source, []).append(workflow)
+    return [trace_source(name, group) for name, group in groups.items()]
+
+
 def arrivals_words(arrivals: Arrivals) -> str:
     """When workflows come, in words."""
     if arrivals.pressure is not None:

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from saga_sim.costs import AGENT_CPU
 from saga_sim.experiment import Arrivals, fitted, simulate
-from saga_sim.report import render, report_data, trace_source
+from saga_sim.report import render, report_data, trace_source, trace_sources
 from saga_sim.report.adapter import arrivals_words
 from saga_sim.runs import RunState
 from saga_sim.trace.synth import synthesise
@@ -131,6 +131,12 @@ def test_a_source_is_counted():
     assert (source.name, source.workflows) == ("demo", 3)
     assert source.steps == sum(len(w.steps) for w in workflows)
     assert source.prompt_tokens == sum(s.prompt_tokens for w in workflows for s in w.steps)
+
+
+def test_several_sources_are_told_apart_by_their_workflows():
+    made = [replace(w, source=name) for w, name in zip(synthesise("demo", 3, 0), "aba", strict=True)]
+    assert [(s.name, s.workflows) for s in trace_sources(["x.gz", "y.gz"], made)] == [("a", 2), ("b", 1)]
+    assert [(s.name, s.workflows) for s in trace_sources(["x.gz"], made)] == [("x.gz", 3)]
 
 
 def test_the_plots_are_of_the_run(data, experiment):

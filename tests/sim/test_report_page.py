@@ -119,6 +119,13 @@ def test_a_histogram_counts_every_pair_once_and_no_bar_holds_faster_and_slower()
     assert not any(low < 1 - 1e-9 and high > 1 + 1e-9 for low, high, _ in bins)
 
 
+def test_a_curve_ends_at_the_share_that_finished():
+    assert curves._curve([1.0, 2.0, 3.0], 4) == [(1.0, 0.25), (2.0, 0.5), (3.0, 0.75)]
+    data = report(run("a", (1.0, 2.0, 3.0, None)))
+    whole = report(run("a", (1.0, 2.0, 3.0)))
+    assert curves.completion_curves(data) != curves.completion_curves(whole)
+
+
 def test_ten_thousand_workflows_do_not_make_a_heavy_page():
     times = [1.0 + (i * 7919 % 10_000) / 100 for i in range(10_000)]
     page = render(report(run("a", times), run("b", [t * 0.9 for t in times])))
