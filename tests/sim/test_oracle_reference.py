@@ -93,7 +93,10 @@ def live_at_once(made):
 
 def test_workflows_enter_while_their_mean_contexts_fit():
     many = [chain(f"w/{i}", steps=5, first=1000, grow=100, output=10, gap_s=50.0) for i in range(12)]
-    assert live_at_once(made_of(*many, working_set_tokens=3700)) == 3
+    made = made_of(*many, working_set_tokens=3700)
+    assert live_at_once(made) == 3
+    starts = {a.workflow: a.start_s for a in reversed(made.accesses)}
+    assert sorted(starts.values())[3:] == sorted(made.ends_s.values())[:9]
     assert live_at_once(made_of(*many, working_set_tokens=1)) == 1
     assert live_at_once(made_of(*many)) == 12
 
@@ -116,6 +119,18 @@ def test_steps_wait_until_they_fit_the_oldest_workflow_first():
     made = made_of(*many, third, pool_blocks=120, oldest_first=False)
     assert [a.workflow for a in made.accesses] == ["old", "young", "younger", "old"]
     assert all(a.end_s <= b.start_s for a, b in pairwise(made.accesses))
+
+
+def test_what_a_step_held_is_free_again_when_it_ends():
+    many = [workflow(step(0, 500, output=10 + i), id=f"w{i}") for i in range(6)]
+    made = made_of(*many, pool_blocks=70)
+    at_once = [sum(b.start_s <= a.start_s < b.end_s for b in made.accesses) for a in made.accesses]
+    assert at_once == [2, 2, 2, 2, 2, 2]
+
+
+def test_the_last_token_of_a_prompt_is_computed_always():
+    assert made_of(workflow(step(0, 32, output=1))).accesses[0].prompt_blocks == 1
+    assert made_of(workflow(step(0, 33, output=1))).accesses[0].prompt_blocks == 2
 
 
 def test_a_person_is_never_away_for_longer_than_said():
