@@ -1,11 +1,13 @@
 """The simulator's engine against vLLM 0.32's own scheduler and block pool, decision by decision, in virtual time."""
 
 import warnings
+from collections import Counter
 from random import Random
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from trace_makers import TRACES, needs_traces, step, workflow
 from vllm_twin import VLLM, Labels, Ours, Theirs, calls_of, play
 
@@ -93,6 +95,139 @@ def same(vllm, limits, calls, **more):
 
 
 @given(st.integers(0, 1 << 32))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_random_workflows_are_decided_as_vllm_decides(vllm, seed):
     same(vllm, *random_case(seed))
+
+
+# -- larger ones -------------------------------------------------------------------------
+
+# The pool, by what 16 sequences of the workload hold at their ends: from no eviction at all to thrashing.
+PRESSURES = {"ample": 4.0, "tight": 0.3, "thrashing": 0.12}
+
+
+def team(seed, agents=24, turns=8, outputs=60):
+    """Sessions of two programs that grow turn by turn behind their program's system prompt."""
+    rng = Random(seed)
+    workflows = []
+    for i in range(agents):
+        prompt = 96 + rng.randint(8, 120)
+        more = {"shared_prefix_group": f"program-{i % 2}", "shared_prefix_tokens": 96}
+        steps = [step(0, prompt, None, rng.randint(1, outputs), ctx=None, **more)]
+        for turn in range(1, rng.randint(2, turns)):
+            new = steps[-1].output_tokens + rng.randint(1, 90)
+            prompt += new
+            steps.append(step(turn, prompt, new, rng.randint(1, outputs)))
+        workflows.append(workflow(*steps, id=f"team/{i}"))
+    return calls_of(workflows, 16, rng, gap_steps=lambda _: rng.randint(1, 80))
+
+
+def excerpt(name, take, tokens):
+    """The first workflows of a recorded trace with shorter texts, all begun within some hundred engine steps."""
+    rng = Random(name)
+    scaling = Scaling(take=take, tokens=tokens, max_context=4000)
+    chosen = [
+        replace(each, steps=each.steps[:30])
+        for each in rescale(read_trace(TRACES / f"{name}.jsonl.gz"), scaling)
+    ]
+    return calls_of(chosen, 16, rng, gap_steps=lambda step: rng.randint(1, 60 if step.parents else 200))
+
+
+def shape_for(calls, pressure):
+    """A pool for `pressure` of what 16 sequences of this workload hold, and at least for the longest."""
+    sizes = [-(-len(call.tokens) // 16) for call in calls]
+    blocks = max(*sizes, int(16 * pressure * sum(sizes) / len(sizes)))
+    return Shape(
+        block_tokens=16, blocks=blocks, max_model_len_tokens=blocks * 16, max_num_seqs=16, step_tokens=512
+    )
+
+
+@pytest.mark.parametrize("pressure", PRESSURES)
+def test_a_team_of_agents_is_served_as_vllm_serves_it(vllm, pressure):
+    calls = team(1)
+    log = same(vllm, shape_for(calls, PRESSURES[pressure]), calls)
+    assert bool(log.preempted) == (pressure != "ample")
+    if pressure == "ample":
+        found = first_hits(log)
+        for call in calls:
+            for parent in (calls[number] for number in call.after):
+                # The last token was never an input, so a block that ends with it is not stored.
+                assert found[call.number] == (parent.prompt + parent.output - 1) // 16 * 16
+
+
+def test_storms_of_preemptions_hit_the_same_requests(vllm):
+    calls = team(3, agents=40, turns=2, outputs=300)
+    log = same(vllm, shape_for(calls, 0.25), calls)
+    assert len(log.preempted) > 60
+    assert max(Counter(call for _, call in log.preempted).values()) >= 4, "the same ones again and again"
+
+
+@needs_traces
+@pytest.mark.parametrize("pressure", ["tight", "thrashing"])
+@pytest.mark.parametrize(
+    ("name", "take", "tokens"),
+    [("tau-bench-airline", 24, 0.25), ("swe-agent-demos", 20, 0.2), ("entire-cli", 12, 0.02)],
+)
+def test_recorded_workflows_are_served_as_vllm_serves_them(vllm, name, take, tokens, pressure):
+    calls = excerpt(name, take, tokens)
+    log = same(vllm, shape_for(calls, PRESSURES[pressure]), calls)
+    assert any(cached > 500 for _, _, cached in log.admitted)
+
+
+# -- where they differ -------------------------------------------------------------------
+
+
+def first_hits(log):
+    """Cached tokens of each call at its first admission."""
+    found = {}
+    for _, call, cached in log.admitted:
+        found.setdefault(call, cached)
+    return found
+
+
+def test_overlapped_scheduling_finds_the_same_where_nothing_is_evicted(vllm):
+    calls = team(1)
+    limits, labels = shape_for(calls, PRESSURES["ample"]), Labels()
+    ours = Ours(limits, labels, pools=False)
+    theirs = Theirs(vllm, limits, labels, pools=False, overlapped=True)
+    mine, real = play(ours, calls), play(theirs, calls)
+    assert first_hits(mine) == first_hits(real)
+    ends = {call: step for step, call in real.finished}
+    assert all(0 <= ends[call] - step <= 1 + depth(calls, call) for step, call in mine.finished)
+
+
+def depth(calls, number):
+    """How many calls of its session came before."""
+    return sum(1 + depth(calls, parent) for parent in calls[number].after)
+
+
+@pytest.mark.parametrize("pressure", ["tight", "thrashing"])
+def test_overlapped_scheduling_differs_by_little_under_pressure(vllm, pressure):
+    """vLLM's default on a GPU schedules a step before the last one's tokens are there: all is one step later.
+
+    Which block is evicted depends on such a step, so single calls differ, either way. Over 8 seeds the sums differ by
+    1.5 % at most (docs/simulator-vs-vllm.md has the figures); the bound leaves room for other versions.
+    """
+    mine = real = 0
+    for seed in range(8):
+        calls = team(seed, agents=16, turns=6)
+        limits, labels = shape_for(calls, PRESSURES[pressure]), Labels()
+        ours = Ours(limits, labels, pools=False)
+        theirs = Theirs(vllm, limits, labels, pools=False, overlapped=True)
+        mine += sum(first_hits(play(ours, calls)).values())
+        real += sum(first_hits(play(theirs, calls)).values())
+    assert mine == pytest.approx(real, rel=0.05)
+
+
+def test_what_a_running_request_generated_is_found_by_vllm_only(vllm):
+    """A prompt that holds what another request is still generating: no agent can send it, and we store it later."""
+    parent = step(0, 64, None, 200, ctx=None)
+    child = step(1, 300, 236, 5)
+    first, second = calls_of([workflow(parent, child)], 16, Random(0))
+    first.gap, second.after, second.gap = 1, (), 101
+    limits = shape_for([first, second], 4.0)
+    ours, theirs = both(vllm, limits, [first, second])
+    assert first_hits(ours.log)[1] == 64
+    # Step 101 is the 100th token's; its KV and that of the prompt are there, in whole blocks.
+    assert first_hits(theirs.log)[1] == (64 + 100) // 16 * 16
+    assert ours.queue() != theirs.queue()
