@@ -11,7 +11,10 @@ from saga_cli.options import command, given, group
 
 
 def declare(app: typer.Typer) -> None:
-    settings = group("Settings: ./saga.toml, ~/.config/saga/config.toml, SAGA_<SECTION>_<NAME>, flags.")
+    settings = group(
+        "Show settings and where each comes from.\n\n"
+        "./saga.toml or ~/.config/saga/config.toml < SAGA_<SECTION>_<NAME> < flags."
+    )
     command(settings, "show")(show)
     app.add_typer(settings, name="config")
 

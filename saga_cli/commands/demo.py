@@ -22,7 +22,11 @@ def demo(
     all_: Annotated[bool, typer.Option("--all", help="Compare with round-robin too.")] = False,
     keep: Annotated[bool, typer.Option("--keep", help="Keep the cluster's folder with its logs.")] = False,
 ) -> None:
-    """Start a cluster, replay agents on it under two profiles, compare, take it down."""
+    """See it run: a cluster, agents, a comparison.
+
+    Starts a cluster in a folder of its own, replays agents on it under two profiles, compares
+    them, and takes the cluster down.
+    """
     from saga_cli.comparison import report_table, verdict
     from saga_cli.demonstration import Plan, demonstrate
     from saga_cli.progress import progress

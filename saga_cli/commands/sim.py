@@ -11,7 +11,9 @@ from saga_cli.options import command, given, group
 
 
 def declare(app: typer.Typer) -> None:
-    simulator = group("Run the scheduler in virtual time: what would a cluster do with this work?")
+    simulator = group(
+        "Run the scheduler in virtual time.\n\nWhat would a cluster do with this work, before anyone asks for one?"
+    )
     command(simulator, "run")(run)
     command(simulator, "validate")(validate)
     app.add_typer(simulator, name="sim")
@@ -155,7 +157,10 @@ def calibrate(
         typer.Option(help="Write a preset for `saga sim run --preset FILE.json`.", metavar="FILE.json"),
     ] = None,
 ) -> None:
-    """Fit a cost table from the running cluster's workers; prints the residuals. Takes a few minutes."""
+    """Fit the simulator to the running workers.
+
+    Prints the cost table with its residuals. Takes a few minutes.
+    """
     from msgspec.structs import replace
 
     from saga_cli import calibrating

@@ -44,7 +44,10 @@ def submit(
     concurrency: Annotated[int | None, typer.Option(help="At most so many at once.")] = None,
     seed: Annotated[int, typer.Option(help="Of prompts and drawn times.")] = 0,
 ) -> None:
-    """Run a program with its own OPENAI_BASE_URL, or replay recorded workflows."""
+    """Run a program, or replay recorded workflows.
+
+    A program finds the endpoint of its own workflow in OPENAI_BASE_URL.
+    """
     if bool(replay or synth) == bool(program):
         raise UserError(
             "give either a program (`saga submit -- python agent.py`), or --replay FILE, or --synth demo"

@@ -80,7 +80,10 @@ def wait(
     selector: Selector,
     timeout: Annotated[float | None, typer.Option(help="Give up after this many seconds.")] = None,
 ) -> None:
-    """Wait until workflows have ended; exit code 1 unless all of them are done."""
+    """Wait until workflows have ended.
+
+    Exit code 1 unless all of them are done.
+    """
     from saga_cli.progress import progress
     from saga_cli.waiting import await_ended
 
