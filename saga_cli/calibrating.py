@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -68,6 +68,7 @@ class Validation(msgspec.Struct, frozen=True, kw_only=True):
 
     workers: int
     workflows: int
+    preset: Any
     calibration_error: float
     runs: list[Compared]
     mean_tct_error: float | None
@@ -181,6 +182,7 @@ def validate(plan: Plan, show: Progress) -> Validation:
     return Validation(
         workers=plan.workers,
         workflows=runs[0].live.workflows,
+        preset=measured.preset,
         calibration_error=measured.mean_error,
         runs=runs,
         mean_tct_error=_mean_error([run.tct_error for run in runs]),
@@ -205,6 +207,7 @@ def _settings(plan: Plan) -> dict[str, object]:
 def _compare(
     plan: Plan, control: Control, preset: Preset, profile: str, pressure: float, turn: int, show: Progress
 ) -> Compared:
+    from saga_cli.local.processes import LOCAL_NODE
     from saga_sim.cluster import Link
     from saga_sim.experiment import Arrivals, fitted, simulate
     from saga_sim.world import ClusterSpec
@@ -212,6 +215,8 @@ def _compare(
     spec = ClusterSpec(preset=preset, workers=plan.workers, per_node=plan.workers, link=Link.of(preset.way_s))
     workflows = _arriving(fitted(plan.workload.load(), spec), spec, pressure, plan.seed)
     control.use_profile(profile)
+    before = max((workflow.id for workflow in control.workflows()), default=0)
+    spec = replace(spec, names=(LOCAL_NODE,), workflows_before=before)
     live = replay(control, Workload(seed=plan.seed + turn * SEED_STEP), workflows, show=show).summary
     if live.interrupted:
         raise KeyboardInterrupt

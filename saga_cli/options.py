@@ -33,9 +33,11 @@ class Given:
     def renderer(self) -> Renderer:
         return Renderer(self._output(), self._color())
 
-    def check(self) -> None:
-        """Raises UserError for a mode or a colour that there is none of."""
-        self._output()
+    def check(self, *, html: bool = False) -> None:
+        """Raises UserError for a mode or a colour that there is none of; `html`: the command has a page."""
+        if self._output() is Output.HTML and not html:
+            others = [mode.value for mode in Output if mode is not Output.HTML]
+            raise choose("output", Output.HTML.value, others, "--output")
         self._color()
 
     def control(self, timeout_s: float = TIMEOUT_S) -> Control:
@@ -117,7 +119,7 @@ class Command(TyperCommand):
     def invoke(self, ctx: Any) -> Any:
         """Run it, once the common options have proved to be valid."""
         if isinstance(ctx.obj, Given):
-            ctx.obj.check()
+            ctx.obj.check(html=any(param.name == "html_file" for param in self.params))
         return super().invoke(ctx)
 
 

@@ -28,6 +28,7 @@ class Output(StrEnum):
     TABLE = "table"
     JSON = "json"
     QUIET = "quiet"
+    HTML = "html"
 
 
 class Color(StrEnum):
@@ -44,7 +45,12 @@ class Renderer:
     color: Color
 
     def show(
-        self, data: T, *, table: Callable[[T], RenderableType], quiet: Callable[[T], Iterable[str]]
+        self,
+        data: T,
+        *,
+        table: Callable[[T], RenderableType],
+        quiet: Callable[[T], Iterable[str]],
+        html: Callable[[T], str] | None = None,
     ) -> None:
         """Print the one answer of a command. `table` and `quiet` are asked only in their mode."""
         match self.mode:
@@ -52,6 +58,9 @@ class Renderer:
                 sys.stdout.write(json_text(data) + "\n")
             case Output.QUIET:
                 sys.stdout.writelines(f"{line}\n" for line in quiet(data))
+            case Output.HTML:
+                assert html is not None, "options.Command lets only commands with a page come here"
+                sys.stdout.write(html(data))
             case Output.TABLE:
                 self._print(table(data))
         sys.stdout.flush()

@@ -38,7 +38,7 @@ class Progress(Protocol):
 
 def progress(renderer: Renderer) -> Progress:
     """The one that suits the renderer's mode and the terminal."""
-    if renderer.mode is not Output.TABLE:
+    if renderer.mode not in (Output.TABLE, Output.HTML):
         return Silent()
     return Bar(renderer) if sys.stderr.isatty() else Lines()
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from saga_sim.experiment import Arrivals, Figures, Ratio
     from saga_sim.faults import Faults
+    from saga_sim.report import Watch
     from saga_sim.runs import ReplayResult
     from saga_sim.trace import Workflow
     from saga_sim.world import ClusterSpec
@@ -54,6 +56,8 @@ class Setup:
     workflows: int | None
     """How many; None: as many as the trace has."""
     faults: Faults | None
+    faults_given: Sequence[str] = ()
+    """As the command line wrote them."""
 
 
 def cluster(preset_name: str, gpus: int | None, workers: int | None, per_node: int | None) -> ClusterSpec:
@@ -120,9 +124,42 @@ def numbers(option: str, text: str) -> list[float]:
     return found
 
 
-def run(setup: Setup, show: Progress) -> Answer:
-    """All profiles over all seeds, the same arrivals for each."""
+@dataclass(slots=True)
+class Kept:
+    """What the HTML report needs beside the answer."""
+
+    runs: list[tuple[Figures, ReplayResult, Watch | None]] = field(default_factory=list)
+    workflows: list[Workflow] = field(default_factory=list)
+
+
+def page(setup: Setup, kept: Kept) -> str:
+    """The runs as one HTML file."""
+    import platform
+    import sys
+    from importlib.metadata import version
+    from shlex import join
+
+    from saga_sim.report import render, report_data, trace_sources
+
+    names = [Path(name).name for name in setup.workload.files] + [setup.workload.synth or ""]
+    return render(
+        report_data(
+            kept.runs,
+            workflows=kept.workflows,
+            sources=trace_sources([name for name in names if name], kept.workflows),
+            spec=setup.spec,
+            arrivals=setup.arrivals,
+            faults=setup.faults_given,
+            versions=[("saga", version("saga-llm")), ("Python", platform.python_version())],
+            command=join(["saga", *sys.argv[1:]]),
+        )
+    )
+
+
+def run(setup: Setup, show: Progress, kept: Kept | None = None) -> Answer:
+    """All profiles over all seeds, the same arrivals for each; `kept` is filled for the HTML report."""
     from saga_sim.experiment import fitted, paired, ratio, repeated, simulate
+    from saga_sim.report import Watch
 
     results: dict[str, list[ReplayResult]] = {}
     runs: list[Figures] = []
@@ -132,6 +169,7 @@ def run(setup: Setup, show: Progress) -> Answer:
         for seed in range(setup.seeds):
             show.phase(f"{profile}, seed {seed}: {plural(len(workflows), 'workflow')}", len(workflows))
             done = _Count(show)
+            watch = None if kept is None else Watch()
             figures, result = simulate(
                 profile,
                 workflows,
@@ -139,9 +177,13 @@ def run(setup: Setup, show: Progress) -> Answer:
                 setup.arrivals,
                 seed=seed,
                 faults=setup.faults,
+                watch=watch,
                 on_ended=done.one,
             )
             runs.append(figures)
+            if kept is not None:
+                kept.runs.append((figures, result, watch))
+                kept.workflows = workflows
             results.setdefault(profile, []).append(result)
     first = setup.profiles[0]
     ratios = [ratio(p, first, paired(results[p], results[first])) for p in setup.profiles[1:]]

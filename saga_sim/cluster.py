@@ -68,6 +68,14 @@ class ClusterSpec:
     link: Link = field(default_factory=Link)
     tick_s: float = 1.0
     """How often the head is told that time has passed."""
+    names: tuple[str, ...] = ()
+    """Of the first nodes, where they matter (a hash places by names); the others are n0001, n0002, …"""
+    workflows_before: int = 0
+    """How many the head had seen before: they are numbered, and their numbers are hashed too."""
+
+    def node_name(self, number: int) -> NodeId:
+        """The node of that number, counted from 0."""
+        return NodeId(self.names[number] if number < len(self.names) else f"n{number + 1:04d}")
 
 
 class Watcher(Protocol):
@@ -148,7 +156,7 @@ class SimNode:
 
     def __init__(
         self,
-        number: int,
+        name: NodeId,
         workers: int,
         preset: Preset,
         clock: Clock,
@@ -158,7 +166,7 @@ class SimNode:
         quiet: bool,
     ) -> None:
         """`quiet`: it need not repeat itself, since nobody doubts that it is there."""
-        self.id = NodeId(f"n{number:04d}")
+        self.id = name
         self.clock, self.watcher = clock, watcher
         self.workers = {
             name: SimWorker(self, name, preset) for name in (worker_id(self.id, i) for i in range(workers))

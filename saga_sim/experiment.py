@@ -8,6 +8,7 @@ from dataclasses import replace as seeded
 from hashlib import blake2b
 from math import exp, log
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 import msgspec
 from msgspec.structs import replace
@@ -23,6 +24,9 @@ from saga_sim.trace.records import Workflow
 from saga_sim.trace.scale import Scaling, rescale
 from saga_sim.trace.stats import percentile
 from saga_sim.world import ClusterSpec, World
+
+if TYPE_CHECKING:
+    from saga_sim.report.watch import Watch
 
 QUIET_S = 30 * 86400.0
 """Without faults nobody is silent: nodes that have nothing new to say need not say so every second."""
@@ -150,16 +154,20 @@ def simulate(
     *,
     seed: int = 0,
     faults: Faults | None = None,
+    watch: Watch | None = None,
     on_ended: Callable[[], None] = lambda: None,
 ) -> tuple[Figures, ReplayResult]:
     """One run of `workflows` (they must fit the engine) under one profile. `faults` are spread by the same seed."""
     pace = arrivals.pace(spec, workflows, seed)
     digest = TraceHash()
+    on_fact = digest.add if watch is None else watch.beside(digest.add)
     if faults is None:
-        world = World(spec, quiet_config(profile), on_fact=digest.add)
+        world = World(spec, quiet_config(profile), on_fact=on_fact)
     else:
         config = Config(profile=profile, name="simulated")
-        world = World(spec, config, faults=seeded(faults, seed=seed), on_fact=digest.add)
+        world = World(spec, config, faults=seeded(faults, seed=seed), on_fact=on_fact)
+    if watch is not None:
+        watch.look_at(world)
     began_s = perf_counter()
     result = world.run(workflows, pace, max_live=arrivals.max_live, on_ended=lambda _: on_ended())
     wall_s = perf_counter() - began_s

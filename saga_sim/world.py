@@ -68,6 +68,7 @@ class World:
         self.spec, self.config = spec, config
         self.clock = Clock()
         self.head = Head(config)
+        self.head.book.last_workflow = spec.workflows_before
         self.ignored = 0
         self.nodes: dict[NodeId, SimNode] = {}
         self._on_fact, self._on_event = on_fact, on_event
@@ -77,7 +78,7 @@ class World:
         for number in range(-(-spec.workers // spec.per_node)):
             here = min(spec.per_node, spec.workers - number * spec.per_node)
             node = SimNode(
-                number + 1,
+                spec.node_name(number),
                 here,
                 spec.preset,
                 self.clock,

@@ -65,12 +65,17 @@ def run(
         ),
     ] = None,
     lose: Annotated[float, typer.Option(help="Share of control messages that are lost.")] = 0.0,
+    html_file: Annotated[
+        Path | None,
+        typer.Option("--html", "-o", help="Write the report with plots there as well.", metavar="FILE"),
+    ] = None,
 ) -> None:
     """Run a workload under several profiles and compare them.
 
     Contexts longer than the engine takes are scaled down, workflow by workflow.
     """
     from saga_cli import simulating
+    from saga_cli.output import Output
     from saga_cli.progress import progress
     from saga_cli.replaying import Workload
     from saga_sim.experiment import Arrivals
@@ -91,13 +96,20 @@ def run(
         ),
         seeds=seeds,
         workflows=workflows,
+        faults_given=[*(fault or ()), *([f"{lose:g} of the control messages lost"] if lose else [])],
     )
+    wanted = html_file is not None or renderer.mode is Output.HTML
+    kept = simulating.Kept() if wanted else None
     with progress(renderer) as show:
-        answer = simulating.run(setup, show)
+        answer = simulating.run(setup, show, kept)
+    html = simulating.page(setup, kept) if kept is not None else ""
+    if html_file is not None:
+        html_file.write_text(html, encoding="utf-8")
     renderer.show(
         answer,
         table=simulating.table,
         quiet=lambda a: [f"{f.profile} {f.seed} {f.summary.tct_mean_s}" for f in a.runs],
+        html=lambda _: html if html_file is None else "",
     )
     if simulating.failures(answer):
         raise typer.Exit(1)

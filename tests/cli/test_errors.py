@@ -93,7 +93,7 @@ def test_a_damaged_access_file(saga, folder):
         (["trace", "stats", "missing.jsonl"], "cannot be read"),
         (["trace", "synth", "out.txt"], "a trace file ends in"),
         (["top", "--interval", "0"], "--interval 0 is too short"),
-        (["--output", "xml", "ps"], "unknown output 'xml' in --output (have: json, quiet, table)"),
+        (["--output", "xml", "ps"], "unknown output 'xml' in --output (have: html, json, quiet, table)"),
         (["ps", "--color", "red"], "unknown color 'red'"),
         (["ps", "--frobnicate"], "--frobnicate"),
         (["frobnicate"], "frobnicate"),
