@@ -188,3 +188,24 @@ def test_the_hash_tells_times_apart():
     a.add(1.0, ProfileChanged(profile="x"))
     b.add(2.0, ProfileChanged(profile="x"))
     assert a.text != b.text
+
+
+def test_hashed_placement_depends_on_names_and_numbers_as_live():
+    """A workflow of that number goes where the live ring of those workers puts it."""
+    from saga_core.fleet import Pool, Worker
+    from saga_core.ids import NodeId, WorkerId
+    from saga_core.states import WorkerState
+
+    spec = ClusterSpec(preset=AGENT_CPU, workers=2, per_node=2, names=("local",), workflows_before=41)
+    placed = []
+    world = World(
+        spec, quiet_config("sticky"), on_fact=lambda _, f: placed.append(getattr(f, "worker", None))
+    )
+    world.run([workflow(step(0, 100), id=f"w{i}") for i in range(6)], Pace())
+    pool = Pool()
+    for name in ("local/0", "local/1"):
+        pool.add(Worker(WorkerId(name), NodeId("local"), "m", state=WorkerState.READY))
+    due = [pool.hashed(f"workflow {number}").id for number in range(42, 48)]
+    assert len(set(due)) == 2
+    assert world.head.book.last_workflow == 47
+    assert [world.head.book.workflows[n].home for n in range(42, 48)] == due
