@@ -108,6 +108,7 @@ class Pool:
         """Holds the current rank of every worker but those in `_changed`, and ranks that are past."""
         self._changed: dict[WorkerId, Worker] = {}
         self._ring: list[tuple[int, WorkerId]] = []
+        self._ring_sorted = True
         self._order: list[WorkerId] = []
 
     def __len__(self) -> int:
@@ -119,8 +120,8 @@ class Pool:
             return
         self.workers[worker.id] = worker
         insort(self._order, worker.id)
-        for point in _points(worker.id):
-            insort(self._ring, (point, worker.id))
+        self._ring += [(point, worker.id) for point in _points(worker.id)]
+        self._ring_sorted = False
         self.touch(worker)
 
     def remove(self, worker: WorkerId) -> None:
@@ -157,6 +158,9 @@ class Pool:
 
     def hashed(self, key: str) -> Worker:
         """The owner of `key` by consistent hashing: it moves only when its owner comes or goes."""
+        if not self._ring_sorted:  # once for all that joined since somebody asked
+            self._ring.sort()
+            self._ring_sorted = True
         at = bisect_left(self._ring, (_hash(key), WorkerId("")))
         return self.workers[self._ring[at % len(self._ring)][1]]
 
