@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from saga_sim.streams import Stream
 
 
-def random_case(seed: int):
+def random_case(seed: int, sizes=(1, 4, 16)):
     """Calls on streams that fork and grow. What a call generated is continued only when it has ended."""
     random = Random(seed)
-    block = random.choice([1, 4, 16])
+    block = random.choice(sizes)
     limits = shape(
         blocks=random.choice([12, 30, 80]),
         block=block,
