@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from saga_cli.grid import Grid
-from saga_cli.units import UNKNOWN, count, duration, plain, plural, share
+from saga_cli.units import UNKNOWN, count, duration, plain, share
 from saga_core.views import ClusterView, NodeView, SessionView, Totals, WorkerView, WorkflowView
 
 STYLES: Mapping[str, str] = {
@@ -176,12 +176,3 @@ def settings_table(values: Mapping[str, Mapping[str, Any]]) -> RenderableType:
 def shown(value: object) -> str:
     """A setting's value as --set takes it."""
     return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-
-
-def summary_line(workflows: Sequence[WorkflowView]) -> str:
-    """`3 workflows: 2 done, 1 failed`."""
-    states: dict[str, int] = {}
-    for workflow in workflows:
-        states[workflow.state] = states.get(workflow.state, 0) + 1
-    told = ", ".join(f"{number} {state}" for state, number in sorted(states.items()))
-    return plural(len(workflows), "workflow") + (f": {told}" if told else "")

@@ -70,9 +70,7 @@ class Totals:
     busy_s: float = 0.0
     again_s: float = 0.0
     """Of these, spent on prefilling what had been computed before."""
-    prefilled_tokens: int = 0
     generated_tokens: int = 0
-    queried_tokens: int = 0
     hit_tokens: int = 0
     preemptions: int = 0
     steps: int = 0
@@ -264,7 +262,6 @@ class Engine:
         self.running[request] = self._prefilling[request] = None
         if request.cached_tokens is None:
             request.cached_tokens = request.computed
-            self.totals.queried_tokens += request.known_tokens
             self.totals.hit_tokens += request.computed
         return True
 
@@ -278,7 +275,6 @@ class Engine:
         context = request.computed
         request.computed += tokens
         self._store(request)
-        self.totals.prefilled_tokens += tokens
         if tokens == 1 and context >= request.prompt_tokens:  # the last token before a preemption
             return self.costs.decode_s + self.costs.context_token_s * context
         again = min(request.computed, request.computed_before) - context

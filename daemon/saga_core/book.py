@@ -121,7 +121,6 @@ class Step:
     worker: WorkerId | None = None
     incarnation: int = 0
     """Of `worker`, when the step was placed."""
-    placed_at: float | None = None
     lost: int = 0
     """Times that its worker went away before the first byte."""
 
@@ -162,7 +161,7 @@ class Book:
             case StepArrived():
                 self._step_arrived(fact, at)
             case StepPlaced():
-                self._step_placed(fact, at)
+                self._step_placed(fact)
             case StepFinished():
                 self._step_finished(fact, at)
             case StepLost():
@@ -260,9 +259,9 @@ class Book:
         session.running += 1
         _move(session, "step arrived")
 
-    def _step_placed(self, fact: StepPlaced, at: float) -> None:
+    def _step_placed(self, fact: StepPlaced) -> None:
         step = self.steps[fact.step]
-        step.worker, step.incarnation, step.placed_at = fact.worker, fact.incarnation, at
+        step.worker, step.incarnation = fact.worker, fact.incarnation
         session = self.session_of(step)
         if session is not None:
             session.home = fact.worker
@@ -273,7 +272,7 @@ class Book:
 
     def _step_lost(self, fact: StepLost) -> None:
         step = self.steps[fact.step]
-        step.worker, step.placed_at = None, None
+        step.worker = None
         step.lost += 1
         session = self.session_of(step)
         if session is not None:

@@ -75,14 +75,6 @@ class WorkflowView(msgspec.Struct, frozen=True, kw_only=True):
     sessions: list[SessionView] = []
 
 
-class DecisionView(msgspec.Struct, frozen=True, kw_only=True):
-    at: float
-    step: int
-    session: str
-    worker: str | None
-    why: str
-
-
 class Totals(msgspec.Struct, frozen=True, kw_only=True):
     workflows: dict[str, int]
     """Number of workflows per state, over the life of the cluster."""

@@ -17,27 +17,19 @@ from pathlib import Path
 from saga_core import actions as act
 from saga_core import events, wire
 from saga_core.errors import ClusterError
-from saga_core.events import Event, Fact, WorkflowSubmitted
+from saga_core.events import Event, Fact, Outcome, WorkflowSubmitted
 from saga_core.fleet import Worker
 from saga_core.head import Head
 from saga_core.identity import FINAL_HEADERS, Identity, identify
 from saga_core.ids import NodeId, StepId, TenantId, WorkerId, WorkflowId
 from saga_core.states import WorkflowState
 from saga_core.views import ProgramSpec, SubmitRequest
-from saga_head.gateway.port import Call, Caller, Exchange, Outcome, Refusal, Result, Target
+from saga_head.gateway.port import Call, Caller, Exchange, Refusal, Result, Target
 from saga_head.journal import Journal
 from saga_head.keys import Callers, new_token
 from saga_head.metrics import Metrics
 from saga_shell import log
 
-OUTCOMES = {
-    Outcome.DONE: events.Outcome.DONE,
-    Outcome.REFUSED: events.Outcome.REFUSED,
-    Outcome.CLIENT_GONE: events.Outcome.CLIENT_GONE,
-    Outcome.WORKER_LOST: events.Outcome.LOST,
-    Outcome.BROKEN: events.Outcome.BROKEN,
-    Outcome.REJECTED: events.Outcome.REJECTED,
-}
 NOT_A_KEY = Refusal(
     401,
     "authentication_error",
@@ -295,7 +287,7 @@ def _finished(step: StepId, result: Result) -> events.StepFinished:
     usage = result.usage
     return events.StepFinished(
         step=step,
-        outcome=OUTCOMES[result.outcome],
+        outcome=result.outcome,
         status=result.status,
         prompt_tokens=usage.prompt_tokens if usage is not None else None,
         cached_tokens=usage.cached_tokens if usage is not None else None,

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 
 from aiohttp import web
 
+from saga_core.events import Outcome
 from saga_head.gateway.limits import Limits
-from saga_head.gateway.port import Call, Caller, Exchange, Outcome, Refusal, Result, Target
+from saga_head.gateway.port import Call, Caller, Exchange, Refusal, Result, Target
 from saga_head.gateway.server import Gateway, close_after_reply
 
 BODY = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hi"}]}).encode()

@@ -18,7 +18,8 @@ from gateway_rig import (
     read_reply,
 )
 
-from saga_head.gateway.port import Outcome, Usage
+from saga_core.events import Outcome
+from saga_head.gateway.port import Usage
 
 
 async def test_a_reply_passes_with_our_lines_in_its_head() -> None:

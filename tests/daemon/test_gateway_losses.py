@@ -20,8 +20,9 @@ from gateway_rig import (
     until,
 )
 
+from saga_core.events import Outcome
 from saga_head.gateway.limits import Limits
-from saga_head.gateway.port import Exchange, Outcome, Refusal
+from saga_head.gateway.port import Exchange, Refusal
 
 
 async def silent(line: Line, request: Request) -> None:
@@ -120,7 +121,7 @@ async def test_a_fresh_connection_that_dies_is_a_loss() -> None:
         assert (status, json.loads(body)["error"]["code"]) == (502, "worker_lost")
         assert headers["x-request-id"] == "saga-1"
         assert len(rig.scheduler.losses) == 1
-        assert rig.scheduler.outcomes == [Outcome.WORKER_LOST]
+        assert rig.scheduler.outcomes == [Outcome.LOST]
         assert len(rig.worker.requests) == 1
 
 
@@ -160,7 +161,7 @@ async def test_nothing_listens_there() -> None:
         assert f"cannot connect to 127.0.0.1:{rig.worker.port}" in json.loads(body)["error"]["message"]
         rig.scheduler.on_lost = lambda exchange, _: exchange.refuse(Refusal(503, "x", "y", "z", 1)) is None
         assert (await rig.ask(post()))[0] == 503
-        assert rig.scheduler.outcomes == [Outcome.WORKER_LOST, Outcome.REJECTED]
+        assert rig.scheduler.outcomes == [Outcome.LOST, Outcome.REJECTED]
 
 
 async def test_a_connect_that_takes_too_long() -> None:
@@ -268,7 +269,7 @@ async def test_the_scheduler_stops_a_step(stage: str, call: str) -> None:
             assert rig.scheduler.outcomes == [Outcome.BROKEN]
         else:
             assert (await read_reply(reader))[0] == (410 if call == "abort" else 502)
-            assert rig.scheduler.outcomes == [Outcome.REJECTED if call == "abort" else Outcome.WORKER_LOST]
+            assert rig.scheduler.outcomes == [Outcome.REJECTED if call == "abort" else Outcome.LOST]
 
 
 async def test_stalled_readers_cost_bounded_memory() -> None:

@@ -6,8 +6,9 @@ import json
 import pytest
 from gateway_rig import BODY, Rig, gateway_rig, post, read_reply, until
 
+from saga_core.events import Outcome
 from saga_head.gateway.limits import Limits
-from saga_head.gateway.port import Outcome, Refusal
+from saga_head.gateway.port import Refusal
 
 LINE = "POST /v1/chat/completions HTTP/1.1\r\n"
 SMALL = Limits(body_bytes=1000, head_bytes=4096, linger_s=0.2, sweep_s=0.02)

@@ -21,7 +21,8 @@ from gateway_rig import (
     until,
 )
 
-from saga_head.gateway.port import Outcome, Usage
+from saga_core.events import Outcome
+from saga_head.gateway.port import Usage
 
 
 async def test_a_chunked_body_arrives_whole() -> None:

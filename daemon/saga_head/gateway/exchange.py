@@ -9,9 +9,10 @@ import re
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import quote
 
+from saga_core.events import Outcome
 from saga_head.gateway.body import Body
 from saga_head.gateway.head import RequestHead
-from saga_head.gateway.port import Call, Outcome, Refusal, Result, Target
+from saga_head.gateway.port import Call, Refusal, Result, Target
 from saga_head.gateway.refusals import CANCELLED, worker_lost
 from saga_head.gateway.relay import Relay, ReplyHead
 from saga_head.gateway.reply import (
@@ -223,7 +224,7 @@ class WorkerExchange:
         if self._answered:
             self._break_off(refusal, detail, tail)
         elif not self._gateway.scheduler.lost(self.call.step, target.worker, detail) and not self.settled:
-            self._fail(refusal, Outcome.WORKER_LOST, detail)
+            self._fail(refusal, Outcome.LOST, detail)
 
     # the ends
 

@@ -12,21 +12,11 @@ One request is one *step*. Its life, seen from the scheduler:
 What is made for every step is a `msgspec.Struct`: built in C, a fifth of the time of a frozen dataclass.
 """
 
-from enum import StrEnum
 from typing import Protocol
 
 import msgspec
 
-
-class Outcome(StrEnum):
-    """How one step ended, as far as the gateway can see."""
-
-    DONE = "done"
-    REFUSED = "refused"  # the worker answered with a status of 400 or more
-    CLIENT_GONE = "client_gone"
-    WORKER_LOST = "worker_lost"  # before any byte reached the client
-    BROKEN = "broken"  # after bytes reached the client
-    REJECTED = "rejected"  # by the scheduler: Exchange.refuse() or abort() before any byte
+from saga_core.events import Outcome
 
 
 class Caller(msgspec.Struct, frozen=True):
