@@ -1,7 +1,7 @@
 """What an engine step costs, and the engines we have figures for, each with its source.
 
 One step takes `step + prefill * tokens + attention * tokens * context + decode * n + context * sum of contexts` seconds.
-The same formula as the engine double's and as the policy study's (there: a, b, e, c, d).
+The same formula as the engine double's and as the policy study's (there: a, b, e, c, d); the table itself is the core's.
 """
 
 from __future__ import annotations
@@ -11,23 +11,8 @@ from pathlib import Path
 
 import msgspec
 
+from saga_core.costs import CostTable as CostTable
 from saga_core.errors import UserError, choose
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CostTable:
-    """Coefficients in seconds."""
-
-    step_s: float
-    prefill_token_s: float
-    attention_token2_s: float
-    decode_s: float
-    context_token_s: float
-
-    def chunk_s(self, context_tokens: int, tokens: int) -> float:
-        """Prefill of `tokens` behind `context_tokens`; each attends to all before it, on average half the chunk."""
-        attended = context_tokens + tokens / 2
-        return self.prefill_token_s * tokens + self.attention_token2_s * tokens * attended
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
