@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import msgspec
 
+from saga_core.costs import CostTable
 from saga_core.errors import ClusterError
-from saga_sim.costs import CostTable
 
 NAMES = ("step_s", "prefill_token_s", "attention_token2_s", "decode_s", "context_token_s", "way_s")
 """The coefficients of the fit, in this order: those of the table, and the way there and back."""

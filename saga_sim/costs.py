@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from saga_core.costs import CostTable as CostTable
+from saga_core.costs import CostTable
 from saga_core.errors import UserError, choose
 
 

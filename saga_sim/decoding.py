@@ -10,7 +10,7 @@ from heapq import heapify, heappop, heappush
 from math import sqrt
 from typing import Generic, Protocol, TypeVar
 
-from saga_sim.costs import CostTable
+from saga_core.costs import CostTable
 
 
 class Decoder(Protocol):

@@ -21,8 +21,9 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from saga_core.costs import CostTable
 from saga_sim.cache import Cache, Span
-from saga_sim.costs import CostTable, Shape
+from saga_sim.costs import Shape
 from saga_sim.decoding import Decoding
 from saga_sim.streams import Stream
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 
+from saga_core.costs import CostTable
 from saga_core.errors import choose
-from saga_sim.costs import CostTable
 from saga_sim.oracle.accesses import Recording
 from saga_sim.oracle.replay import Outcome, replay_cache
 from saga_sim.oracle.rules import (

@@ -14,7 +14,7 @@ from bisect import bisect_left
 from itertools import accumulate
 from typing import NamedTuple
 
-from saga_sim.costs import CostTable
+from saga_core.costs import CostTable
 from saga_sim.oracle.accesses import Recording
 
 ROUNDS = 80

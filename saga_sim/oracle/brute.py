@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from enum import StrEnum
 from itertools import combinations
 
+from saga_core.costs import CostTable
 from saga_core.errors import UserError
-from saga_sim.costs import CostTable
 from saga_sim.oracle.accesses import Access, Recording
 
 Block = tuple[int, int]

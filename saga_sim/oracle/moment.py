@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from saga_sim.costs import CostTable
+from saga_core.costs import CostTable
 from saga_sim.oracle.accesses import Access, Recording
 from saga_sim.oracle.rows import Row
 

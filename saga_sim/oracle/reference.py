@@ -17,8 +17,8 @@ from random import Random
 
 from msgspec.structs import replace
 
+from saga_core.costs import CostTable
 from saga_core.errors import UserError
-from saga_sim.costs import CostTable
 from saga_sim.oracle.accesses import Access, Recorder, Recording
 from saga_sim.pacing import Pace, ReadyStep, WorkflowPace
 from saga_sim.streams import Contexts, Groups

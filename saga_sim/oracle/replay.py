@@ -6,8 +6,8 @@ import heapq
 
 import msgspec
 
+from saga_core.costs import CostTable
 from saga_core.errors import UserError
-from saga_sim.costs import CostTable
 from saga_sim.oracle.accesses import Access, Recording
 from saga_sim.oracle.candidates import Candidates
 from saga_sim.oracle.moment import Moment, SessionNow

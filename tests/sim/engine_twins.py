@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from saga_core.costs import CostTable
 from saga_fake.costs import CostTable as FakeCosts
 from saga_fake.engine import Engine as FakeEngine
 from saga_fake.engine import EngineShape
 from saga_fake.reply import Piece
 from saga_fake.requests import EngineRequest
-from saga_sim.costs import CostTable, Shape
+from saga_sim.costs import Shape
 from saga_sim.engine import NEVER, Engine, Request
 from saga_sim.streams import Stream
 

@@ -4,7 +4,7 @@ from random import Random
 
 from hypothesis import strategies as st
 
-from saga_sim.costs import CostTable
+from saga_core.costs import CostTable
 from saga_sim.oracle import Access, Recording, Run
 from saga_sim.oracle.brute import path
 

@@ -7,8 +7,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from oracle_cases import COSTS, Seeded, access, case, pagings, peak, recording, recordings
 
+from saga_core.costs import CostTable
 from saga_core.errors import UserError
-from saga_sim.costs import CostTable
 from saga_sim.oracle import ORACLES, RULES, Goal, brute_force, least_seconds, replay_cache
 
 QUICK = settings(max_examples=70, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -7,9 +7,9 @@ from engine_twins import COSTS, Names, shape
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from saga_core.costs import CostTable
 from saga_core.kv.ledger import Ledger
 from saga_sim.cache import Cache
-from saga_sim.costs import CostTable
 from saga_sim.engine import NEVER, Engine, Request
 from saga_sim.residence import Residence
 from saga_sim.streams import Stream

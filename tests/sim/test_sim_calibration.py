@@ -5,9 +5,10 @@ from random import Random
 
 import pytest
 
+from saga_core.costs import CostTable
 from saga_core.errors import ClusterError, UserError
 from saga_sim.calibration import Probe, fit
-from saga_sim.costs import AGENT_CPU, PRESETS, CostTable, preset, write
+from saga_sim.costs import AGENT_CPU, PRESETS, preset, write
 
 TABLE = AGENT_CPU.costs
 STEP_TOKENS = 2048

@@ -6,7 +6,7 @@ import pytest
 from engine_twins import COSTS, Names, Told, queue_of, simulate
 from test_sim_engine import random_case
 
-from saga_sim.costs import CostTable
+from saga_core.costs import CostTable
 
 pytestmark = [pytest.mark.vllm, pytest.mark.filterwarnings("ignore")]  # what torch and vLLM deprecate
 BLOCK = 32

@@ -17,7 +17,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from saga_sim.costs import CostTable, Shape
+from saga_core.costs import CostTable
+from saga_sim.costs import Shape
 from saga_sim.engine import NEVER, Engine, Request
 from saga_sim.prompts import Prompts
 from saga_sim.streams import Contexts, Groups, Stream
