@@ -17,9 +17,11 @@ from saga_core.config import Config, HeadConfig, NodeConfig
 from saga_core.errors import UserError
 from saga_core.events import Fact
 from saga_sim.faults import Faults
+from saga_sim.isolation import isolated_s
 from saga_sim.pacing import Pace
 from saga_sim.pressure import arrival_rate, pressure_of
 from saga_sim.runs import ReplayResult, RunState, Summary, summary
+from saga_sim.slowdown import SLO, Slowdowns, slowdowns
 from saga_sim.trace.records import Workflow
 from saga_sim.trace.scale import Scaling, rescale
 from saga_sim.trace.stats import percentile
@@ -37,7 +39,8 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     """What one simulated run showed. Times in seconds, virtual unless said otherwise; shares from 0 to 1.
 
     again_share: of the engines' busy time, spent on prefilling what had been computed before.
-    useful_share: of the cached tokens, those of unfinished workflows, over the run's samples.
+    useful_share: of the cached tokens, those of unfinished workflows, over the run's samples. slowdowns: completion
+    times against the workflows' times alone, and per tenant.
     events, wall_s, events_per_s: the simulator's own speed, in real time. trace_hash: of every fact and its time.
     """
 
@@ -53,6 +56,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     again_share: float
     useful_share: float | None
     preemptions: int
+    slowdowns: Slowdowns
     events: int
     wall_s: float
     trace_hash: str = ""
@@ -155,9 +159,13 @@ def simulate(
     seed: int = 0,
     faults: Faults | None = None,
     watch: Watch | None = None,
+    slo: float = SLO,
     on_ended: Callable[[], None] = lambda: None,
 ) -> tuple[Figures, ReplayResult]:
-    """One run of `workflows` (they must fit the engine) under one profile. `faults` are spread by the same seed."""
+    """One run of `workflows` (they must fit the engine) under one profile. `faults` are spread by the same seed.
+
+    slo: the slowdown that meets the objective.
+    """
     pace = arrivals.pace(spec, workflows, seed)
     digest = TraceHash()
     on_fact = digest.add if watch is None else watch.beside(digest.add)
@@ -173,7 +181,9 @@ def simulate(
     wall_s = perf_counter() - began_s
     due = pace.arrivals(workflows)
     pressure = None if arrivals.max_live else pressure_of(spec.preset, spec.workers, pace, workflows, due)
-    return _figures(profile, seed, world, result, pressure, wall_s, digest.text), result
+    alone_s = isolated_s(spec.preset, spec.link, pace, workflows)
+    slowed = slowdowns(result, workflows, alone_s, slo)
+    return _figures(profile, seed, world, result, pressure, slowed, wall_s, digest.text), result
 
 
 def _figures(
@@ -182,6 +192,7 @@ def _figures(
     world: World,
     result: ReplayResult,
     pressure: float | None,
+    slowed: Slowdowns,
     wall_s: float,
     trace_hash: str,
 ) -> Figures:
@@ -203,6 +214,7 @@ def _figures(
         again_share=sum(total.again_s for total in totals) / busy_s if busy_s else 0.0,
         useful_share=world.useful_share,
         preemptions=sum(total.preemptions for total in totals),
+        slowdowns=slowed,
         events=world.clock.events,
         wall_s=wall_s,
         trace_hash=trace_hash,
