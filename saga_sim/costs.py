@@ -25,6 +25,8 @@ class Shape:
     max_num_seqs: int
     step_tokens: int
     """max_num_batched_tokens: the chunk of chunked prefill."""
+    priority: bool = False
+    """`--scheduling-policy priority` instead of first come, first served."""
 
     def __post_init__(self) -> None:
         if self.step_tokens < self.max_num_seqs:

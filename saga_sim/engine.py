@@ -10,6 +10,9 @@ Rules of this file (those of the block-exact double in workers/saga_fake/engine.
   3. Waiting requests are admitted first come, first served, when their whole prompt fits. None passes another.
   4. A full block is findable from the moment it is scheduled. At least one prompt token is always computed.
   5. What arrives or is aborted within a step counts from the next step on.
+  6. With `Shape.priority` (vLLM's `--scheduling-policy priority`) the waiting line is ordered by (priority, arrival)
+     and the victim of rule 2 is the running request that is last in that order, also when the step has served it
+     already. A request that is its own victim ends the serving of that step: those behind it stand still once.
 
 A prompt never holds what another request is still generating: a step starts after its context parent has ended. So what
 a request decodes is stored when it leaves, and nobody can tell.
@@ -18,64 +21,18 @@ a request decodes is stored when it leaves, and nobody can tell.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Container
 
 from saga_core.costs import CostTable
-from saga_sim.cache import Cache, Span
+from saga_sim.cache import Cache
 from saga_sim.costs import Shape
 from saga_sim.decoding import Decoding
-from saga_sim.streams import Stream
+from saga_sim.requests import Request, Totals
+from saga_sim.waiting import ByPriority
+
+__all__ = ["NEVER", "Engine", "Request", "Totals"]
 
 NEVER = float("inf")
-
-
-@dataclass(slots=True, eq=False, kw_only=True)
-class Request:
-    """One LLM call in an engine: the first `prompt_tokens` of `stream`, then `output_tokens` generated behind them."""
-
-    key: int
-    stream: Stream
-    prompt_tokens: int
-    output_tokens: int
-    session: str = ""
-    arrived_at: float = 0.0
-    computed: int = 0
-    left: int = 0
-    order: int = -1
-    joined: int = -1
-    """The decoding's step counter when `computed` and `left` were true; negative: it is not decoding."""
-    stored: int = 0
-    """Full blocks that it has, found or computed."""
-    found: int = 0
-    """Of these, the blocks found in the cache at its latest admission."""
-    held: list[Span] = field(default_factory=list)
-    cached_tokens: int | None = None
-    """Prompt tokens found in the cache at first admission, as usage reports them."""
-    first_at: float | None = None
-    preemptions: int = 0
-    computed_before: int = 0
-    """Leading tokens whose KV had been computed before, by earlier steps or before a preemption."""
-    over: bool = False
-
-    @property
-    def known_tokens(self) -> int:
-        """Prompt and what has been generated."""
-        return self.prompt_tokens + self.output_tokens - self.left
-
-
-@dataclass(slots=True)
-class Totals:
-    """Counters since the start, in tokens and seconds."""
-
-    busy_s: float = 0.0
-    again_s: float = 0.0
-    """Of these, spent on prefilling what had been computed before."""
-    generated_tokens: int = 0
-    hit_tokens: int = 0
-    preemptions: int = 0
-    steps: int = 0
-    """Engine steps, a stretch of decoding counted step by step."""
 
 
 class Engine:
@@ -85,13 +42,15 @@ class Engine:
         self.shape, self.costs, self._done = shape, costs, done
         self.cache = Cache(shape.blocks)
         self.decoding: Decoding[Request] = Decoding(shape.block_tokens)
-        self.waiting: deque[Request] = deque()
+        self.waiting: deque[Request] | ByPriority[Request] = ByPriority() if shape.priority else deque()
         self.running: dict[Request, None] = {}
         """In the order of admission."""
         self.totals = Totals()
         self.next_at = NEVER
         """When `advance` is to be called."""
         self._prefilling: dict[Request, None] = {}
+        self._standing: list[Request] = []
+        """They decode, but not in the step under way (rule 6)."""
         self._started_at = 0.0
         """Begin of the stretch under way."""
         self._stretch = 0
@@ -120,7 +79,7 @@ class Engine:
             raise ValueError(f"{request.prompt_tokens} + {request.output_tokens} tokens do not fit")
         request.arrived_at, request.left = now, request.output_tokens
         self.waiting.append(request)
-        if len(self.waiting) == 1 and len(self.running) < self.shape.max_num_seqs:
+        if self.waiting[0] is request and len(self.running) < self.shape.max_num_seqs:
             self._shorten(now)
 
     def abort(self, request: Request, now: float) -> None:
@@ -182,54 +141,92 @@ class Engine:
 
     def _schedule(self, now: float) -> None:
         self._started_at = now
+        while not self._begin_step(now):
+            pass
+
+    def _begin_step(self, now: float) -> bool:
+        """Decide a step and begin it; False when it only preempted, which takes no time."""
+        self._let_on()
         preempted = self.totals.preemptions
-        self._serve_decoding()
-        budget, prefill_s = self._serve_prefilling(self.shape.step_tokens - self.decoding.count)
+        budget, prefill_s = 0, 0.0
+        served = self._serve_decoding()
+        if served:
+            budget, prefill_s = self._serve_prefilling(self.shape.step_tokens - self.decoding.count)
         calm = self.totals.preemptions == preempted
         if calm:
             prefill_s += self._serve_waiting(budget)
-        self._begin(now, prefill_s, single=not calm)
-
-    def _begin(self, now: float, prefill_s: float, *, single: bool) -> None:
-        """Begin a stretch; a `single` step when the queue was not looked at and has to be."""
-        decoding = self.decoding
-        if self._prefilling or (single and decoding.count):
-            self._stretch = 1
-        elif decoding.count:
-            # The first step's blocks are taken; the others' as far as they are there.
-            free = self.cache.free + decoding.next_blocks
-            self._stretch = max(1, decoding.affordable(decoding.until_end, free))
+        if served and self._prefilling:
+            self._begin(now, prefill_s, 1)
         else:
-            self.next_at = NEVER
-            return
-        self.next_at = now + prefill_s + decoding.cost_s(self.costs, self._stretch)
+            self._begin(now, 0.0, self._decodes(single=not calm))
+        return calm or self._stretch > 0
 
-    def _serve_decoding(self) -> None:
+    def _decodes(self, *, single: bool) -> int:
+        """How many steps can come that only decode; a `single` one when the queue was not looked at and has to be."""
+        decoding = self.decoding
+        if single or not decoding.count:
+            return min(1, decoding.count)
+        # The first step's blocks are taken; the others' as far as they are there.
+        free = self.cache.free + decoding.next_blocks
+        return max(1, decoding.affordable(decoding.until_end, free))
+
+    def _begin(self, now: float, prefill_s: float, steps: int) -> None:
+        self._stretch = steps
+        self.next_at = now + prefill_s + self.decoding.cost_s(self.costs, steps) if steps else NEVER
+
+    def _serve_decoding(self) -> bool:
+        """A block for each that needs one; False when one of them had to give way itself."""
         need = self.decoding.next_blocks
         if need <= self.cache.free:
             self.cache.take(need)
-            return
-        for request in list(self.running):
+            return True
+        served: set[Request] = set()
+        requests = list(self.running)
+        for at, request in enumerate(requests):
             if request in self._prefilling or request not in self.running:
                 continue
             self.decoding.settle(request)
-            if request.computed % self.shape.block_tokens == 0 and self._make_room(request, 1):
+            if request.computed % self.shape.block_tokens == 0:
+                if not self._make_room(request, 1, served):
+                    self._hold_back(requests[at + 1 :])
+                    return False
                 self.cache.take(1)
+            served.add(request)
+        return True
 
-    def _make_room(self, request: Request, blocks: int) -> bool:
-        """Free blocks by preempting the newest; False when that was `request` itself."""
+    def _let_on(self) -> None:
+        """Those that stood still in the last step decode again."""
+        for request in self._standing:
+            self.decoding.join(request)
+        self._standing.clear()
+
+    def _hold_back(self, requests: list[Request]) -> None:
+        """Those of them that decode do not in this step."""
+        for request in requests:
+            if request in self.running and request not in self._prefilling:
+                self.decoding.leave(request)
+                self._standing.append(request)
+
+    def _make_room(self, request: Request, blocks: int, served: Container[Request]) -> bool:
+        """Free blocks by preempting; False when that came to `request` itself. `served`: they have their token."""
         while self.cache.free < blocks:
-            victim = next(reversed(self.running))
-            self._preempt(victim)
+            victim = self._victim()
+            # vLLM stores a block as soon as its last token is scheduled, so the token counts here.
+            self._preempt(victim, scheduled=victim in served and victim not in self._prefilling)
             if victim is request:
                 return False
         return True
+
+    def _victim(self) -> Request:
+        if self.shape.priority:
+            return max(self.running, key=lambda request: (request.priority, request.arrived_at))
+        return next(reversed(self.running))
 
     def _serve_prefilling(self, budget: int) -> tuple[int, float]:
         seconds = 0.0
         for request in list(self._prefilling):
             tokens = min(request.known_tokens - request.computed, budget)
-            if not self._make_room(request, self._missing(request, tokens)):
+            if not self._make_room(request, self._missing(request, tokens), self.running):
                 break
             budget -= tokens
             seconds += self._prefill(request, tokens)
@@ -291,11 +288,14 @@ class Engine:
 
     # -- ends ----------------------------------------------------------------------------
 
-    def _preempt(self, victim: Request) -> None:
+    def _preempt(self, victim: Request, *, scheduled: bool = False) -> None:
+        if victim not in self._prefilling:
+            self.decoding.leave(victim)
+        victim.computed_before = max(victim.computed_before, victim.computed)
+        victim.computed += scheduled
         self._free(victim)
         victim.preemptions += 1
         self.totals.preemptions += 1
-        victim.computed_before = max(victim.computed_before, victim.computed)
         victim.computed = victim.stored = 0
         self.waiting.appendleft(victim)
 
@@ -304,6 +304,8 @@ class Engine:
             self._free(request)
         else:
             self.waiting.remove(request)
+        if request in self._standing:
+            self._standing.remove(request)
         request.over = True
 
     def _free(self, request: Request) -> None:
@@ -319,7 +321,8 @@ class Engine:
     def check(self) -> None:
         """Raise AssertionError where queues, batch and pool disagree."""
         self.cache.check()
-        assert self.decoding.count + len(self._prefilling) == len(self.running), "a request in two places"
+        known = self.decoding.count + len(self._prefilling) + len(self._standing)
+        assert known == len(self.running), "a request in two places"
         assert len(self._prefilling) <= 1 or not self._stretch or self._stretch == 1
         if not self.running:
             assert self.cache.free == self.cache.blocks, "blocks lost"

@@ -2,6 +2,7 @@
 
 import warnings
 from collections import Counter
+from dataclasses import replace as replace_fields
 from random import Random
 
 import pytest
@@ -100,6 +101,20 @@ def test_random_workflows_are_decided_as_vllm_decides(vllm, seed):
     same(vllm, *random_case(seed))
 
 
+def with_priorities(limits, calls, seed, *, levels=3):
+    """The same case under `--scheduling-policy priority`; with few levels many calls are equals."""
+    rng = Random(seed)
+    for call in calls:
+        call.priority = rng.randrange(levels) - 1
+    return replace_fields(limits, priority=True), calls
+
+
+@given(st.integers(0, 1 << 32))
+@settings(max_examples=80, deadline=None)
+def test_random_priorities_are_decided_as_vllm_decides(vllm, seed):
+    same(vllm, *with_priorities(*random_case(seed), seed))
+
+
 # -- larger ones -------------------------------------------------------------------------
 
 # The pool, by what 16 sequences of the workload hold at their ends: from no eviction at all to thrashing.
@@ -153,6 +168,17 @@ def test_a_team_of_agents_is_served_as_vllm_serves_it(vllm, pressure):
             for parent in (calls[number] for number in call.after):
                 # The last token was never an input, so a block that ends with it is not stored.
                 assert found[call.number] == (parent.prompt + parent.output - 1) // 16 * 16
+
+
+@pytest.mark.parametrize("pressure", ["tight", "thrashing"])
+@pytest.mark.parametrize("levels", [2, 1000])
+def test_a_team_with_priorities_is_served_as_vllm_serves_it(vllm, pressure, levels):
+    calls = team(5, agents=40, turns=4, outputs=200)
+    limits, calls = with_priorities(shape_for(calls, PRESSURES[pressure]), calls, 5, levels=levels)
+    log = same(vllm, limits, calls)
+    assert len(log.preempted) > 20
+    fcfs = same(vllm, replace_fields(limits, priority=False), calls)
+    assert log.admitted != fcfs.admitted
 
 
 def test_storms_of_preemptions_hit_the_same_requests(vllm):

@@ -47,6 +47,7 @@ class Call:
     gap: int
     patience: int | None = None
     """Aborted so many steps after its arrival, if not done by then."""
+    priority: int = 0
 
 
 def calls_of(workflows: Iterable[Workflow], block: int, rng: Random, *, gap_steps: Any = None) -> list[Call]:
@@ -122,9 +123,9 @@ class Watched(Engine):
         self.log.chunks.append((self.at, request.key, tokens))
         return super()._prefill(request, tokens)
 
-    def _preempt(self, victim: Request) -> None:
+    def _preempt(self, victim: Request, *, scheduled: bool = False) -> None:
         self.log.preempted.append((self.at, victim.key))
-        super()._preempt(victim)
+        super()._preempt(victim, scheduled=scheduled)
 
 
 class Ours:
@@ -143,7 +144,11 @@ class Ours:
 
     def submit(self, call: Call, step: int) -> None:
         request = Request(
-            key=call.number, stream=call.stream, prompt_tokens=call.prompt, output_tokens=call.output
+            key=call.number,
+            stream=call.stream,
+            prompt_tokens=call.prompt,
+            output_tokens=call.output,
+            priority=call.priority,
         )
         self._requests[call.number] = request
         self.engine.submit(request, step - ARRIVES_EARLY)
@@ -208,6 +213,7 @@ class VLLM:
         config, size = self.config, shape.block_tokens
         config.cache_config.block_size = size
         config.cache_config.num_gpu_blocks = shape.blocks + 1
+        config.scheduler_config.policy = "priority" if shape.priority else "fcfs"
         config.scheduler_config.max_num_seqs = shape.max_num_seqs
         config.scheduler_config.max_num_batched_tokens = shape.step_tokens
         config.model_config.max_model_len = shape.max_model_len_tokens
@@ -241,6 +247,11 @@ SMALL_LLAMA = {
 }
 
 
+def name_of(call: Call) -> str:
+    """vLLM compares names where priority and arrival are equal, so they must sort as numbers do."""
+    return f"{call.number:06d}"
+
+
 class Theirs:
     """vLLM's side."""
 
@@ -271,10 +282,12 @@ class Theirs:
         from vllm.sampling_params import SamplingParams
         from vllm.v1.request import Request as VLLMRequest
 
-        name = str(call.number)
+        name = name_of(call)
         self._calls[name] = call
         request = VLLMRequest(
             request_id=name,
+            priority=call.priority,
+            arrival_time=step - ARRIVES_EARLY,
             prompt_token_ids=call.tokens[: call.prompt],
             sampling_params=SamplingParams(max_tokens=call.output, ignore_eos=True),
             pooling_params=None,
@@ -287,13 +300,21 @@ class Theirs:
     def abort(self, call: Call, step: int) -> None:
         from vllm.v1.request import RequestStatus
 
-        self._prefilling.discard(str(call.number))
-        self.scheduler.finish_requests(str(call.number), RequestStatus.FINISHED_ABORTED)
+        self._prefilling.discard(name_of(call))
+        self.scheduler.finish_requests(name_of(call), RequestStatus.FINISHED_ABORTED)
 
     def step(self, step: int) -> None:
         """Schedule a step, and hand over the output of the step before (`lag` steps before that, if overlapped)."""
+        from vllm.v1.outputs import EMPTY_MODEL_RUNNER_OUTPUT
+
         self._at = step
+        preempted = len(self.log.preempted)
         output = self.scheduler.schedule()
+        while len(self.log.preempted) > preempted and not output.num_scheduled_tokens:
+            # A step that only preempts runs no model: vLLM's engine core comes back at once.
+            preempted = len(self.log.preempted)
+            self.scheduler.update_from_output(output, EMPTY_MODEL_RUNNER_OUTPUT)
+            output = self.scheduler.schedule()
         self._note(output, step)
         self._in_flight.append((step, output, self._complete_after(output)))
         if len(self._in_flight) > self.lag:
