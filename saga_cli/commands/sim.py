@@ -7,6 +7,25 @@ from typing import Annotated
 
 import typer
 
+from saga_cli.commands.sim_options import (
+    DEFAULT_PRESET,
+    MAX_GAP_S,
+    ArrivalRate,
+    Concurrency,
+    FaultPlan,
+    Gpus,
+    Limit,
+    Lose,
+    MaxGap,
+    PerNode,
+    PresetName,
+    Pressure,
+    ScaleTime,
+    Synth,
+    Trace,
+    Workers,
+    Workflows,
+)
 from saga_cli.options import command, given, group
 
 
@@ -22,49 +41,28 @@ def declare(app: typer.Typer) -> None:
 
 def run(
     ctx: typer.Context,
-    trace: Annotated[
-        list[str] | None, typer.Option(help="A trace, FILE[:ID]; may be repeated.", metavar="FILE")
-    ] = None,
-    synth: Annotated[
-        str | None, typer.Option(help="A made workload: demo, swe-bench-like or webarena-like.")
-    ] = None,
+    trace: Trace = None,
+    synth: Synth = None,
     profile: Annotated[
         str, typer.Option(help="Comma-separated; the first is the baseline.")
     ] = "sticky,round-robin,least-loaded,saga-paper",
-    gpus: Annotated[int | None, typer.Option(help="Size of the cluster in GPUs.", min=1)] = None,
-    workers: Annotated[int | None, typer.Option(help="Size of the cluster in workers.", min=1)] = None,
-    per_node: Annotated[
-        int | None, typer.Option(help="Workers per node; by default what 8 GPUs hold.", min=1)
-    ] = None,
-    preset: Annotated[
-        str,
-        typer.Option(
-            help="llama3-70b-a100, llama3-8b-h100, moe-30b-a3b-h100, agent-cpu, or a file of `saga calibrate`."
-        ),
-    ] = "llama3-70b-a100",
-    pressure: Annotated[
-        float | None, typer.Option(help="Poisson arrivals that want this multiple of all KV memory.")
-    ] = None,
-    arrival_rate: Annotated[float | None, typer.Option(help="Poisson arrivals per second.")] = None,
-    concurrency: Annotated[int | None, typer.Option(help="This many workflows at a time.", min=1)] = None,
-    scale_time: Annotated[
-        float, typer.Option(help="Factor on recorded arrivals and gaps; 0: no waiting.")
-    ] = 1.0,
-    max_gap: Annotated[float, typer.Option(help="Longest gap between steps in seconds.")] = 600.0,
-    workflows: Annotated[
-        int | None, typer.Option(help="How many; a shorter trace is repeated.", min=1)
-    ] = None,
-    limit: Annotated[
-        int | None, typer.Option(help="Only the first N workflows of the traces.", min=1)
-    ] = None,
+    gpus: Gpus = None,
+    workers: Workers = None,
+    per_node: PerNode = None,
+    preset: PresetName = DEFAULT_PRESET,
+    pressure: Pressure = None,
+    arrival_rate: ArrivalRate = None,
+    concurrency: Concurrency = None,
+    scale_time: ScaleTime = 1.0,
+    max_gap: MaxGap = MAX_GAP_S,
+    workflows: Workflows = None,
+    limit: Limit = None,
     seeds: Annotated[int, typer.Option(help="Runs per profile, with seeds 0 to N-1.", min=1)] = 1,
-    fault: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="crash:n0001/0@120, hang:…, death:n0001@60+30, cut:…; repeatable.", metavar="FAULT"
-        ),
-    ] = None,
-    lose: Annotated[float, typer.Option(help="Share of control messages that are lost.")] = 0.0,
+    slo: Annotated[
+        float, typer.Option(help="Slowdown, as a multiple of its time alone, that a workflow may have.")
+    ] = 2.5,
+    fault: FaultPlan = None,
+    lose: Lose = 0.0,
     html_file: Annotated[
         Path | None,
         typer.Option("--html", "-o", help="Write the report with plots there as well.", metavar="FILE"),
@@ -74,7 +72,7 @@ def run(
 
     Contexts longer than the engine takes are scaled down, workflow by workflow.
     """
-    from saga_cli import simulating
+    from saga_cli import simulated, simulating
     from saga_cli.output import Output
     from saga_cli.progress import progress
     from saga_cli.replaying import Workload
@@ -95,6 +93,7 @@ def run(
             max_live=concurrency,
         ),
         seeds=seeds,
+        slo=simulating.objective(slo),
         workflows=workflows,
         faults_given=[*(fault or ()), *([f"{lose:g} of the control messages lost"] if lose else [])],
     )
@@ -107,7 +106,7 @@ def run(
         html_file.write_text(html, encoding="utf-8")
     renderer.show(
         answer,
-        table=simulating.table,
+        table=simulated.table,
         quiet=lambda a: [f"{f.profile} {f.seed} {f.summary.tct_mean_s}" for f in a.runs],
         html=lambda _: html if html_file is None else "",
     )
