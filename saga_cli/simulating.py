@@ -11,25 +11,17 @@ import msgspec
 
 from saga_cli.progress import Progress
 from saga_cli.replaying import Workload
-from saga_cli.units import UNKNOWN, count, duration, plural
+from saga_cli.units import plural
 from saga_core.errors import UserError, choose
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
-    from saga_sim.experiment import Arrivals, Figures, Ratio
+    from saga_sim.experiment import Arrivals, Figures
     from saga_sim.faults import Faults
+    from saga_sim.pairing import Ratio
     from saga_sim.report import Watch
     from saga_sim.runs import ReplayResult
     from saga_sim.trace import Workflow
     from saga_sim.world import ClusterSpec
-
-LEGEND = (
-    "TCT: time from a workflow's arrival to its last token. TTFT: time to first token of a step. Prefilled again: "
-    "prompt tokens computed before and not cached any more, and their share of the engines' busy time. Useful KV: of "
-    "what was cached, what an unfinished workflow could still use. Figures are means over seeds. Speed-up: geometric "
-    "mean over the same workflows of (TCT under the first profile / TCT here), with its extremes over seeds."
-)
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,6 +45,8 @@ class Setup:
     workload: Workload
     arrivals: Arrivals
     seeds: int
+    slo: float
+    """Slowdown that meets the objective."""
     workflows: int | None
     """How many; None: as many as the trace has."""
     faults: Faults | None
@@ -113,6 +107,14 @@ def faults(spec: ClusterSpec, written: Sequence[str], lose: float) -> Faults | N
     return Faults(plan=[parse(text, nodes, workers_of) for text in written], lose=lose)
 
 
+def objective(slo: float) -> float:
+    """The slowdown that meets the objective. Raises UserError for one that no workflow can have."""
+    from saga_sim.slowdown import check_slo
+
+    check_slo(slo)
+    return slo
+
+
 def numbers(option: str, text: str) -> list[float]:
     """The numbers above 0 of a comma-separated list. Raises UserError for anything else."""
     try:
@@ -158,7 +160,8 @@ def page(setup: Setup, kept: Kept) -> str:
 
 def run(setup: Setup, show: Progress, kept: Kept | None = None) -> Answer:
     """All profiles over all seeds, the same arrivals for each; `kept` is filled for the HTML report."""
-    from saga_sim.experiment import fitted, paired, ratio, repeated, simulate
+    from saga_sim.experiment import fitted, repeated, simulate
+    from saga_sim.pairing import compared
     from saga_sim.report import Watch
 
     results: dict[str, list[ReplayResult]] = {}
@@ -178,6 +181,7 @@ def run(setup: Setup, show: Progress, kept: Kept | None = None) -> Answer:
                 seed=seed,
                 faults=setup.faults,
                 watch=watch,
+                slo=setup.slo,
                 on_ended=done.one,
             )
             runs.append(figures)
@@ -186,7 +190,7 @@ def run(setup: Setup, show: Progress, kept: Kept | None = None) -> Answer:
                 kept.workflows = workflows
             results.setdefault(profile, []).append(result)
     first = setup.profiles[0]
-    ratios = [ratio(p, first, paired(results[p], results[first])) for p in setup.profiles[1:]]
+    ratios = [compared(p, first, results[p], results[first]) for p in setup.profiles[1:]]
     return Answer(
         preset=setup.spec.preset.name,
         workers=setup.spec.workers,
@@ -208,80 +212,6 @@ class _Count:
         self.show.tick(self.done)
 
 
-def table(answer: Answer) -> RenderableType:
-    """One column per profile, one row per figure."""
-    from textwrap import fill
-
-    from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
-
-    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    grid.add_column("", no_wrap=True)
-    names = list(dict.fromkeys(figures.profile for figures in answer.runs))
-    columns = [rows([f for f in answer.runs if f.profile == name]) for name in names]
-    ratios = {ratio.profile: ratio for ratio in answer.ratios}
-    for name, column in zip(names, columns, strict=True):
-        grid.add_column(name, justify="right", no_wrap=True)
-        column.update(_speed_up(ratios.get(name)))
-    for row in columns[0]:
-        grid.add_row(row, *(column[row] for column in columns))
-    size = f"{plural(answer.workers, 'worker')} ({answer.preset}, {plural(answer.gpus, 'GPU')})"
-    what = f"{size}, {plural(answer.workflows, 'workflow')}, {plural(len(answer.seeds), 'seed')}; simulated"
-    return Group(Text(what), Text(), grid, Text(), Text(fill(LEGEND, 79)))
-
-
-def _speed_up(ratio: Ratio | None) -> dict[str, str]:
-    """Two rows: the ratio to the first profile, and its extremes where there are several seeds."""
-    if ratio is None:
-        return {"speed-up": "1.00", "over seeds": UNKNOWN}
-    spread = f"{ratio.low:.2f}-{ratio.high:.2f}" if ratio.seeds > 1 else UNKNOWN
-    return {"speed-up": f"{ratio.geomean:.2f}", "over seeds": spread}
-
-
-def rows(runs: Sequence[Figures]) -> dict[str, str]:
-    """The figures of one profile, means over its seeds."""
-    sums = [figures.summary for figures in runs]
-    ended = f"{sum(s.finished for s in sums)}/{sum(s.workflows for s in sums)}"
-    prompt = sum(s.prompt_tokens for s in sums)
-    cached = sum(s.cached_tokens or 0 for s in sums) / prompt if prompt else None
-    return {
-        "finished": ended,
-        "pressure": _number([f.pressure for f in runs]),
-        "TCT mean": duration(_mean([s.tct_mean_s for s in sums])),
-        "TCT geomean": duration(_mean([s.tct_geomean_s for s in sums])),
-        "TCT p50": duration(_mean([f.tct_p50_s for f in runs])),
-        "TCT p95": duration(_mean([s.tct_p95_s for s in sums])),
-        "TCT p99": duration(_mean([f.tct_p99_s for f in runs])),
-        "TTFT p50": duration(_mean([f.ttft_p50_s for f in runs])),
-        "TTFT p95": duration(_mean([s.ttft_p95_s for s in sums])),
-        "steps tried again": count(sum(s.retries for s in sums)),
-        "workflows/min": _number([f.workflows_per_min for f in runs]),
-        "cached share": _percent(cached),
-        "prefilled again": count(round(sum(s.regenerated_tokens or 0 for s in sums) / len(sums))),
-        "of busy time": _percent(_mean([f.again_share for f in runs])),
-        "useful KV": _percent(_mean([f.useful_share for f in runs])),
-        "engines busy": _percent(_mean([f.busy_share for f in runs])),
-        "preemptions": count(round(sum(f.preemptions for f in runs) / len(runs))),
-        "simulated in": duration(sum(f.wall_s for f in runs)),
-        "events/s": count(round(sum(f.events for f in runs) / sum(f.wall_s for f in runs))),
-    }
-
-
 def failures(answer: Answer) -> int:
     """Workflows that did not finish, over all runs."""
     return sum(f.summary.workflows - f.summary.finished for f in answer.runs)
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
-
-
-def _number(values: Sequence[float | None]) -> str:
-    mean = _mean(values)
-    return UNKNOWN if mean is None else f"{mean:.2f}"
-
-
-def _percent(share: float | None) -> str:
-    return UNKNOWN if share is None else f"{100 * share:.1f}%"

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from dataclasses import replace as seeded
 from hashlib import blake2b
-from math import exp, log
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -64,20 +63,6 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def events_per_s(self) -> float:
         return self.events / self.wall_s if self.wall_s else 0.0
-
-
-class Ratio(msgspec.Struct, frozen=True, kw_only=True):
-    """How much shorter workflows took than under the baseline: geometric mean of the pairs, per seed and over all.
-
-    above 1: better than the baseline. low, high: the extremes over seeds.
-    """
-
-    profile: str
-    baseline: str
-    geomean: float
-    low: float
-    high: float
-    seeds: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,31 +203,4 @@ def _figures(
         events=world.clock.events,
         wall_s=wall_s,
         trace_hash=trace_hash,
-    )
-
-
-def paired(results: Sequence[ReplayResult], baseline: Sequence[ReplayResult]) -> list[float]:
-    """Per seed: the geometric mean over workflows of (time under the baseline / time here)."""
-    return [_paired(ours, theirs) for ours, theirs in zip(results, baseline, strict=True)]
-
-
-def _paired(ours: ReplayResult, theirs: ReplayResult) -> float:
-    logs = [
-        log(other.completion_s / run.completion_s)
-        for run, other in zip(ours.runs, theirs.runs, strict=True)
-        if run.state is RunState.FINISHED and other.state is RunState.FINISHED
-    ]
-    return exp(sum(logs) / len(logs)) if logs else float("nan")
-
-
-def ratio(profile: str, baseline: str, per_seed: Sequence[float]) -> Ratio:
-    """The ratios of all seeds as one."""
-    geomean = exp(sum(map(log, per_seed)) / len(per_seed))
-    return Ratio(
-        profile=profile,
-        baseline=baseline,
-        geomean=geomean,
-        low=min(per_seed),
-        high=max(per_seed),
-        seeds=len(per_seed),
     )

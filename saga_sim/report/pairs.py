@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import ceil, exp, floor, log
 
+from saga_sim.pairing import Basis
 from saga_sim.report import axis, notation
-from saga_sim.report.comparison import Basis, Comparison, mean_ratio
+from saga_sim.report.comparison import Comparison, mean_ratio
 from saga_sim.report.data import ReportData
 from saga_sim.report.markup import Markup, join, tag
 from saga_sim.report.plot import BOTTOM, RIGHT, TOP, WIDTH, Frame, Point, figure, label, mark, svg

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import msgspec
 
+from saga_sim.pairing import Basis
 from saga_sim.report import notation
-from saga_sim.report.comparison import Basis, Comparison, compare
+from saga_sim.report.comparison import Comparison, compare
 from saga_sim.report.data import ReportData
 from saga_sim.report.measures import LOWER, MEASURES, NEITHER, Measure
 

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from saga_cli.main import run
+from saga_sim.slowdown import SLO
 
 
 def sim(*words):
@@ -17,7 +18,19 @@ def test_every_profile_beside_the_first(capsys):
     assert code == 0
     assert out.splitlines()[2].split() == ["sticky", "round-robin", "least-loaded", "saga-paper"]
     rows = {line.split("  ")[0]: line for line in out.splitlines()}
-    for row in ("TCT mean", "TTFT p95", "cached share", "useful KV", "speed-up", "over seeds", "events/s"):
+    for row in (
+        "TCT mean",
+        "TTFT p95",
+        "cached share",
+        "useful KV",
+        "speed-up",
+        "95 % confidence",
+        "over seeds",
+        "slowdown max",
+        "within 2.5x",
+        "Jain over tenants",
+        "events/s",
+    ):
         assert row in rows, row
     assert "8/8" in rows["finished"]
 
@@ -32,6 +45,31 @@ def test_json_is_one_value_with_every_run(capsys):
     assert [r["profile"] for r in answer["runs"]] == ["sticky", "round-robin"]
     assert answer["runs"][0]["summary"]["finished"] == 4
     assert answer["ratios"][0]["baseline"] == "sticky"
+    assert answer["ratios"][0]["ci_low"] < answer["ratios"][0]["geomean"] < answer["ratios"][0]["ci_high"]
+    slowed = answer["runs"][0]["slowdowns"]
+    assert slowed["slo"] == SLO
+    assert [tenant["workflows"] for tenant in slowed["tenants"]] == [4]
+
+
+def test_tenants_have_their_own_lines_and_the_objective_is_as_asked(capsys):
+    words = (
+        "--synth",
+        "ten-tenants",
+        "--workflows",
+        "25",
+        "--workers",
+        "1",
+        "--concurrency",
+        "25",
+        "--slo",
+        "1.2",
+    )
+    assert run(["sim", "run", *words, "--profile", "sticky"]) == 0
+    out = capsys.readouterr().out
+    assert "within 1.2x" in out
+    shown = [line.split()[0] for line in out.split("within the objective")[1].splitlines()[1:11]]
+    assert shown == sorted(["heavy-1", "heavy-2", "heavy-3", *(f"medium-{i}" for i in range(1, 5)), "light-1", "light-2",
+                            "light-3"])  # fmt: skip
 
 
 def test_faults_show_as_steps_tried_again(capsys):
@@ -61,6 +99,7 @@ def test_faults_show_as_steps_tried_again(capsys):
         (("--workers", "1", "--trace", "nowhere.jsonl"), "nowhere.jsonl"),
         (("--workers", "1", "--fault", "crash:n0009/0@1"), "n0001/0"),
         (("--workers", "1", "--lose", "2"), "0 to below 1"),
+        (("--workers", "1", "--slo", "0.5"), "1 or more"),
     ],
 )
 def test_what_cannot_be_is_refused(capsys, words, why):

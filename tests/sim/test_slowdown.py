@@ -69,6 +69,13 @@ def test_a_long_output_grows_its_own_context():
     assert alone == pytest.approx(run, rel=1e-9)
 
 
+def test_a_prompt_that_is_cached_whole_computes_one_token_still():
+    """And with it, its last block."""
+    spec = lone(AGENT_CPU)
+    alone, run = computed_and_run([chain(steps=2, first=64, grow=32, output=40)], spec)
+    assert alone == pytest.approx(run, rel=1e-9)
+
+
 # -- figures -----------------------------------------------------------------------------
 
 
