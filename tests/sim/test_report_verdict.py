@@ -7,7 +7,8 @@ from math import exp, lgamma, log, pi, sqrt
 import pytest
 from report_makers import full, metrics, outcome, report, run
 
-from saga_sim.report.comparison import Basis, compare, interval, student_95
+from saga_sim.pairing import Basis, interval, student_95
+from saga_sim.report.comparison import compare
 from saga_sim.report.verdict import verdict
 
 
