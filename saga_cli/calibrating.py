@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
     from saga_sim.calibration import Calibration
     from saga_sim.costs import Preset
-    from saga_sim.runs import Endpoint, Summary
+    from saga_sim.runs import Summary
     from saga_sim.trace import Workflow
 
-PROFILE: Final = "saga-paper"
-"""While probing: first calls go to the least loaded worker, later ones back to it."""
+PROFILE: Final = "sticky"
+"""While probing: each workflow stays where its name is hashed to."""
 START_S: Final = 300.0
 STOP_S: Final = 30.0
 BLOCK_TOKENS: Final = 32
@@ -115,16 +115,20 @@ def calibrate(control: Control, settings: dict[str, Any], show: Progress) -> Mea
 
 
 async def _probe(control: Control, model: str, workers: int, longest: int) -> Any:
-    from saga_sim.probing import probe
+    from saga_sim.probing import Opened, probe
     from saga_sim.runs import Endpoint
 
     opened: list[int] = []
 
-    async def open_workflow() -> Endpoint:
+    async def open_workflow() -> Opened:
         request = SubmitRequest(name="calibration", agent_type="calibration", kind="replay")
         accepted = await asyncio.to_thread(control.submit, request)
         opened.append(accepted.id)
-        return Endpoint(base_url=accepted.base_url, api_key=accepted.api_key)
+
+        async def home() -> str:
+            return (await asyncio.to_thread(control.workflow, accepted.id)).home or ""
+
+        return Opened(endpoint=Endpoint(base_url=accepted.base_url, api_key=accepted.api_key), home=home)
 
     try:
         return await probe(open_workflow, model=model, workers=workers, max_model_len=longest)

@@ -6,7 +6,7 @@ the way through gateway and HTTP costs is a coefficient of its own and no part o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -14,12 +14,25 @@ import msgspec
 from saga_core.costs import CostTable
 from saga_core.errors import ClusterError
 
-NAMES = ("step_s", "prefill_token_s", "attention_token2_s", "decode_s", "context_token_s", "way_s")
+NAMES = (
+    "step_s",
+    "prefill_token_s",
+    "attention_token2_s",
+    "masked_token2_s",
+    "decode_s",
+    "context_token_s",
+    "call_s",
+    "prompt_token_s",
+    "way_s",
+)
 """The coefficients of the fit, in this order: those of the table, and the way there and back."""
 
 
 class Probe(msgspec.Struct, frozen=True, kw_only=True):
-    """One measured call. `batch`: calls that decoded at once in its engine, itself included."""
+    """One measured call. `batch`: calls that decoded at once in its engine, itself included.
+
+    visits: calls that came into the same engine, one after the other, while this one decoded.
+    """
 
     prompt_tokens: int
     cached_tokens: int
@@ -27,10 +40,14 @@ class Probe(msgspec.Struct, frozen=True, kw_only=True):
     ttft_s: float
     duration_s: float
     batch: int = 1
+    visits: tuple[Probe, ...] = ()
 
 
 class Residual(msgspec.Struct, frozen=True, kw_only=True):
-    """What was measured and what the fitted table says, in seconds. `what`: `prefill` or `decode` (per token)."""
+    """What was measured and what the fitted table says, in seconds.
+
+    what: `prefill`; `decode`, per token; or `visited`, per token of a call that decoded while others came in.
+    """
 
     what: str
     prompt_tokens: int
@@ -72,8 +89,8 @@ def fit(probes: Sequence[Probe], step_tokens: int) -> Calibration:
     Raises ClusterError when they do not tell enough: prefills of several lengths, cold and cached, and decoding at
     several contexts and batch sizes are needed.
     """
-    rows = [_prefill(probe, step_tokens) for probe in probes if probe.batch == 1]
-    rows += [_decode(probe) for probe in probes if probe.output_tokens > 1]
+    rows = [_prefill(probe, step_tokens) for probe in probes if probe.batch == 1 and not probe.visits]
+    rows += [_decode(probe, step_tokens) for probe in probes if probe.output_tokens > 1]
     rows = [row for row in rows if row.seconds > 0]
     found = _least_squares(rows)
     told = dict(zip(NAMES, found, strict=True))
@@ -93,17 +110,48 @@ def fit(probes: Sequence[Probe], step_tokens: int) -> Calibration:
 
 
 def _prefill(probe: Probe, step_tokens: int) -> _Row:
-    fresh = probe.prompt_tokens - probe.cached_tokens
-    chunks = -(-fresh // step_tokens)
-    attended = fresh * (probe.cached_tokens + fresh / 2)
-    return _Row("prefill", probe, [chunks, fresh, attended, 0.0, 0.0, 1.0], probe.ttft_s)
+    """The time to the first token of a call to an idle engine."""
+    chunks = -(-(probe.prompt_tokens - probe.cached_tokens) // step_tokens)
+    taken = _taken_in(probe, step_tokens)
+    return _Row("prefill", probe, _features(taken, step_s=chunks, way_s=1), probe.ttft_s)
 
 
-def _decode(probe: Probe) -> _Row:
-    """Seconds per token once the first one is there; the others of the batch are of the same size."""
-    context = probe.prompt_tokens + probe.output_tokens / 2
-    seconds = (probe.duration_s - probe.ttft_s) / (probe.output_tokens - 1)
-    return _Row("decode", probe, [1.0, 0.0, 0.0, probe.batch, probe.batch * context, 0.0], seconds)
+def _decode(probe: Probe, step_tokens: int) -> _Row:
+    """Seconds per token once the first one is there; the others of the batch are of the same size.
+
+    What a visit takes, less the step in which it was prefilled: that one gave our call a token too.
+    """
+    tokens, context = probe.output_tokens - 1, probe.prompt_tokens + probe.output_tokens / 2
+    row = _features({}, step_s=1, decode_s=probe.batch, context_token_s=probe.batch * context)
+    for visit in probe.visits:
+        later = visit.output_tokens - 1
+        decoded = {"decode_s": later, "context_token_s": later * visit.prompt_tokens}
+        for features in (_taken_in(visit, step_tokens), decoded):
+            row = [a + b / tokens for a, b in zip(row, _features(features), strict=True)]
+    what = "visited" if probe.visits else "decode"
+    return _Row(what, probe, row, (probe.duration_s - probe.ttft_s) / tokens)
+
+
+def _features(given: Mapping[str, float], **more: float) -> list[float]:
+    whole = {**given, **more}
+    return [float(whole.get(name, 0.0)) for name in NAMES]
+
+
+def _taken_in(probe: Probe, step_tokens: int) -> dict[str, float]:
+    """What a call costs an engine until its first token, beside the steps themselves."""
+    done, attended, masked = probe.cached_tokens, 0.0, 0.0
+    while done < probe.prompt_tokens:
+        chunk = min(step_tokens, probe.prompt_tokens - done)
+        attended += chunk * (done + chunk / 2)
+        masked += chunk * chunk / 2
+        done += chunk
+    return {
+        "prefill_token_s": probe.prompt_tokens - probe.cached_tokens,
+        "attention_token2_s": attended,
+        "masked_token2_s": masked,
+        "call_s": 1,
+        "prompt_token_s": probe.prompt_tokens,
+    }
 
 
 def _least_squares(rows: Sequence[_Row]) -> list[float]:

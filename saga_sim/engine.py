@@ -241,6 +241,8 @@ class Engine:
             self.waiting.popleft()
             tokens = min(request.known_tokens - request.computed, budget)
             budget -= tokens
+            if not request.preemptions:
+                seconds += self.costs.intake_s(request.prompt_tokens)
             seconds += self._prefill(request, tokens)
         return seconds
 

@@ -24,11 +24,22 @@ class CostTable:
     attention_token2_s: float = 1.3e-9
     decode_s: float = 0.03e-3
     context_token_s: float = 49e-9
+    masked_token2_s: float = 0.0
+    """For each pair of tokens of a chunk that the causal mask excludes; 0 for a kernel that leaves them out."""
+    call_s: float = 0.0
+    """For taking in a call, in the step that admits it."""
+    prompt_token_s: float = 0.0
+    """For taking in its prompt, cached or not: reading it and hashing its blocks."""
+
+    def intake_s(self, prompt_tokens: int) -> float:
+        """What a call costs the step that admits it, whatever is cached of it."""
+        return self.call_s + self.prompt_token_s * prompt_tokens
 
     def chunk_s(self, context_tokens: int, tokens: int) -> float:
         """Prefill of `tokens` behind `context_tokens`; each attends to all before it, on average half the chunk."""
         attended = context_tokens + tokens / 2
-        return self.prefill_token_s * tokens + self.attention_token2_s * tokens * attended
+        masked = self.masked_token2_s * tokens * tokens / 2
+        return self.prefill_token_s * tokens + self.attention_token2_s * tokens * attended + masked
 
     def work_s(self, cached_tokens: int, prompt_tokens: int, output_tokens: int) -> float:
         """Engine seconds that a call takes of a batch: its own prefill, and its share of the steps it decodes in."""

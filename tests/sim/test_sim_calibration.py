@@ -1,6 +1,7 @@
 """The fit of a cost table: it finds the table that made the measurements, and says how well it fits."""
 
 import json
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -9,40 +10,94 @@ from saga_core.costs import CostTable
 from saga_core.errors import ClusterError, UserError
 from saga_sim.calibration import Probe, fit
 from saga_sim.costs import AGENT_CPU, PRESETS, preset, write
+from saga_sim.engine import Engine
+from saga_sim.requests import Request
+from saga_sim.streams import Stream
 
-TABLE = AGENT_CPU.costs
-STEP_TOKENS = 2048
-
-
-def measured(prompt, cached, output, batch=1, *, table=TABLE, way_s=0.004, noise=lambda: 1.0):
-    """What an engine of that table would have shown."""
-    fresh = prompt - cached
-    prefill = -(-fresh // STEP_TOKENS) * table.step_s + table.chunk_s(cached, fresh)
-    context = batch * (prompt + output / 2)
-    token = table.step_s + table.decode_s * batch + table.context_token_s * context
-    ttft = (prefill + way_s) * noise()
-    return Probe(
-        prompt_tokens=prompt,
-        cached_tokens=cached,
-        output_tokens=output,
-        ttft_s=ttft,
-        duration_s=ttft + (output - 1) * token * noise(),
-        batch=batch,
-    )
+TABLE = replace(AGENT_CPU.costs, masked_token2_s=9e-9, call_s=0.011, prompt_token_s=1.1e-5)
+SHAPE = AGENT_CPU.shape
+STEP_TOKENS = SHAPE.step_tokens
+WAY_S = 0.004
 
 
-def probes(**more):
-    plan = [(n, c, 48, 1) for n in (250, 1000, 4000, 8000) for c in (0, n - 200)]
-    plan += [(n, n - 10, 100, b) for n in (250, 2000) for b in (2, 4, 8)]
-    return [measured(*one, **more) for one in plan]
+class Measured:
+    """An engine of that table, asked as the prober asks real ones."""
+
+    def __init__(self, table=TABLE, noise=lambda: 1.0):
+        self.engine, self.noise, self.now = Engine(SHAPE, table, self._done), noise, 0.0
+        self.ended, self.keys = {}, 0
+
+    def _done(self, request, at):
+        self.ended[request.key] = at
+
+    def submit(self, stream, prompt, output):
+        self.keys += 1
+        request = Request(key=self.keys, stream=stream, prompt_tokens=prompt, output_tokens=output)
+        self.engine.submit(request, self.now)
+        return request
+
+    def until(self, over):
+        while not over():
+            self.now = self.engine.next_at
+            self.engine.advance(self.now)
+
+    def probe(self, request, **more):
+        """What a caller sees of a request that is done."""
+        ttft = (request.first_at - request.arrived_at + WAY_S) * self.noise()
+        decoded = (self.ended[request.key] - request.first_at) * self.noise()
+        return Probe(
+            prompt_tokens=request.prompt_tokens,
+            cached_tokens=request.cached_tokens,
+            output_tokens=request.output_tokens,
+            ttft_s=ttft,
+            duration_s=ttft + decoded,
+            **more,
+        )
+
+    def call(self, stream, prompt, output):
+        request = self.submit(stream, prompt, output)
+        self.until(lambda: request.key in self.ended)
+        return self.probe(request)
+
+    def batch(self, count, prompt):
+        """Calls that decode together; their prompts are cached."""
+        streams = [Stream() for _ in range(count)]
+        for stream in streams:
+            self.call(stream, prompt, 2)
+        requests = [self.submit(stream, prompt, 100) for stream in streams]
+        self.until(lambda: all(request.key in self.ended for request in requests))
+        return self.probe(requests[0], batch=count)
+
+    def visited(self, prompt, visits=4):
+        """A call that decodes while others come in."""
+        host, guest = Stream(), Stream()
+        for stream in (host, guest):
+            self.call(stream, prompt, 2)
+        hosted = self.submit(host, prompt, 300)
+        self.until(lambda: hosted.first_at is not None)
+        guests = tuple(self.call(guest, prompt, 2) for _ in range(visits))
+        assert hosted.key not in self.ended
+        self.until(lambda: hosted.key in self.ended)
+        return self.probe(hosted, visits=guests)
+
+
+def probes(table=TABLE, noise=lambda: 1.0):
+    """What an engine of that table shows."""
+    engine, found = Measured(table, noise), []
+    for tokens in (250, 500, 1000, 4000, 7000):
+        stream = Stream()
+        found.append(engine.call(stream, tokens, 48))
+        found.append(engine.call(stream, tokens + 200, 48))
+    found += [engine.batch(count, tokens) for count in (2, 4, 8) for tokens in (250, 2000)]
+    return found + [engine.visited(tokens) for tokens in (1000, 6000)]
 
 
 def test_the_table_that_made_the_measurements_is_found():
     found = fit(probes(), STEP_TOKENS)
-    for name in ("step_s", "prefill_token_s", "attention_token2_s", "decode_s", "context_token_s"):
-        assert getattr(found.costs, name) == pytest.approx(getattr(TABLE, name), rel=1e-6), name
-    assert found.way_s == pytest.approx(0.004)
-    assert found.mean_error < 1e-6
+    for name in CostTable.__slots__:
+        assert getattr(found.costs, name) == pytest.approx(getattr(TABLE, name), rel=0.02), name
+    assert found.way_s == pytest.approx(WAY_S, rel=0.02)
+    assert found.mean_error < 1e-3
 
 
 def test_noise_shows_in_the_residuals_and_hardly_in_the_table():
@@ -50,7 +105,7 @@ def test_noise_shows_in_the_residuals_and_hardly_in_the_table():
     found = fit(probes(noise=lambda: random.uniform(0.95, 1.05)), STEP_TOKENS)
     assert 0.002 < found.mean_error < 0.05
     assert found.costs.attention_token2_s == pytest.approx(TABLE.attention_token2_s, rel=0.15)
-    assert {r.what for r in found.residuals} == {"prefill", "decode"}
+    assert {r.what for r in found.residuals} == {"prefill", "decode", "visited"}
 
 
 def test_no_coefficient_is_below_zero():
@@ -67,7 +122,7 @@ def test_no_coefficient_is_below_zero():
 
 def test_too_few_measurements_are_refused():
     with pytest.raises(ClusterError, match=r"do not tell|too much alike"):
-        fit([measured(1000, 0, 48)] * 5, STEP_TOKENS)
+        fit([Measured().call(Stream(), 1000, 48)] * 5, STEP_TOKENS)
     with pytest.raises(ClusterError):
         fit([], STEP_TOKENS)
 
