@@ -1,4 +1,4 @@
-"""Whose history answers: the same instance, the same program of the same tenant, the program, the tenant, all.
+"""Whose history answers: from the same instance over programs that begin alike to all workflows.
 
 A question goes up this chain from the most alike to all. Each level answers with the weight its samples earn,
 `n / (n + SHRINK)`, of what the levels before left over; so three runs of the same benchmark item speak louder than
@@ -7,21 +7,33 @@ three hundred of its class, and one does not silence them.
 
 from __future__ import annotations
 
+from math import log2
+
 from saga_core.aeg.rings import Ring
 from saga_core.aeg.words import Kind
 
 WORKFLOWS = 256
-"""Finished workflows a level remembers: the study's rings differ little from 30 to 1000; this one forgets in days."""
+"""Finished workflows a level remembers: enough for its percentiles, and few enough to forget an old fleet in days."""
 INSTANCE_WORKFLOWS = 16
 LEVELS = 2048
 """Levels kept; the one unused for longest is forgotten first."""
 
-INSTANCE, PROGRAM, TYPE, TENANT, ALL = range(5)
-NAMES = ("instance", "program of the tenant", "agent type", "tenant", "all workflows")
-SHRINK = (1.0, 4.0, 4.0, 4.0, 0.5)
-"""Samples at which a level weighs as much as everything above it, by depth."""
+INSTANCE, PREFIX, OPENING, PROGRAM, TYPE, TENANT, ALL = range(7)
+NAMES = (
+    "instance",
+    "prefix",
+    "first prompt",
+    "program of the tenant",
+    "agent type",
+    "tenant",
+    "all workflows",
+)
+SHRINK = (1.0, 3.0, 6.0, 4.0, 4.0, 4.0, 0.5)
+"""Samples at which a level weighs as much as everything above it, by depth; chosen in docs/aeg.md."""
+OPENINGS_PER_OCTAVE = 2
+"""How finely first prompts are told apart."""
 Key = tuple[int, str, str, str]
-"""Depth, tenant, agent type and model, instance."""
+"""Depth, tenant, agent type, what else."""
 
 
 class Level:
@@ -29,13 +41,13 @@ class Level:
 
     __slots__ = ("depth", "key", "steps", "work")
 
-    def __init__(self, key: Key) -> None:
+    def __init__(self, key: Key, work: list[float] | None = None, steps: list[float] | None = None) -> None:
         self.key = key
         self.depth = key[0]
         limit = INSTANCE_WORKFLOWS if self.depth == INSTANCE else WORKFLOWS
-        self.work = Ring(limit)
+        self.work = Ring(limit, work)
         """log GPU-seconds of whole workflows"""
-        self.steps = Ring(limit)
+        self.steps = Ring(limit, steps)
         """log steps of whole workflows"""
 
     def learn(self, log_work: float, log_steps: float) -> None:
@@ -43,32 +55,34 @@ class Level:
         self.steps.add(log_steps)
 
 
-def keys(kind: Kind) -> list[Key]:
-    """The chain of a kind, most alike first."""
-    program = f"{kind.agent_type}\n{kind.model}" if kind.model else kind.agent_type
+def keys(kind: Kind, first_prompt_tokens: int = 0) -> tuple[Key, ...]:
+    """The chain of a kind, most alike first; the first prompt is 0 until it is known."""
+    tenant, program = kind.tenant, kind.agent_type
     chain: list[Key] = []
     if kind.instance:
-        chain.append((INSTANCE, kind.tenant, program, kind.instance))
-    chain.append((PROGRAM, kind.tenant, program, ""))
-    if kind.agent_type:
+        chain.append((INSTANCE, tenant, program, kind.instance))
+    if kind.prefix:
+        chain.append((PREFIX, tenant, program, kind.prefix))
+    if first_prompt_tokens > 0:
+        octave = round(OPENINGS_PER_OCTAVE * log2(first_prompt_tokens))
+        chain.append((OPENING, tenant, program, str(octave)))
+    chain.append((PROGRAM, tenant, program, ""))
+    if program:
         chain.append((TYPE, "", program, ""))
-        chain.append((TENANT, kind.tenant, "", ""))
+        chain.append((TENANT, tenant, "", ""))
     chain.append((ALL, "", "", ""))
-    return chain
+    return tuple(chain)
 
 
 class Shelf:
-    """Bounded store of levels."""
+    """Bounded store of levels; a level comes into being when its first workflow is over."""
 
     def __init__(self) -> None:
         self.levels: dict[Key, Level] = {}
 
-    def chain(self, kind: Kind) -> tuple[Level, ...]:
-        return tuple(self._level(key) for key in keys(kind))
-
-    def _level(self, key: Key) -> Level:
+    def learn(self, key: Key, log_work: float, log_steps: float) -> None:
         level = self.levels.pop(key, None) or Level(key)
         self.levels[key] = level  # the newest stands last
+        level.learn(log_work, log_steps)
         if len(self.levels) > LEVELS:
             del self.levels[next(iter(self.levels))]
-        return level

@@ -16,8 +16,9 @@ class Kind(msgspec.Struct, frozen=True):
     tenant: str
     agent_type: str
     instance: str = ""
-    """Benchmark item or the client's own name of the work: several workflows of it resemble each other."""
-    model: str = ""
+    """Benchmark item, or the client's own name of the work: several workflows of one resemble each other."""
+    prefix: str = ""
+    """Name of what every prompt of it begins with: a hash of system prompt and tools, or the model."""
 
 
 class Declared(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,23 +26,26 @@ class Declared(msgspec.Struct, frozen=True, kw_only=True):
 
     tool: str = UNKNOWN
     next: tuple[tuple[int, float], ...] = ()
+    """Index of a step and its probability; what is missing to 1 is the end of the workflow."""
 
 
 class Hints(msgspec.Struct, frozen=True, kw_only=True):
-    """What the client says of its workflow; believed as far as such hints have proved right."""
+    """What the client says of its workflow; believed as far as its tenant's hints have proved right."""
 
     work_s: float | None = None
     """GPU-seconds of the whole workflow."""
     steps: int | None = None
     graph: tuple[Declared, ...] = ()
+    """Starts at step 0. Its expected length serves as `steps` where none are given."""
 
 
 class Estimate(msgspec.Struct, frozen=True):
-    """What is expected. Median and mean, the band from the 10th to the 90th percentile, who says so and from what."""
+    """What is expected: mean, the band from the 10th to the 90th percentile, who says so, from how many, median."""
 
     mean: float
     low: float
     high: float
     source: str
     samples: int
+    """0: a guess without history; better not to decide by it."""
     median: float

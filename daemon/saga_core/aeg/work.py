@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import exp, log
 
-from saga_core.aeg.levels import NAMES, SHRINK, Level
+from saga_core.aeg.levels import NAMES, SHRINK, Key, Level
 from saga_core.aeg.words import Estimate
 
 BAND_Z = 2.563
@@ -21,16 +21,21 @@ SPREAD = 1.3
 MOST_SPREAD = 2.5
 """A band wider than this raises the mean no further: e^(s^2/2) of three strange workflows would be without measure."""
 
+DECLARED = -2
+"""Depth of a spot that the client declared."""
 Spot = tuple[float, float, float, int, int]
 """Logarithms of the 10th, 50th and 90th percentile; samples; depth of the level that spoke loudest (-1: none)."""
 
 
-def whole(chain: Sequence[Level], attained: float, what: str) -> Spot:
-    """The total, given that it is more than `attained`; `what` is `work` or `steps`."""
+def whole(levels: Mapping[Key, Level], chain: Sequence[Key], attained: float, *, steps: bool = False) -> Spot:
+    """The total work (or steps), given that it is more than `attained`."""
     floor = log(attained) if attained > LEAST else log(LEAST)
     left, low, mid, high, samples, loudest, loud = 1.0, 0.0, 0.0, 0.0, 0, -1, 0.0
-    for level in chain:
-        ring = level.work if what == "work" else level.steps
+    for key in chain:
+        level = levels.get(key)
+        if level is None:
+            continue
+        ring = level.steps if steps else level.work
         ordered, first = ring.ordered, ring.above(floor)
         n = len(ordered) - first
         if n:
@@ -65,7 +70,25 @@ def estimate(spot: Spot, attained: float) -> Estimate:
         mean=max(exp(mid + spread * spread / 2), attained),
         low=max(exp(low), attained),
         high=max(exp(high), middle),
-        source=NAMES[depth] if depth >= 0 else "nothing known: as much again",
+        source=_source(depth),
         samples=samples,
         median=middle,
     )
+
+
+def rest(total: Estimate, attained: float) -> Estimate:
+    """What is left of a total."""
+    return Estimate(
+        max(total.mean - attained, 0.0),
+        max(total.low - attained, 0.0),
+        max(total.high - attained, 0.0),
+        total.source,
+        total.samples,
+        max(total.median - attained, 0.0),
+    )
+
+
+def _source(depth: int) -> str:
+    if depth >= 0:
+        return NAMES[depth]
+    return "declared" if depth == DECLARED else "nothing known: as much again"

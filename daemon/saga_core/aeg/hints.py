@@ -1,0 +1,130 @@
+"""What clients declare, believed as far as it has proved right: bias taken out, error beside our own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import inf, isfinite, log
+
+from saga_core.aeg.rings import Ring
+from saga_core.aeg.words import Declared, Hints
+
+RATIOS = 32
+"""Outcomes remembered per tenant."""
+PROVED = 5
+"""Outcomes before bias and spread of a tenant's hints are taken from its own history."""
+SPREAD = 0.7
+"""log-scale error presumed before that: with it the study's ordering loses 6-8 % against the truth (section 4)."""
+Z = 1.2816
+"""90th percentile of the normal distribution."""
+MARGIN = 1.1
+NODES, SWEEPS = 256, 200
+"""Bounds on a declared graph: its size, and the rounds that solve for its length."""
+LEAST_GAIN = 1e-6
+
+
+class Trust:
+    """One tenant's hints against the outcomes."""
+
+    __slots__ = ("error", "own_error", "ratios")
+
+    def __init__(self, ratios: list[float] | None = None, error: float = 0.0, own_error: float = 0.0) -> None:
+        self.ratios = Ring(RATIOS, ratios)
+        """log(happened / declared)"""
+        self.error = error
+        self.own_error = own_error
+
+    def learn(self, log_happened: float, log_hint: float, log_own: float | None) -> None:
+        """`log_own`: what the history would have said, None where there was none."""
+        corrected = log_hint + self.bias
+        fade = max(1.0 / RATIOS, 1.0 / (len(self.ratios.ordered) + 1))
+        self.error += fade * (abs(corrected - log_happened) - self.error)
+        own = abs(log_own - log_happened) if log_own is not None else inf
+        if isfinite(own):
+            self.own_error += fade * (own - self.own_error)
+        else:
+            self.own_error += fade * (2.0 * self.error - self.own_error)
+        self.ratios.add(log_happened - log_hint)
+
+    @property
+    def bias(self) -> float:
+        ordered = self.ratios.ordered
+        return ordered[len(ordered) // 2] if len(ordered) >= PROVED else 0.0
+
+    @property
+    def beaten(self) -> bool:
+        """Has the history said better than this tenant?"""
+        return len(self.ratios.ordered) >= PROVED and self.error > MARGIN * self.own_error + 0.05
+
+    def band(self, log_hint: float) -> tuple[float, float, float]:
+        """10th, 50th, 90th percentile of the logarithm of what will be."""
+        ordered = self.ratios.ordered
+        n = len(ordered)
+        if n < PROVED:
+            return log_hint - Z * SPREAD, log_hint, log_hint + Z * SPREAD
+        return log_hint + ordered[n // 10], log_hint + ordered[n // 2], log_hint + ordered[n * 9 // 10]
+
+
+def declared_steps(hints: Hints | None) -> float | None:
+    """Steps that the client expects, said by itself or by its graph."""
+    if hints is None:
+        return None
+    if hints.steps is not None and hints.steps > 0:
+        return float(hints.steps)
+    return expected_steps(hints.graph) if hints.graph else None
+
+
+def declared_log_work(hints: Hints | None) -> float | None:
+    if hints is None or hints.work_s is None or not 0.0 < hints.work_s < inf:
+        return None
+    return log(hints.work_s)
+
+
+def expected_steps(graph: Sequence[Declared]) -> float | None:
+    """Expected length from step 0 to the end; None for a graph too large or one that does not end.
+
+    Solves E = 1 + P E by sweeps from the last step to the first: one sweep for a graph without loops.
+    """
+    if not 0 < len(graph) <= NODES or not all(valid(step, len(graph)) for step in graph):
+        return None
+    expected = [1.0] * len(graph)
+    for _ in range(SWEEPS):
+        change = 0.0
+        for index in range(len(graph) - 1, -1, -1):
+            value = 1.0 + sum(share * expected[to] for to, share in graph[index].next)
+            change = max(change, abs(value - expected[index]))
+            expected[index] = value
+        if change < LEAST_GAIN * expected[0]:
+            return expected[0]
+    return None
+
+
+def valid(step: Declared, nodes: int) -> bool:
+    """Successors exist, each with a probability, together at most 1."""
+    shares = [share for _, share in step.next]
+    return (
+        len(shares) <= NODES
+        and all(0 <= to < nodes for to, _ in step.next)
+        and all(0.0 <= share <= 1.0 for share in shares)
+        and sum(shares) <= 1.0 + LEAST_GAIN
+    )
+
+
+def follow(graph: Sequence[Declared], node: int, tool: str) -> int:
+    """The declared step that has just run, after `node` (-1: none yet) and having asked for `tool`; -2: off course."""
+    if node == -2 or not graph:
+        return -2
+    nexts = graph[node].next if node >= 0 else ((0, 1.0),)
+    fitting = [(share, -to) for to, share in nexts if 0 <= to < len(graph) and graph[to].tool in ("", tool)]
+    return -max(fitting)[1] if fitting else -2
+
+
+def likeliest(graph: Sequence[Declared], node: int) -> tuple[str, float] | None:
+    """The tool of the likeliest declared step after `node`."""
+    if node == -2 or not graph:
+        return None
+    nexts = graph[node].next if node >= 0 else ((0, 1.0),)
+    fitting = [(share, -to) for to, share in nexts if 0 <= to < len(graph)]
+    if not fitting:
+        return None
+    share, to = max(fitting)
+    return (graph[-to].tool, share) if graph[-to].tool else None

@@ -1,0 +1,103 @@
+"""What one agent program does step by step: its tools' order, their pauses, growth, outputs and ends."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from saga_core.aeg.bands import Band
+from saga_core.aeg.pauses import Pauses
+from saga_core.aeg.scores import Tally
+from saga_core.aeg.sequel import Sequel
+from saga_core.aeg.words import UNKNOWN
+
+TOOLS = 64
+"""Tools told apart per program; further ones count as unknown."""
+MEMORY = 512
+"""Steps after which a tool's ends are halved: it forgets."""
+ENDS_SHRINK = 4.0
+"""Steps of a tool at which its own ends weigh as much as the program's."""
+FIRST_END = (1.0, 20.0)
+"""Presumed: one workflow in 20 steps (the paper's termination probability of 0.05)."""
+
+
+@dataclass(slots=True)
+class Ends:
+    """How often something was asked for, and how often that was the last."""
+
+    asked: float = 0.0
+    last: float = 0.0
+
+    def ask(self) -> None:
+        self.asked += 1.0
+        if self.asked > MEMORY:
+            self.asked /= 2.0
+            self.last /= 2.0
+
+
+@dataclass(slots=True, eq=False)
+class Tool:
+    """One tool of one program."""
+
+    pauses: Pauses = field(default_factory=Pauses)
+    growth: Band = field(default_factory=Band)
+    """Tokens that the next prompt adds to this step's prompt and output."""
+    output: Band = field(default_factory=Band)
+    """Tokens that the step after this tool writes."""
+    ends: Ends = field(default_factory=Ends)
+
+
+@dataclass(slots=True, eq=False)
+class Program:
+    """All that is known of one agent program of one tenant."""
+
+    sequel: Sequel = field(default_factory=Sequel)
+    tools: dict[str, Tool] = field(default_factory=dict)
+    ends: Ends = field(default_factory=Ends)
+    steps: int = 0
+    tallies: dict[str, Tally] = field(default_factory=dict)
+
+    def score(self, what: str, error: float, rule: float, *, within: bool) -> None:
+        tally = self.tallies.get(what)
+        if tally is None:
+            tally = self.tallies[what] = Tally()
+        tally.add(error, rule, within=within)
+
+    def tool(self, name: str) -> Tool:
+        """Its entry; a new one, or that of the unknown where there are too many."""
+        known = self.tools.get(name)
+        if known is None:
+            if len(self.tools) >= TOOLS and name:
+                return self.tool(UNKNOWN)
+            known = self.tools[name] = Tool()
+        return known
+
+    def end_probability(self, tool: str) -> float:
+        """That a step which asked for `tool` was its workflow's last."""
+        last, asked = FIRST_END
+        overall = (self.ends.last + last) / (self.ends.asked + asked)
+        known = self.tools.get(tool)
+        if known is None:
+            return overall
+        share = (known.ends.last + ENDS_SHRINK * overall) / (known.ends.asked + ENDS_SHRINK)
+        return min(share, 1.0)
+
+
+class Programs:
+    """Bounded store of programs, and the pool that answers for young ones."""
+
+    LIMIT = 256
+    YOUNG_STEPS = 256
+    """Steps with which a program contributes to the pool: no tenant can fill it."""
+
+    def __init__(self) -> None:
+        self.by_name: dict[tuple[str, str], Program] = {}
+        self.pool = Program()
+
+    def at(self, tenant: str, agent_type: str) -> Program:
+        """The program, made the most recently used one."""
+        key = (tenant, agent_type)
+        program = self.by_name.pop(key, None) or Program()
+        self.by_name[key] = program
+        if len(self.by_name) > self.LIMIT:
+            del self.by_name[next(iter(self.by_name))]
+        return program
