@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from saga_core.kv import retention
+from saga_core.kv.retention import Standing
 from saga_sim.oracle.accesses import Access
 from saga_sim.oracle.estimates import ReturnChances, ReturnTimes
 from saga_sim.oracle.moment import Moment, SessionNow
@@ -17,11 +19,9 @@ from saga_sim.oracle.rows import Row
 Value = tuple[float, float]
 """Compared in order; the second decides between equals."""
 
-# WA-LRU, the SAGA paper, Eq. 1: weights of idle time, of no reuse, and of size.
-WA_IDLE, WA_REUSE, WA_SIZE = 0.3, 0.5, 0.2
 # A session comes back with this probability as long as nothing is known (the paper's repository: it ends with 0.05).
 COLD_RETURN = 0.95
-FIRST = (float("-inf"), 0.0)
+FIRST: Value = (float("-inf"), 0.0)
 """Of no more use: below every value."""
 
 
@@ -57,7 +57,7 @@ class LeastRecent(_Rule):
 
     def appraise(self, row: Row, moment: Moment) -> tuple[Value, int]:  # noqa: ARG002 - time does not matter
         stair, low = row.oldest()
-        return (stair.at_s, 0.0), low
+        return retention.lru(stair.at_s), low
 
 
 class WholeSession(_Rule):
@@ -76,7 +76,8 @@ class FinishAware(_Rule):
 
     def appraise(self, row: Row, moment: Moment) -> tuple[Value, int]:
         stair, low = row.oldest()
-        return (FIRST if moment.finished(row) else (0.0, stair.at_s)), low
+        standing = Standing.OVER if moment.finished(row) else Standing.LIVE
+        return retention.finish_aware_lru(stair.at_s, standing), low
 
 
 class WorkflowAware(_Rule):
@@ -111,16 +112,18 @@ class WorkflowAware(_Rule):
     def _score(self, session: SessionNow, reuse: float, moment: Moment) -> float:
         idle = _idle_s(session, moment) / self._idle_s if self._idle_s else 0.0
         size = session.access.tokens / self._tokens if self._tokens else 0.0
-        return WA_IDLE * idle + WA_REUSE * (1.0 - reuse) + WA_SIZE * size
+        return retention.wa_lru_score(idle, reuse, size)
 
     def _reuse(self, session: SessionNow, moment: Moment) -> float:
         cached = session.access.tokens
         if not self._explicit:
-            return self._chances.returns(session.access) * cached / (cached + self._chances.new_tokens)
+            shared = retention.overlap(cached, self._chances.new_tokens)
+            return retention.reuse_probability([(self._chances.returns(session.access), shared)])
         following = moment.next_of_session[session.number]
         if following is None:
             return 0.0
-        return cached / (cached + moment.recording.accesses[following].new_tokens)
+        shared = retention.overlap(cached, moment.recording.accesses[following].new_tokens)
+        return retention.reuse_probability([(1.0, shared)])
 
 
 class Density(_Rule):
@@ -148,7 +151,8 @@ class Density(_Rule):
             wait_s = moment.now_s - last_s + 1.0
         else:
             return (FIRST[0], last_s), row.fork
-        return (moment.block_s(row.end - 1) / (wait_s + 1.0), last_s), row.fork
+        _, value = retention.density(moment.block_s(row.end - 1), wait_s)
+        return (value, last_s), row.fork
 
     def _wait_s(self, session: SessionNow, moment: Moment) -> float:
         return self._times.residual_s(session.access.tool, _idle_s(session, moment))
