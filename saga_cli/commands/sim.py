@@ -1,4 +1,4 @@
-"""`saga sim run|validate` and `saga calibrate`: the live scheduler in virtual time, and how true it is."""
+"""`saga sim run|plan|validate` and `saga calibrate`: the live scheduler in virtual time, and how true it is."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import typer
 
 from saga_cli.commands.sim_options import (
     DEFAULT_PRESET,
+    DEFAULT_PROFILE,
     MAX_GAP_S,
     ArrivalRate,
     Concurrency,
@@ -17,6 +18,7 @@ from saga_cli.commands.sim_options import (
     Limit,
     Lose,
     MaxGap,
+    OneProfile,
     PerNode,
     PresetName,
     Pressure,
@@ -34,6 +36,7 @@ def declare(app: typer.Typer) -> None:
         "Run the scheduler in virtual time.\n\nWhat would a cluster do with this work, before anyone asks for one?"
     )
     command(simulator, "run")(run)
+    command(simulator, "plan")(plan)
     command(simulator, "validate")(validate)
     app.add_typer(simulator, name="sim")
     command(app, "calibrate")(calibrate)
@@ -112,6 +115,85 @@ def run(
     )
     if simulating.failures(answer):
         raise typer.Exit(1)
+
+
+def plan(
+    ctx: typer.Context,
+    target: Annotated[
+        list[str],
+        typer.Option(
+            help="p50, p95, p99, mean, geomean of completion time, ttft p95 or slo, such as 'p95 <= 5m and slo >= 95%'; repeatable.",
+            metavar="TARGET",
+        ),
+    ],
+    trace: Trace = None,
+    synth: Synth = None,
+    profile: OneProfile = DEFAULT_PROFILE,
+    max_workers: Annotated[int, typer.Option(help="The largest size to try.", min=1)] = 1024,
+    per_node: PerNode = None,
+    preset: PresetName = DEFAULT_PRESET,
+    pressure: Pressure = None,
+    arrival_rate: ArrivalRate = None,
+    concurrency: Concurrency = None,
+    scale_time: ScaleTime = 1.0,
+    max_gap: MaxGap = MAX_GAP_S,
+    workflows: Workflows = None,
+    limit: Limit = None,
+    seeds: Annotated[int, typer.Option(help="Seeds 0 to N-1; all must reach the targets.", min=1)] = 1,
+    slo: Annotated[float, typer.Option(help="Multiple of its time alone that a workflow may take.")] = 2.5,
+    fault: FaultPlan = None,
+    lose: Lose = 0.0,
+) -> None:
+    """Find how many workers this work needs to reach a target.
+
+    Simulates sizes by doubling, then by bisection. --pressure is refused: it grows with the cluster.
+    """
+    from saga_cli import planning, simulating
+    from saga_cli.progress import progress
+    from saga_cli.replaying import Workload
+    from saga_sim.experiment import Arrivals, fitted, repeated
+    from saga_sim.sizing import Question
+    from saga_sim.slowdown import check_slo
+    from saga_sim.targets import parse_all
+
+    targets = parse_all(target)
+    check_slo(slo)
+    spec = simulating.cluster(preset, None, max_workers, per_node)
+    arrivals = Arrivals(
+        pressure=pressure,
+        per_s=arrival_rate,
+        scale_time=scale_time,
+        max_gap_s=max_gap,
+        max_live=concurrency,
+    )
+    loaded = fitted(Workload(files=trace or (), synth=synth, workflows=workflows, limit=limit).load(), spec)
+    question = Question(
+        spec=spec,
+        profile=_single(profile),
+        workflows=repeated(loaded, workflows or len(loaded)),
+        arrivals=arrivals,
+        targets=targets,
+        seeds=seeds,
+        slo=slo,
+        faults=lambda sized: simulating.faults(sized, fault or (), lose),
+    )
+    renderer = given(ctx).renderer
+    with progress(renderer) as show:
+        answer = planning.plan(question, max_workers, show)
+    renderer.show(answer, table=planning.table, quiet=lambda a: [] if a.workers is None else [f"{a.workers}"])
+    if answer.workers is None:
+        raise typer.Exit(1)
+
+
+def _single(profile: str) -> str:
+    """The one profile of that name. Raises UserError for none such, and for several."""
+    from saga_cli import simulating
+    from saga_core.errors import UserError
+
+    names = simulating.profiles(profile)
+    if len(names) > 1:
+        raise UserError(f"--profile {profile!r}: one profile at a time here")
+    return names[0]
 
 
 def validate(
