@@ -82,14 +82,14 @@ def cluster(preset_name: str, gpus: int | None, workers: int | None, per_node: i
 
 def profiles(names: str) -> list[str]:
     """The profiles of a comma-separated list. Raises UserError for one that there is none of."""
-    from saga_core.policy.placement import PLACEMENTS
+    from saga_core.policy.profiles import PROFILES
 
     chosen = [name.strip() for name in names.split(",") if name.strip()]
     for name in chosen:
-        if name not in PLACEMENTS:
-            raise choose("profile", name, list(PLACEMENTS))
+        if name not in PROFILES:
+            raise choose("profile", name, list(PROFILES))
     if not chosen or len(set(chosen)) < len(chosen):
-        raise UserError(f"--profile {names!r}: name each profile once (have: {', '.join(PLACEMENTS)})")
+        raise UserError(f"--profile {names!r}: name each profile once (have: {', '.join(PROFILES)})")
     return chosen
 
 

@@ -46,6 +46,8 @@ from saga_sim.trace.records import Workflow
 
 __all__ = ["ClusterSpec", "World"]
 
+BODY_BYTES_PER_TOKEN = 4
+"""What a request's body is long for, in a live cluster: English and code in JSON."""
 SAMPLE_S = 60.0
 """How often the memory of all workers is looked at for the figures."""
 BOOT_S = 60.0
@@ -224,6 +226,7 @@ class World:
                 rule=who.rule,
                 agent_type=who.agent_type,
                 stream=True,
+                body_bytes=call.prompt.tokens * BODY_BYTES_PER_TOKEN,
             )
         )
 

@@ -27,7 +27,7 @@ from saga_bench.crowd import START_S, arrival, crowded_head, end
 from saga_core.events import ProfileChanged
 from saga_core.head import Head
 from saga_core.ids import StepId, WorkflowId
-from saga_core.policy.placement import PLACEMENTS
+from saga_core.policy.profiles import PROFILES
 
 STEP_GAP_S = 0.001
 """Between two steps of the crowd: 1,000 steps per second are 64 GPUs' worth of agents."""
@@ -42,7 +42,7 @@ class DecideOptions:
 
     workers: tuple[int, ...] = (8, 64, 512)
     workflows: tuple[int, ...] = (10, 1_000, 10_000)
-    profiles: tuple[str, ...] = tuple(PLACEMENTS)
+    profiles: tuple[str, ...] = tuple(PROFILES)
     decisions: int = 4_000
     """Per round, profile and size."""
     rounds: int = 5
@@ -182,7 +182,7 @@ def _quantile_us(values_ns: list[int], share: float) -> float:
 
 def head_memory(workers: int = 64, workflows: int = 1_000) -> Memory:
     """Bytes of Python objects that a head keeps for `workflows` live workflows."""
-    profile = next(iter(PLACEMENTS))
+    profile = next(iter(PROFILES))
     tracemalloc.start()
     try:
         empty = _traced(workers, 0, profile)

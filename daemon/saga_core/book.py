@@ -23,6 +23,7 @@ from saga_core.events import (
     ProfileChanged,
     ProgramGiven,
     ProgramStarted,
+    SessionPaused,
     StepArrived,
     StepFinished,
     StepLost,
@@ -73,6 +74,8 @@ class Workflow:
     name: str = ""
     agent_type: str = ""
     key: str = ""
+    work_s: float = 0.0
+    """Engine seconds that it said it would take; 0: it did not."""
     program: ProgramSpec | None = None
     log: str = ""
     state: WorkflowState = WorkflowState.ACCEPTED
@@ -121,6 +124,7 @@ class Step:
     worker: WorkerId | None = None
     incarnation: int = 0
     """Of `worker`, when the step was placed."""
+    body_bytes: int = 0
     lost: int = 0
     """Times that its worker went away before the first byte."""
 
@@ -183,8 +187,8 @@ class Book:
                 self.profile = fact.profile
             case HeadStarted():
                 self._head_started(fact, at)
-            case NodeJoined() | NodeLost() | WorkerReady() | WorkerLost():
-                pass  # kept for readers of the journal; the fleet itself is mirrored, never recovered
+            case NodeJoined() | NodeLost() | WorkerReady() | WorkerLost() | SessionPaused():
+                pass  # kept for readers of the journal; fleet and gate are soft state, never recovered
 
     def find(self, tenant: TenantId, key: str) -> Workflow | None:
         """The live workflow that `tenant` calls `key`."""
@@ -203,6 +207,7 @@ class Book:
             name=fact.name,
             agent_type=fact.agent_type,
             key=fact.key,
+            work_s=fact.work_s,
             program=fact.program,
             log=fact.log,
             active_at=at,
@@ -243,7 +248,9 @@ class Book:
 
     def _step_arrived(self, fact: StepArrived, at: float) -> None:
         self.last_step = max(self.last_step, fact.step)
-        self.steps[fact.step] = Step(fact.step, fact.tenant, fact.model, at, fact.workflow, fact.session)
+        self.steps[fact.step] = Step(
+            fact.step, fact.tenant, fact.model, at, fact.workflow, fact.session, body_bytes=fact.body_bytes
+        )
         if fact.workflow is None:
             return
         workflow = self.workflows[fact.workflow]

@@ -12,8 +12,11 @@ from typing import Any
 
 import msgspec
 
+from saga_core.costs import CostTable
 from saga_core.errors import UserError, choose
-from saga_core.policy.placement import PLACEMENTS, PlacementPolicy
+from saga_core.policy.admission import Admission
+from saga_core.policy.placement import PlacementPolicy
+from saga_core.policy.profiles import PROFILES
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +33,8 @@ class HeadConfig:
     """Larger requests are refused with 413. A 200k-token prompt of text is about 1 MB."""
     queue_timeout_s: float = 180.0
     """How long a step waits while no worker of its model is ready; then 503 with retry-after."""
-    max_waiting: int = 4096
-    """Steps that may wait at once; more are refused with 503."""
+    max_waiting: int = 16384
+    """Steps that may wait at once, for a worker or at the gate; more are refused with 503."""
     max_step_losses: int = 3
     """Times that one step is tried elsewhere after its worker was lost before the first byte."""
     node_timeout_s: float = 5.0
@@ -119,10 +122,25 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
     "workers.max_seqs": (0, 1_000_000),
     "workers.tp": (1, 1024),
     "placement.max_load": (0, 1),
+    "placement.match": (0, 1),
+    "admission.low": (0.01, 4),
+    "admission.high": (0.01, 4),
+    "admission.reserve_tokens": (0, 2**20),
+    "admission.half_life_s": (0, 86400),
+    "admission.idle_share": (0, 1),
+    "admission.busy_share": (0, 1),
+    "admission.again_share": (0, 1),
+    "admission.rise": (0, 10),
+    "admission.fall": (0.01, 1),
+    "admission.most": (1, 100),
+    "admission.held_share": (0, 1),
+    "admission.rehome_share": (0, 1),
 }
 """Least and largest valid value of the numbers that are not times."""
 TIMES_S = (0.001, 30 * 86400.0)
 """The same for every other setting in seconds: a pause of nothing spins, a month is a mistake."""
+COSTS_S = (0.0, 10.0)
+"""The same for what a token or a step of an engine costs."""
 ENGINES = ("vllm", "fake")
 
 
@@ -131,21 +149,28 @@ class Config:
     """Everything that can be set."""
 
     profile: str = "saga-paper"
-    """How steps are placed."""
+    """By which policies steps and sessions are scheduled."""
     name: str = ""
     """Name of the cluster; empty: `saga-<user>`."""
     head: HeadConfig = field(default_factory=HeadConfig)
     node: NodeConfig = field(default_factory=NodeConfig)
     workers: WorkersConfig = field(default_factory=WorkersConfig)
     placement: PlacementPolicy = field(default_factory=PlacementPolicy)
+    admission: Admission = field(default_factory=Admission)
+    costs: CostTable = field(default_factory=CostTable)
 
     def __post_init__(self) -> None:
-        if self.profile not in PLACEMENTS:
-            raise choose("profile", self.profile, list(PLACEMENTS))
+        if self.profile not in PROFILES:
+            raise choose("profile", self.profile, list(PROFILES))
         if self.workers.engine not in ENGINES:
             raise choose("engine", self.workers.engine, ENGINES)
         for name, value in settings(self).items():
             _check_bounds(name, value)
+        if self.admission.low > self.admission.high:
+            low, high = self.admission.low, self.admission.high
+            raise UserError(
+                f"admission.low = {low:g} is above admission.high = {high:g} (valid: at most that)"
+            )
 
 
 def settings(config: Config) -> dict[str, Any]:
@@ -162,7 +187,10 @@ def settings(config: Config) -> dict[str, Any]:
 
 def _check_bounds(name: str, value: object) -> None:
     """Raise `UserError` for a number out of its range; NaN is out of every range."""
-    low, high = BOUNDS.get(name, TIMES_S if name.endswith("_s") else (float("-inf"), float("inf")))
+    if name.startswith("costs."):
+        low, high = COSTS_S
+    else:
+        low, high = BOUNDS.get(name, TIMES_S if name.endswith("_s") else (float("-inf"), float("inf")))
     if isinstance(value, int | float) and not low <= value <= high:
         raise UserError(f"{name} = {value!r} is out of range (valid: {low:g} to {high:g})")
 

@@ -16,7 +16,7 @@ from typing import Final
 
 import msgspec
 
-from saga_core.ids import NodeId, StepId, TenantId, WorkerId, WorkflowId
+from saga_core.ids import NodeId, SessionId, StepId, TenantId, WorkerId, WorkflowId
 from saga_core.states import WorkflowState
 from saga_core.views import ProgramSpec
 from saga_core.wire import ToHead
@@ -53,6 +53,8 @@ class WorkflowSubmitted(_Kept, frozen=True, kw_only=True):
     agent_type: str = ""
     key: str = ""
     """The client's own name for it, when it came from outside."""
+    work_s: float = 0.0
+    """Engine seconds that it says it will take; 0: it does not say."""
     program: ProgramSpec | None = None
     log: str = ""
 
@@ -115,6 +117,14 @@ class StepPlaced(_Kept, frozen=True, kw_only=True):
     why: str
     incarnation: int = 0
     """Of the worker: what ends later under another one says nothing about the worker of now."""
+
+
+class SessionPaused(_Kept, frozen=True, kw_only=True):
+    """Its context counts no more: its next step waits until there is room."""
+
+    session: SessionId
+    worker: WorkerId
+    why: str
 
 
 class StepLost(_Kept, frozen=True, kw_only=True):
@@ -194,6 +204,7 @@ Fact = (
     | WorkflowEnded
     | StepArrived
     | StepPlaced
+    | SessionPaused
     | StepLost
     | StepFinished
     | ProfileChanged

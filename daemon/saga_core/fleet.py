@@ -9,12 +9,12 @@ Rules of this file
 
 from __future__ import annotations
 
-import heapq
 from bisect import bisect_left, insort
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
 from saga_core.ids import NodeId, SessionId, WorkerId
+from saga_core.least import Least
 from saga_core.states import NodeState, WorkerState
 from saga_core.wire import WorkerFact
 
@@ -104,9 +104,9 @@ class Pool:
     def __init__(self) -> None:
         self.workers: dict[WorkerId, Worker] = {}
         self.turn = 0
-        self._heap: list[tuple[float, int, int, WorkerId]] = []
-        """Holds the current rank of every worker but those in `_changed`, and ranks that are past."""
-        self._changed: dict[WorkerId, Worker] = {}
+        self.version = 0
+        """Grows when a worker comes or goes."""
+        self._least: Least[Worker] = Least(lambda worker: worker.rank)
         self._ring: list[tuple[int, WorkerId]] = []
         self._ring_sorted = True
         self._order: list[WorkerId] = []
@@ -119,38 +119,28 @@ class Pool:
         if worker.id in self.workers:
             return
         self.workers[worker.id] = worker
+        self.version += 1
         insort(self._order, worker.id)
         self._ring += [(point, worker.id) for point in _points(worker.id)]
         self._ring_sorted = False
-        self.touch(worker)
+        self._least.add(worker)
 
     def remove(self, worker: WorkerId) -> None:
         """Take a worker out; a stranger does nothing."""
         if self.workers.pop(worker, None) is None:
             return
-        self._changed.pop(worker, None)
+        self.version += 1
+        self._least.remove(worker)
         self._order.remove(worker)
         self._ring = [entry for entry in self._ring if entry[1] != worker]
 
     def touch(self, worker: Worker) -> None:
-        """The rank of `worker` changed. O(1): it is put in its place when somebody asks for the least loaded."""
-        if worker.id in self.workers:
-            self._changed[worker.id] = worker
+        """The rank of `worker` changed."""
+        self._least.touch(worker)
 
     def least_loaded(self) -> Worker:
-        """The worker with the smallest `rank`; O(log n) per change since the last call. The pool must not be empty."""
-        for changed in self._changed.values():
-            heapq.heappush(self._heap, changed.rank)
-        self._changed.clear()
-        if len(self._heap) > 4 * len(self.workers) + 64:
-            self._heap = [w.rank for w in self.workers.values()]
-            heapq.heapify(self._heap)
-        while True:
-            top = self._heap[0]
-            worker = self.workers.get(top[3])
-            if worker is not None and worker.rank == top:
-                return worker
-            heapq.heappop(self._heap)
+        """The worker with the smallest `rank`. The pool must not be empty."""
+        return self._least.least()
 
     def nth(self, turn: int) -> Worker:
         """The worker whose turn it is, in the order of names."""
@@ -169,8 +159,7 @@ class Pool:
         assert sorted(self.workers) == self._order
         assert len(self._ring) == RING_POINTS * len(self.workers)
         assert all(w.state is WorkerState.READY for w in self.workers.values())
-        if self.workers:
-            assert self.least_loaded().rank == min(w.rank for w in self.workers.values())
+        self._least.check()
 
 
 class Fleet:

@@ -38,7 +38,7 @@ from saga_core.events import (
 from saga_core.fleet import Fleet, Node
 from saga_core.ids import StepId, WorkflowId
 from saga_core.mirror import Mirror, node_of
-from saga_core.policy.placement import PLACEMENTS
+from saga_core.policy.profiles import PROFILES
 from saga_core.programs import Programs
 from saga_core.states import ENDED, NodeState, WorkflowState
 from saga_core.steps import Steps
@@ -184,6 +184,7 @@ class Head:
             self.fleet.release(session.id)
         self.programs.drop(workflow.id)
         self._desk.record(fact)
+        self._steps.leave(workflow, complete=fact.state is WorkflowState.DONE)
 
     def _watch_idle(self, workflow: Workflow) -> None:
         heapq.heappush(self._idle, (self.now + self.config.head.idle_workflow_s, workflow.id))
@@ -204,10 +205,11 @@ class Head:
     # -- the head itself -----------------------------------------------------------------
 
     def _on_profile(self, event: ProfileChanged) -> None:
-        if event.profile not in PLACEMENTS:
+        if event.profile not in PROFILES:
             self._desk.ignore("unknown profile", event.profile)
             return
         self._desk.record(event)
+        self._steps.follow_profile()
 
     def _on_head_started(self, event: HeadStarted) -> None:
         if self._started or event.incarnation <= self.book.head:
@@ -217,9 +219,10 @@ class Head:
         if self.book.head:  # not the first: nodes are out there, and have not reported yet
             self._steps.settled_at = self.now + self.config.head.node_timeout_s
         self._desk.record(event)
-        if self.book.profile not in PLACEMENTS:  # the journal is of a saga that had another choice
+        if self.book.profile not in PROFILES:  # the journal is of a saga that had another choice
             self._desk.ignore("unknown profile", self.book.profile)
             self._desk.record(ProfileChanged(profile=self.config.profile))
+        self._steps.follow_profile()
         for workflow in self.book.workflows.values():
             if workflow.live:
                 self._recover(workflow)
@@ -235,7 +238,7 @@ class Head:
     def _on_tick(self) -> None:
         for node in self._mirror.silent():
             self._lose_node(node, "silent", f"no report for {self.now - node.seen_at:.1f} s")
-        self._steps.expire()
+        self._steps.tick()
         self._end_idle()
         self._run_programs()
 

@@ -2,22 +2,26 @@
 
 Rules of this file
   1. A step in the book is either on a worker or waits; `check` says so after every event.
-  2. Steps wait in the order in which they began to, per model; a worker that becomes ready is
-     asked for by its model, never by looking at everything that waits.
+  2. Steps without a ready worker wait in the order in which they began to, per model; a worker that becomes
+     ready is asked for by its model, never by looking at everything that waits.
+  3. With a gate, steps that have no room yet are held there.
 """
 
 from __future__ import annotations
 
 from msgspec.structs import replace
 
+from saga_core.accounts import Account, Accounts
 from saga_core.actions import Abort, Dispatch, Refuse
 from saga_core.book import SESSIONS, Book, Session, Step, Workflow
 from saga_core.config import Config
 from saga_core.desk import Desk
-from saga_core.events import Outcome, StepArrived, StepFinished, StepLost, StepPlaced
-from saga_core.fleet import Fleet, Worker
-from saga_core.ids import StepId, WorkerId
+from saga_core.events import Outcome, SessionPaused, StepArrived, StepFinished, StepLost, StepPlaced
+from saga_core.fleet import Fleet, Pool, Worker
+from saga_core.gate import Gate
+from saga_core.ids import SessionId, StepId, WorkerId, WorkflowId
 from saga_core.policy.placement import Ask, place
+from saga_core.policy.profiles import PROFILES, Profile, profile_of
 from saga_core.states import WorkerState, WorkflowState
 
 
@@ -30,6 +34,11 @@ class Steps:
         """Steps without a worker and since when, oldest first."""
         self._waiting_for: dict[str, dict[StepId, None]] = {}
         """The same by model."""
+        self.accounts = Accounts(config.costs)
+        self.gates: dict[str, Gate] = {}
+        """By model; none where the profile has no gate."""
+        name = self.book.profile if self.book.profile in PROFILES else config.profile
+        self.profile: Profile = profile_of(name, config.admission)
         self.settled_at = 0.0
         """Until then after a restart, a model that no worker serves may be one whose node has yet to report."""
 
@@ -61,8 +70,9 @@ class Steps:
         if workflow is not None and _too_many_sessions(workflow, event.session):
             message = f"workflow {workflow.id} has {SESSIONS} sessions already"
             return Refuse(event.step, 429, "rate_limit_error", "too_many_sessions", message)
-        if len(self.waiting) >= self.config.head.max_waiting:
-            message = f"{len(self.waiting)} steps wait for a worker already"
+        held = len(self.waiting) + sum(gate.waiting for gate in self.gates.values())
+        if held >= self.config.head.max_waiting:
+            message = f"{held} steps wait already"
             return Refuse(event.step, 503, "overloaded_error", "queue_full", message, retry_after_s=5)
         return None
 
@@ -77,7 +87,18 @@ class Steps:
     def arrive(self, event: StepArrived, workflow: Workflow | None) -> None:
         """Take an admitted step in, as one of `workflow`'s."""
         self.desk.record(replace(event, workflow=workflow.id) if workflow is not None else event)
+        if workflow is not None:
+            self._account(workflow, event.model)
         self._place_or_wait(self.book.steps[event.step])
+
+    def _account(self, workflow: Workflow, model: str) -> Account:
+        found = self.accounts.of(workflow.id)
+        if found is not None:
+            return found
+        kind = f"{workflow.tenant}/{workflow.agent_type}"
+        return self.accounts.open(
+            workflow.id, model, kind=kind, at=workflow.submitted_at, work_s=workflow.work_s
+        )
 
     # -- placement -----------------------------------------------------------------------
 
@@ -88,10 +109,14 @@ class Steps:
             self._wait(step)
             return
         session = self.book.session_of(step)
+        if self.profile.admission is not None:
+            self._ask(step, session, self._gate(step.model, pool))
+            return
         home = session.home if session is not None else None
         root = f"workflow {step.workflow}" if step.workflow is not None else f"step {step.id}"
-        ask = Ask(session.id if session is not None else None, root, home, avoid)
-        decision = place(self.book.profile, ask, pool, self.config.placement)
+        tokens = session.context_tokens if session is not None else 0
+        ask = Ask(session.id if session is not None else None, root, home, tokens, avoid)
+        decision = place(self.profile.place, ask, pool, self.config.placement)
         pool.turn += 1
         self._place(step, session, pool.workers[decision.worker], decision.why)
 
@@ -101,13 +126,89 @@ class Steps:
         self.desk.record(StepPlaced(step=step.id, worker=worker.id, why=why, incarnation=worker.incarnation))
         worker.placed += 1
         self.fleet.touch(worker)
-        self.desk.do(Dispatch(step.id, worker.id, session.id if session is not None else None, why))
+        priority = self._priority(step, session) if self.profile.engine_order else 0
+        self.desk.do(Dispatch(step.id, worker.id, session.id if session is not None else None, why, priority))
+
+    def _priority(self, step: Step, session: Session | None) -> int:
+        """The key in milliseconds; a step of no workflow goes by its own arrival or with the least served."""
+        account = self.accounts.of(step.workflow) if step.workflow is not None else None
+        if account is None:
+            account = Account(WorkflowId(0), "", step.arrived_at, 0.0, 0.0)
+        return int(1000 * self.profile.key(account, session.context_tokens if session is not None else 0))
 
     def _leave_worker(self, step: Step) -> None:
         worker = self.fleet.workers.get(step.worker) if step.worker is not None else None
         if worker is not None:
             worker.placed -= 1
             self.fleet.touch(worker)
+
+    # -- the gate ------------------------------------------------------------------------
+
+    def _gate(self, model: str, pool: Pool) -> Gate:
+        assert self.profile.admission is not None
+        gate = self.gates.get(model)
+        if gate is None:
+            gate = self.gates[model] = Gate(pool, self.profile.admission, self.profile.key)
+        gate.attach(pool)
+        return gate
+
+    def _ask(self, step: Step, session: Session | None, gate: Gate) -> None:
+        account = self.accounts.of(step.workflow) if step.workflow is not None else None
+        if session is None or account is None:
+            born_v = self.accounts.virtual_s(step.model)
+            account = Account(WorkflowId(0), "", step.arrived_at, born_v, 0.0)
+        gate.ask(step.id, _claimant(step, session), account, step.body_bytes, self.desk.now)
+        self._follow(gate)
+
+    def _land(self, step: Step, end: StepFinished | None, again_s: float = 0.0) -> Gate | None:
+        """Tell the gate that `step` has left its worker or waits no more."""
+        gate = self.gates.get(step.model)
+        if gate is None:
+            return None
+        gate.land(
+            step.id,
+            self.desk.now,
+            prompt_tokens=end.prompt_tokens if end is not None else None,
+            cached_tokens=(end.cached_tokens or 0) if end is not None else 0,
+            output_tokens=(end.output_tokens or 0) if end is not None else 0,
+            again_s=again_s,
+        )
+        if end is not None and step.workflow is None:
+            gate.leave(_claimant(step, None), self.desk.now)
+        return gate
+
+    def _follow(self, gate: Gate) -> None:
+        """Do what the gate has decided."""
+        pauses, gate.pauses = gate.pauses, []
+        for pause in pauses:
+            self.desk.record(SessionPaused(session=pause.session, worker=pause.worker, why=pause.why))
+        grants, gate.grants = gate.grants, []
+        for grant in grants:
+            step = self.book.steps[grant.step]
+            self._place(step, self.book.session_of(step), self.fleet.workers[grant.worker], grant.why)
+
+    def leave(self, workflow: Workflow, *, complete: bool) -> None:
+        """`workflow` is over: its memory and its share are for others. `complete`: it did what it wanted to."""
+        self.accounts.close(workflow.id, complete=complete)
+        for gate in self.gates.values():
+            for session in workflow.sessions.values():
+                gate.leave(session.id, self.desk.now)
+            self._follow(gate)
+
+    def follow_profile(self) -> None:
+        """The book's profile is another one: whoever waits is asked about anew."""
+        self.profile = profile_of(self.book.profile, self.config.admission)
+        held = [step for gate in self.gates.values() for step, _ in gate.held()]
+        self.gates.clear()
+        for number in sorted(held):
+            self._place_or_wait(self.book.steps[number])
+
+    def tick(self) -> None:
+        """Time passed."""
+        self.expire()
+        for gate in self.gates.values():
+            gate.tick(self.desk.now)
+            self._follow(gate)
 
     # -- waiting -------------------------------------------------------------------------
 
@@ -125,8 +226,14 @@ class Steps:
 
     def serve(self, model: str) -> None:
         """Place what waits for `model`, if a worker of it is ready."""
-        if not self.fleet.pools.get(model):
+        pool = self.fleet.pools.get(model)
+        if not pool:
             return
+        gate = self.gates.get(model)
+        if gate is not None:
+            gate.attach(pool)
+            gate.follow(self.desk.now)
+            self._follow(gate)
         for step in [self.book.steps[s] for s in self._waiting_for.get(model, ())]:
             self._wait_no_more(step)
             self._place_or_wait(step)
@@ -142,6 +249,8 @@ class Steps:
             if self.desk.now - since < limit:
                 break
             late.append(number)
+        for gate in [g for g in self.gates.values() if g.waiting and not g.pool]:
+            late += [step for step, since in gate.held() if self.desk.now - since >= limit]
         for step in [self.book.steps[s] for s in late]:
             message = f"no worker of model {step.model!r} was ready within {limit:g} s"
             self._give_up(step, Refuse(step.id, 503, "overloaded_error", "no_worker", message, 10))
@@ -161,7 +270,10 @@ class Steps:
             return
         self._leave_worker(step)
         self._suspect(step)
+        gate = self._land(step, None)
         self.desk.record(event)
+        if gate is not None:
+            self._follow(gate)
         if step.lost > self.config.head.max_step_losses:
             message = f"the step's worker was lost {step.lost} times, at last {event.worker}: {event.detail}"
             self._give_up(step, Refuse(step.id, 502, "api_error", "worker_lost", message))
@@ -181,11 +293,30 @@ class Steps:
         if step is None:
             self.desk.ignore("unknown step", f"end of step {event.step}")
             return
+        again_s = 0.0
         if event.outcome is Outcome.DONE:
             self._note_done(step, event)
+            again_s = self._note_work(step, event)
         self._leave_worker(step)
         self._wait_no_more(step)
+        gate = self._land(step, event, again_s)
         self.desk.record(event)
+        if gate is not None:
+            self._follow(gate)
+
+    def _note_work(self, step: Step, event: StepFinished) -> float:
+        """Credit the useful work of a step to its workflow; seconds spent on what had been computed before."""
+        session = self.book.session_of(step)
+        if session is None or step.workflow is None or event.prompt_tokens is None:
+            return 0.0
+        prompt, cached = event.prompt_tokens, event.cached_tokens or 0
+        had = (
+            session.context_tokens if session.context_tokens <= prompt else 0
+        )  # else it was compacted: all new
+        known = max(cached, had)
+        costs = self.accounts.costs
+        self.accounts.served(step.workflow, costs.work_s(known, prompt, event.output_tokens or 0))
+        return costs.chunk_s(cached, known - cached)
 
     def _note_done(self, step: Step, event: StepFinished) -> None:
         """Until its node says how much: what was just computed is there."""
@@ -203,30 +334,52 @@ class Steps:
     def _give_up(self, step: Step, refusal: Refuse) -> None:
         """Refuse a step that is in the book already."""
         self._wait_no_more(step)
+        gate = self._land(step, None)
         self.desk.do(refusal)
         status, detail = refusal.status, refusal.message
         self.desk.record(StepFinished(step=step.id, outcome=Outcome.REJECTED, status=status, detail=detail))
+        if gate is not None:
+            self._follow(gate)
 
     def abort(self, workflow: Workflow, reason: str) -> None:
         """Break off every step of `workflow`."""
-        for step in [self.book.steps[s] for s in workflow.running]:
+        steps = [self.book.steps[s] for s in workflow.running]
+        for step in steps:  # first, so that what the others leave is not granted to them
+            if step.model in self.gates:
+                self.gates[step.model].drop(step.id)
+        for step in steps:
             self._leave_worker(step)
             self._wait_no_more(step)
+            self._land(step, None)
             self.desk.do(Abort(step.id, reason))
             self.desk.record(StepFinished(step=step.id, outcome=Outcome.ABORTED, status=499, detail=reason))
+        for gate in self.gates.values():
+            self._follow(gate)
 
     def check(self) -> None:
         """Raise AssertionError where a step is in no place or in two."""
         placed: dict[WorkerId, int] = {}
         for step in self.book.steps.values():
-            assert (step.worker is None) == (step.id in self.waiting), f"step {step.id} is in no place"
+            held = step.model in self.gates and self.gates[step.model].holds(step.id)
+            assert not (held and step.id in self.waiting), f"step {step.id} is in two places"
+            assert (step.worker is None) == (held or step.id in self.waiting), (
+                f"step {step.id} is in no place"
+            )
             if step.worker is not None:
                 placed[step.worker] = placed.get(step.worker, 0) + 1
         assert self.waiting.keys() <= self.book.steps.keys(), "a step waits that is over"
+        self.accounts.check()
+        for gate in self.gates.values():
+            gate.check()
         by_model = {s for queue in self._waiting_for.values() for s in queue}
         assert by_model == self.waiting.keys(), "waiting steps miscounted"
         for worker in self.fleet.workers.values():
             assert worker.placed == placed.get(worker.id, 0), f"{worker.id} miscounts its steps"
+
+
+def _claimant(step: Step, session: Session | None) -> SessionId:
+    """Who asks for memory: the session, or the step itself where it has none."""
+    return session.id if session is not None else SessionId(f"step-{step.id}")
 
 
 def _too_many_sessions(workflow: Workflow, name: str) -> bool:

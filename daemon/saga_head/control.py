@@ -15,7 +15,7 @@ from aiohttp import web
 from saga_core.errors import ClusterError, SagaError, UserError, choose
 from saga_core.events import CancelAsked, FinishAsked, ProfileChanged
 from saga_core.ids import WorkflowId
-from saga_core.policy.placement import PLACEMENTS
+from saga_core.policy.profiles import PROFILES
 from saga_core.states import ENDED, WorkflowState
 from saga_core.views import Accepted, ClusterView, FinishRequest, SubmitRequest, WorkflowView
 from saga_head import show
@@ -175,8 +175,8 @@ class Control:
 
     async def profile(self, request: web.Request) -> web.Response:
         wanted = await _body(request, _Profile)
-        if wanted.profile not in PLACEMENTS:
-            raise choose("profile", wanted.profile, list(PLACEMENTS))
+        if wanted.profile not in PROFILES:
+            raise choose("profile", wanted.profile, list(PROFILES))
         self.shell.handle(ProfileChanged(profile=wanted.profile))
         return _json({"profile": wanted.profile})
 

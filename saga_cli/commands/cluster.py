@@ -136,15 +136,15 @@ def profile(
 ) -> None:
     """Show how steps are placed, or change it while the cluster runs."""
     from saga_core.errors import choose
-    from saga_core.policy.placement import PLACEMENTS
+    from saga_core.policy.profiles import PROFILES
 
     held = given(ctx)
-    if name is not None and name not in PLACEMENTS:
-        raise choose("profile", name, list(PLACEMENTS))
+    if name is not None and name not in PROFILES:
+        raise choose("profile", name, list(PROFILES))
     control = held.control()
     if name is not None:
         control.use_profile(name)
-    answer: dict[str, Any] = {"profile": control.cluster().profile, "valid": sorted(PLACEMENTS)}
+    answer: dict[str, Any] = {"profile": control.cluster().profile, "valid": sorted(PROFILES)}
     held.renderer.show(
         answer,
         table=lambda a: f"{a['profile']} (valid: {', '.join(a['valid'])})",

@@ -20,7 +20,7 @@ from saga_bench.gateway import GatewayOptions, run_gateway
 from saga_bench.procfs import cpu_ns, tree
 from saga_bench.summary import GatewayRow, summarise, with_added
 from saga_core.errors import ClusterError, UserError
-from saga_core.policy.placement import PLACEMENTS
+from saga_core.policy.profiles import PROFILES
 
 needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler on this machine")
 TINY = GatewayOptions(
@@ -51,7 +51,7 @@ def test_decide_measures_every_profile_at_every_size():
     options = DecideOptions(workers=(2, 4), workflows=(3, 5), decisions=40, rounds=2)
     rows = run_decide(options, seen.append)
     assert {(r.profile, r.workers, r.workflows) for r in rows} == {
-        (profile, workers, workflows) for profile in PLACEMENTS for workers in (2, 4) for workflows in (3, 5)
+        (profile, workers, workflows) for profile in PROFILES for workers in (2, 4) for workflows in (3, 5)
     }
     assert sorted(map(repr, seen)) == sorted(map(repr, rows))
     for row in rows:

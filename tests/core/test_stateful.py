@@ -22,7 +22,7 @@ from saga_core.events import (
     WorkflowSubmitted,
 )
 from saga_core.head import Head
-from saga_core.policy.placement import PLACEMENTS
+from saga_core.policy.profiles import PROFILES
 from saga_core.states import WorkerState, WorkflowState
 
 NODES = st.sampled_from(["n1", "n2", "n3"])
@@ -40,7 +40,7 @@ LOADS = st.sampled_from([0.0, 0.5, 0.9, 1.0, float("nan"), -3.0])
 class HeadUnderFire(RuleBasedStateMachine):
     """Every event is well-typed and otherwise arbitrary; ids are few, so that they meet."""
 
-    @initialize(profile=st.sampled_from(sorted(PLACEMENTS)), retries=st.integers(0, 1))
+    @initialize(profile=st.sampled_from(sorted(PROFILES)), retries=st.integers(0, 1))
     def start(self, profile, retries):
         limits = {"queue_timeout_s": 20, "max_waiting": 6, "max_step_losses": 1, "idle_workflow_s": 30}
         self.config = config(profile, program_retries=retries, **limits)
@@ -177,7 +177,7 @@ class HeadUnderFire(RuleBasedStateMachine):
     def tick(self, after):
         self.feed(Tick(), after)
 
-    @rule(profile=st.sampled_from([*sorted(PLACEMENTS), "none such"]))
+    @rule(profile=st.sampled_from([*sorted(PROFILES), "none such"]))
     def profile(self, profile):
         self.feed(ProfileChanged(profile=profile))
 

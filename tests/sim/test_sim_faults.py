@@ -10,7 +10,7 @@ from trace_makers import step, workflow
 from saga_core.config import Config
 from saga_core.errors import UserError
 from saga_core.events import NodeJoined, NodeLost, StepLost, WorkerLost, WorkerReady
-from saga_core.policy.placement import PLACEMENTS
+from saga_core.policy.profiles import PROFILES
 from saga_sim.costs import AGENT_CPU
 from saga_sim.experiment import fitted
 from saga_sim.faults import Fault, FaultKind, Faults, parse
@@ -88,7 +88,7 @@ def test_a_node_that_is_cut_off_comes_back_with_its_memory_known():
     assert len(times(facts, NodeLost)) == 1
 
 
-@pytest.mark.parametrize("profile", PLACEMENTS)
+@pytest.mark.parametrize("profile", PROFILES)
 def test_lost_repeated_and_late_messages_change_no_outcome(profile):
     faults = Faults(lose=0.2, repeat=0.2, late_s=0.5, seed=3)
     result, _, world = run(faults, profile=profile)
@@ -110,7 +110,7 @@ def random_faults(seed):
     return Faults(plan=plan, lose=shares[0], repeat=shares[1], late_s=random.choice([0.0, 1.0]), seed=seed)
 
 
-@given(st.integers(0, 1 << 32), st.sampled_from(list(PLACEMENTS)))
+@given(st.integers(0, 1 << 32), st.sampled_from(list(PROFILES)))
 @settings(max_examples=25, deadline=None)
 def test_every_workflow_ends_whatever_breaks(seed, profile):
     result, _, world = run(random_faults(seed), profile=profile, work=synthesise("demo", 3, seed % 5))

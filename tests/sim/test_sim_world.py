@@ -12,7 +12,7 @@ from engine_twins import simulate as simulate_engine
 from trace_makers import step, workflow
 
 from saga_core.errors import ClusterError
-from saga_core.policy.placement import PLACEMENTS
+from saga_core.policy.profiles import PROFILES
 from saga_sim.costs import AGENT_CPU, LLAMA_70B_A100
 from saga_sim.experiment import Arrivals, TraceHash, fitted, quiet_config, repeated, simulate
 from saga_sim.pacing import Pace
@@ -31,7 +31,7 @@ def demo(count=8, seed=0):
     return fitted(synthesise("demo", count, seed), SPEC)
 
 
-@pytest.mark.parametrize("profile", PLACEMENTS)
+@pytest.mark.parametrize("profile", PROFILES)
 def test_same_seed_same_facts_at_the_same_times(profile):
     arrivals = Arrivals(per_s=0.5)
     first, _ = simulate(profile, demo(), SPEC, arrivals, seed=7)
@@ -64,7 +64,7 @@ def test_another_process_with_other_hashes_sees_the_same_facts():
         assert done.stdout.strip() == here.trace_hash
 
 
-@pytest.mark.parametrize("profile", PLACEMENTS)
+@pytest.mark.parametrize("profile", PROFILES)
 def test_head_nodes_and_engines_are_sound_after_every_event(profile):
     def check():
         world.check()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import msgspec
@@ -17,6 +17,8 @@ class PlacementPolicy:
 
     max_load: float = 0.8
     """Above this load the home is left (SAGA paper, routing threshold; sensitivity below 5 %)."""
+    match: float = 0.5
+    """`prefix-aware` stays where more than this share of the context is (SGLang router, --cache-threshold 0.5)."""
 
 
 class Ask(msgspec.Struct, frozen=True):
@@ -26,6 +28,8 @@ class Ask(msgspec.Struct, frozen=True):
     root: str
     """Name of the whole workflow, or of the step itself where it has none: what is hashed."""
     home: WorkerId | None
+    tokens: int = 0
+    """Of the session's context after its latest step."""
     avoid: WorkerId | None = None
     """The worker that has just failed this step."""
 
@@ -82,18 +86,23 @@ def _why_not_home(ask: Ask, home: Worker | None, policy: PlacementPolicy) -> str
     return ""
 
 
-PLACEMENTS: Mapping[str, Place] = {
-    "round-robin": round_robin,
-    "least-loaded": least_loaded,
-    "sticky": sticky,
-    "saga-paper": affinity,
-}
-"""By profile name. A profile will name more than a placement once there is more to choose."""
+def prefix_aware(ask: Ask, pool: Pool, policy: PlacementPolicy) -> Placement:
+    """SGLang's cache-aware rule: where more than half of the context is resident, else the least loaded.
+
+    Only the home is looked at: a session's context is where its latest step was.
+    """
+    home = pool.workers.get(ask.home) if ask.home is not None else None
+    tokens = home.resident.get(ask.session, 0) if home is not None and ask.session is not None else 0
+    if home is not None and tokens > policy.match * ask.tokens:
+        why = f"home: {tokens} of {ask.tokens} tokens resident"
+        return Placement(home.id, why, ((home.id, home.load),))
+    best = pool.least_loaded()
+    return Placement(best.id, f"least loaded ({best.load:.2f})", ((best.id, best.load),))
 
 
-def place(name: str, ask: Ask, pool: Pool, policy: PlacementPolicy) -> Placement:
-    """The decision of profile `name`, led away from `ask.avoid` where another worker is there."""
-    decision = PLACEMENTS[name](ask, pool, policy)
+def place(rule: Place, ask: Ask, pool: Pool, policy: PlacementPolicy) -> Placement:
+    """The decision of `rule`, led away from `ask.avoid` where another worker is there."""
+    decision = rule(ask, pool, policy)
     if decision.worker != ask.avoid or len(pool) == 1:
         return decision
     others = [w for w in pool.workers.values() if w.id != ask.avoid]

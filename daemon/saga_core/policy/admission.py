@@ -1,0 +1,62 @@
+"""How much work a worker's memory takes at once, and when the limit moves. Numbers in, numbers out.
+
+Memory that nobody limits is the one thing that ruins agents: past the point where the contexts of all live sessions
+fit, every call recomputes what another one has just evicted (policy study, sections 0 and 2).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+NEVER = float("inf")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admission:
+    """Constants of admission, with their sources (policy study, section 5, unless said otherwise)."""
+
+    low: float = 0.95
+    """Share of the limit up to which sessions are let in and resumed."""
+    high: float = 1.0
+    """Share of the limit above which sessions are paused. Without the gap to `low`: 0.38 of the speed."""
+    reserve_tokens: int = 2000
+    """Growth of a session that is counted before it happens: some 3 steps. 0: 0.85 of the speed."""
+    half_life_s: float = 0.0
+    """In which what a session that waits for its tool counts for halves; 0: it counts fully."""
+    adaptive: bool = True
+    """Whether the limit follows the worker's idleness; otherwise it is its memory."""
+    window_s: float = 20.0
+    """How long a worker is watched before its limit moves; 5 and 60 do as well."""
+    idle_share: float = 0.85
+    """Below this busy share the limit rises, if somebody waits and the limit is what holds them."""
+    busy_share: float = 0.95
+    """Above this busy share the limit falls, if what the worker does is regeneration."""
+    again_share: float = 0.15
+    """Of the time spent on regeneration, above which that is so."""
+    rise: float = 0.15
+    fall: float = 0.85
+    most: float = 4.0
+    """Multiples of the memory that the limit goes up to. Start at 1: a busy worker is never over-committed."""
+    held_share: float = 0.8
+    """Of the limit in use, above which it is the limit that holds the waiting."""
+    rehome_share: float = 0.5
+    """A paused session with less of its context than this at home may be resumed elsewhere."""
+    force_s: float = 1800.0
+    """Whoever has waited for this long is let in (ThunderAgent's and Dynamo's limit)."""
+
+    def limit(self, factor: float, capacity_tokens: int, share: float) -> float:
+        """Tokens that sessions may need; no limit where the memory is not known."""
+        return share * factor * capacity_tokens if capacity_tokens > 0 else NEVER
+
+    def next_factor(self, factor: float, *, busy: float, again: float, held: bool) -> float:
+        """The factor on the memory after a window in which the worker was `busy` for that share of the time.
+
+        again: regeneration seconds per second. held: somebody waits, and for this worker's limit.
+        """
+        if not self.adaptive:
+            return factor
+        if busy > self.busy_share and again > self.again_share:
+            return max(1.0, self.fall * factor)
+        if busy < self.idle_share and held:
+            return min(self.most, factor + self.rise)
+        return factor

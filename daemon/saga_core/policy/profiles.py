@@ -1,0 +1,74 @@
+"""Profiles: what a cluster runs by, each a name for one choice of every policy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from saga_core.policy import ordering
+from saga_core.policy.admission import Admission
+from saga_core.policy.ordering import Key
+from saga_core.policy.placement import Place, affinity, least_loaded, prefix_aware, round_robin, sticky
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """One choice of every policy."""
+
+    what: str
+    """In a line, with its source."""
+    place: Place
+    """Where a step goes; with a gate, only where it stands open."""
+    admission: Admission | None = None
+    """Constants of the gate; None: every step goes to its worker as it comes."""
+    key: Key = ordering.arrival
+    engine_order: bool = False
+    """Whether engines serve by the key too (vLLM --scheduling-policy priority) and not as steps come."""
+
+
+THUNDER = Admission(low=0.8, high=0.95, reserve_tokens=0, half_life_s=1.0, adaptive=False)
+"""ThunderAgent (arXiv 2602.13692) as our study ran it (policy study, sections 1 and 3): pause at 0.95, resume at 0.8,
+what a session in a tool counts for halves each second."""
+
+PROFILES: Mapping[str, Profile] = {
+    "saga": Profile(
+        "ours: working-set admission with pause and resume, by virtual finish time",
+        sticky,
+        Admission(),
+        ordering.virtual_finish,
+    ),
+    "saga-blind": Profile(
+        "the same in the order of arrival, nothing learned of work", sticky, Admission(), ordering.arrival
+    ),
+    "saga-paper": Profile("the paper's rules (arXiv 2605.00528)", affinity),
+    "round-robin": Profile("each step to the next worker", round_robin),
+    "least-loaded": Profile("each step to the least loaded worker", least_loaded),
+    "sticky": Profile("each workflow to one worker, by consistent hashing", sticky),
+    "prefix-aware": Profile(
+        "where most of the context is, else least loaded (SGLang's router)", prefix_aware
+    ),
+    "las": Profile(
+        "sticky; engines serve the workflow with the least service first (Autellix, arXiv 2502.13965)",
+        sticky,
+        key=ordering.least_attained,
+        engine_order=True,
+    ),
+    "program-fcfs": Profile(
+        "sticky; engines serve the workflow that came first (Continuum's order, arXiv 2511.02230, without its TTL)",
+        sticky,
+        key=ordering.arrival,
+        engine_order=True,
+    ),
+    "thunder": Profile(
+        "pause and resume by working set, smallest first (ThunderAgent, arXiv 2602.13692)",
+        sticky,
+        THUNDER,
+        ordering.smallest,
+    ),
+}
+
+
+def profile_of(name: str, admission: Admission) -> Profile:
+    """The profile of that name; ours takes its constants of admission from the settings."""
+    found = PROFILES[name]
+    return replace(found, admission=admission) if name in {"saga", "saga-blind"} else found
