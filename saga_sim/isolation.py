@@ -28,7 +28,7 @@ def steps_s(preset: Preset, link: Link, workflow: Workflow) -> list[float]:
     contexts = Contexts(workflow, Groups(), preset.shape.block_tokens)
     there_and_back_s = 2 * (link.client_s + link.worker_s)
     return [
-        there_and_back_s + _engine_s(preset, step, cache.serve(contexts, step, preset.shape.block_tokens))
+        there_and_back_s + engine_s(preset, step, cache.serve(contexts, step, preset.shape.block_tokens))
         for step in workflow.steps
     ]
 
@@ -45,13 +45,15 @@ def _longest_way_s(workflow: Workflow, pace: Pace, durations_s: Sequence[float])
     return max(ends_s)
 
 
-def _engine_s(preset: Preset, step: Step, cached_tokens: int) -> float:
-    """A prefill in chunks, which ends with the first token, and one engine step for each further token."""
+def engine_s(preset: Preset, step: Step, cached_tokens: int) -> float:
+    """Seconds of one call on an idle engine: a prefill in chunks, then one engine step for each further token."""
     costs, fresh = preset.costs, step.prompt_tokens - cached_tokens
     chunks = -(-fresh // preset.shape.step_tokens)
     more = step.output_tokens - 1
     contexts = more * step.prompt_tokens + more * (more - 1) / 2
-    prefill_s = chunks * costs.step_s + costs.chunk_s(cached_tokens, fresh)
+    prefill_s = (
+        costs.intake_s(step.prompt_tokens) + chunks * costs.step_s + costs.chunk_s(cached_tokens, fresh)
+    )
     return prefill_s + more * (costs.step_s + costs.decode_s) + costs.context_token_s * contexts
 
 
