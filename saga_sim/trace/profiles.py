@@ -43,6 +43,7 @@ class Profile:
     max_context_tokens: int
     arrivals_per_s: float
     max_gap_s: float
+    tenant: str | None = None
 
 
 SWE_BENCH_LIKE = Profile(
@@ -121,10 +122,38 @@ DEMO_BROWSING = replace(
     max_gap_s=4.0,
 )
 
+# Ten tenants [P]: three heavy ones with agents of 100 steps, four medium of 30, three light of 10; they send
+# 16, 8 and 4 workflows a minute each [P, one digest]. The steps are SWE-bench-like in all else.
+TEN_TENANTS = "ten-tenants"
+_TENANT_CLASSES = (("heavy", 3, 100, 4), ("medium", 4, 30, 2), ("light", 3, 10, 1))
+
+
+def _ten_tenants() -> tuple[tuple[Profile, int], ...]:
+    """Each tenant as often as it sends, spread over the round as evenly as its numbers allow."""
+    turns = [
+        ((turn + 0.5) / sends, f"{name}-{number + 1}", mean)
+        for name, tenants, mean, sends in _TENANT_CLASSES
+        for number in range(tenants)
+        for turn in range(sends)
+    ]
+    return tuple((_tenant(tenant, mean), 1) for _, tenant, mean in sorted(turns))
+
+
+def _tenant(tenant: str, mean_steps: float) -> Profile:
+    return replace(
+        SWE_BENCH_LIKE,
+        name=f"{tenant.partition('-')[0]}-agent",
+        tenant=tenant,
+        mean_steps=mean_steps,
+        steps_shape=8.0,  # [C] the classes are told apart by their length: their lengths hardly overlap
+    )
+
+
 # A preset mixes profiles by weight; workflows are dealt in this proportion, not drawn.
 PRESETS: dict[str, tuple[tuple[Profile, int], ...]] = {
     "swe-bench-like": ((SWE_BENCH_LIKE, 1),),
     "webarena-like": ((WEBARENA_LIKE, 1),),
     "demo": ((DEMO_CODING, 2), (DEMO_BROWSING, 1)),
+    TEN_TENANTS: _ten_tenants(),
 }
 DEMO_WORKFLOWS = 10

@@ -46,7 +46,7 @@ def _workflow(profile: Profile, preset: str, seed: int, index: int, arrival_s: f
         source=SOURCE,
         workload=profile.workload,
         harness=profile.name,
-        tenant=None,
+        tenant=profile.tenant,
         arrival_s=arrival_s,
         block_size=None,
         hash_scope=None,

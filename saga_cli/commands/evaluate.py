@@ -1,0 +1,83 @@
+"""`saga eval`: all profiles over the same arrivals, and the verdict."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from saga_cli.options import command, given
+
+
+def declare(app: typer.Typer) -> None:
+    command(app, "eval")(evaluate)
+
+
+def evaluate(
+    ctx: typer.Context,
+    suite: Annotated[str, typer.Argument(help="quick, standard or full.")] = "quick",
+    profile: Annotated[
+        str | None, typer.Option(help="Comma-separated; by default all there are.", metavar="NAMES")
+    ] = None,
+    baseline: Annotated[
+        str | None, typer.Option(help="Comma-separated; by default the targets'.", metavar="NAMES")
+    ] = None,
+    sets: Annotated[
+        str | None,
+        typer.Option(help="Of the suite's: swe, web, iso, entire, kvct, chat, mix.", metavar="NAMES"),
+    ] = None,
+    pressure: Annotated[
+        str | None, typer.Option(help="Comma-separated, instead of the suite's.", metavar="NUMBERS")
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(help="Seeds 0 to N-1.", min=1)] = None,
+    workflows: Annotated[int | None, typer.Option(help="In each cell.", min=1)] = None,
+    half: Annotated[str, typer.Option(help="all; tune or report: a half of the workflows.")] = "all",
+    traces: Annotated[
+        Path | None, typer.Option(help="Folder of trace files. [SAGA_TRACES]", metavar="DIR")
+    ] = None,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder of results and reports.", metavar="DIR")
+    ] = Path("saga-eval"),
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", "-j", help="Processes; by default one per core.")
+    ] = None,
+) -> None:
+    """Run all profiles over the same arrivals, judge them, write HTML, Markdown and JSON.
+
+    Results are kept one by one: the same command goes on where it was interrupted.
+    """
+    from saga_cli import evaluating, simulating
+    from saga_cli.progress import progress
+    from saga_sim.evaluation.course import check_jobs
+    from saga_sim.evaluation.plan import Choice, Half
+
+    renderer = given(ctx).renderer
+    profiles = simulating.profiles(profile or ",".join(evaluating.known_profiles()))
+    setup = evaluating.Setup(
+        suite=suite,
+        profiles=profiles,
+        baselines=evaluating.baselines(baseline, profiles),
+        choice=Choice(
+            works=evaluating.works(sets),
+            pressures=tuple(simulating.numbers("--pressure", pressure)) if pressure else None,
+            seeds=seeds,
+            workflows=workflows,
+            half=Half(evaluating.half(half)),
+        ),
+        traces=evaluating.traces_folder(traces),
+        folder=out,
+        jobs=check_jobs(jobs if jobs is not None else os.cpu_count() or 1),
+    )
+    with progress(renderer) as show:
+        answer = evaluating.run(setup, show)
+    renderer.show(
+        answer,
+        table=lambda a: evaluating.table(a, out),
+        quiet=lambda a: [
+            f"{j.state}\t{j.target.profile}\t{j.target.figure}\t{','.join(j.target.works)}" for j in a.targets
+        ],
+    )
+    if answer.failures:
+        raise typer.Exit(1)

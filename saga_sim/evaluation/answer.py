@@ -1,0 +1,133 @@
+"""The whole answer of an evaluation, as `eval.json` keeps it, and the verdict in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import msgspec
+
+from saga_sim.evaluation.course import Failure, Peak
+from saga_sim.evaluation.plan import Load
+from saga_sim.evaluation.sets import SETS
+from saga_sim.evaluation.summary import Condition, Standing, Versus
+from saga_sim.evaluation.targets import BLIND, LEARNED, Judged, State
+from saga_sim.report import notation
+
+LOSS, LOSS_P95 = 0.98, 0.97
+"""A ratio of means below the first, of p95s below the second, is a loss: the issue's bounds for "the same" and "not worse"."""
+
+
+class SetUp(msgspec.Struct, frozen=True, kw_only=True):
+    """Enough to do it again. skipped: set and why; machine, versions: name and value."""
+
+    suite: str
+    command: str
+    profiles: tuple[str, ...]
+    baselines: tuple[str, ...]
+    seeds: int
+    machine: str
+    versions: tuple[tuple[str, str], ...]
+    skipped: tuple[tuple[str, str], ...] = ()
+    code: str = ""
+
+
+class Loss(msgspec.Struct, frozen=True, kw_only=True):
+    """What speaks against one profile."""
+
+    profile: str
+    points: tuple[str, ...]
+
+
+class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
+    """All of it. cpu_s: what the cells took, summed over the processes."""
+
+    set_up: SetUp
+    headline: str
+    targets: tuple[Judged, ...]
+    losses: tuple[Loss, ...]
+    standings: tuple[Standing, ...]
+    peaks: tuple[Peak, ...] = ()
+    failures: tuple[Failure, ...] = ()
+    cells: int = 0
+    cpu_s: float = 0.0
+
+    def conditions(self) -> list[Condition]:
+        """In the order of the plan."""
+        return list(dict.fromkeys(standing.condition for standing in self.standings))
+
+    def at(self, condition: Condition) -> list[Standing]:
+        """The standings of one condition, in the order of the profiles."""
+        found = {s.profile: s for s in self.standings if s.condition == condition}
+        return [found[profile] for profile in self.set_up.profiles if profile in found]
+
+
+def condition_words(condition: Condition) -> str:
+    """`iso-bench-trae, pressure 1.5`; cluster size and half only where they are not the usual ones."""
+    what = SETS[condition.work].what if condition.work in SETS else condition.work
+    match condition.load:
+        case Load.PRESSURE:
+            at = f"pressure {condition.at:g}"
+        case Load.PEAK:
+            at = f"{100 * condition.at:g} % of the peak"
+        case Load.AT_ONCE:
+            at = f"{condition.at:g} at a time"
+    half = "" if condition.half == "all" else f", the half to {condition.half}"
+    return f"{what}, {at}, {notation.plural(condition.workers, 'worker')}{half}"
+
+
+def headline(targets: Sequence[Judged], standings: Sequence[Standing]) -> str:
+    """One sentence: targets, or what the best profile reached where none of ours was run."""
+    count = {state: sum(judged.state is state for judged in targets) for state in State}
+    if count[State.MET] + count[State.MISSED]:
+        return (
+            f"{count[State.MET]} of {notation.plural(len(targets), 'target')} met, {count[State.MISSED]} missed, "
+            f"{count[State.NOT_RUN]} not run."
+        )
+    pairs = [(v.geomean, s, v) for s in standings for v in s.versus if v.low is not None and v.low > 1]
+    if not pairs:
+        return "None of the profiles with targets was run, and no profile is shown to beat a baseline."
+    best, standing, pair = max(pairs, key=lambda found: found[0])
+    return (
+        f"None of the profiles with targets was run. Best: {standing.profile}, {notation.ratio(best)} times {pair.baseline} "
+        f"({condition_words(standing.condition)})."
+    )
+
+
+def losses(standings: Sequence[Standing], profiles: Sequence[str]) -> list[Loss]:
+    """What speaks against ours where ours were run, else against all, baseline by baseline."""
+    ours = [profile for profile in profiles if is_ours(profile)] or list(profiles)
+    found = [
+        Loss(profile=p, points=tuple(point for s in standings if s.profile == p for point in _points(s)))
+        for p in ours
+    ]
+    return [loss for loss in found if loss.points]
+
+
+def is_ours(profile: str) -> bool:
+    """`saga`, `saga-blind` and their variants; not the paper's."""
+    return profile in (LEARNED, BLIND) or profile.startswith((f"{LEARNED}:", f"{BLIND}:"))
+
+
+def _points(standing: Standing) -> Iterator[str]:
+    where = condition_words(standing.condition)
+    if standing.finished < standing.workflows:
+        missing = standing.workflows - standing.finished
+        yield f"{where}: {missing} of {notation.plural(standing.workflows, 'workflow')} did not finish"
+    for found in standing.versus:
+        worse = [words for words, ratio, bound in _ratios(found) if ratio is not None and ratio < bound]
+        if worse:
+            yield f"{where}, against {found.baseline}: {', '.join(worse)}"
+
+
+def _ratios(found: Versus) -> Iterator[tuple[str, float | None, float]]:
+    yield f"geomean {versus_words(found)}", found.geomean, LOSS
+    yield f"mean {notation.ratio(found.mean)}", found.mean, LOSS
+    yield f"p95 {notation.ratio(found.p95)}", found.p95, LOSS_P95
+    yield f"throughput {notation.ratio(found.throughput)}", found.throughput, LOSS
+
+
+def versus_words(found: Versus) -> str:
+    """`1.23 (1.15 to 1.31)`."""
+    if found.low is None or found.high is None:
+        return notation.ratio(found.geomean)
+    return f"{notation.ratio(found.geomean)} ({notation.ratio(found.low)} to {notation.ratio(found.high)})"

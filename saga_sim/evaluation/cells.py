@@ -1,0 +1,80 @@
+"""One cell run: the set drawn, the cluster built, the profile simulated, and what is kept of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from saga_core.errors import UserError
+from saga_sim.cluster import Link
+from saga_sim.costs import preset
+from saga_sim.evaluation.plan import Cell, Load
+from saga_sim.evaluation.sets import draw, work_set
+from saga_sim.experiment import Arrivals, Figures, fitted, simulate
+from saga_sim.runs import ReplayResult, RunState
+from saga_sim.world import ClusterSpec
+
+GPUS_PER_NODE = 8
+DECIMALS = 3
+"""Completion times are kept to the millisecond."""
+MINUTE_S = 60.0
+
+
+class CellResult(msgspec.Struct, frozen=True, kw_only=True):
+    """completions_s: per workflow in order of arrival, None where it did not finish. steady_per_min: workflows that ended
+    per minute between the first and the last fifth of them, so without ramp and drain.
+    """
+
+    key: str
+    cell: Cell
+    figures: Figures
+    completions_s: tuple[float | None, ...]
+    steady_per_min: float | None
+    wall_s: float
+
+
+def run_cell(cell: Cell, traces: Path | None, key: str = "") -> CellResult:
+    """Run it. The same cell gives the same result but for `wall_s`s. Raises UserError for sets that are not here."""
+    made = work_set(cell.work)
+    kind = preset(made.preset)
+    spec = ClusterSpec(
+        preset=kind, workers=cell.workers, per_node=GPUS_PER_NODE // kind.gpus, link=Link.of(kind.way_s)
+    )
+    workflows = fitted(draw(made, traces, cell.workflows, cell.seed, cell.half), spec)
+    figures, result = simulate(cell.profile, workflows, spec, arrivals(cell), seed=cell.seed)
+    return CellResult(
+        key=key,
+        cell=cell,
+        figures=figures,
+        completions_s=tuple(_completions(result)),
+        steady_per_min=steady_per_min(sorted(run.ended_s for run in result.runs)),
+        wall_s=figures.wall_s,
+    )
+
+
+def arrivals(cell: Cell) -> Arrivals:
+    """When its workflows come. Raises UserError for a share of a peak that nobody found yet."""
+    match cell.load:
+        case Load.PRESSURE:
+            return Arrivals(pressure=cell.at)
+        case Load.AT_ONCE:
+            return Arrivals(max_live=round(cell.at))
+        case Load.PEAK:
+            if cell.rate_per_s is None:
+                raise UserError(f"{cell}: the peak is not known yet")
+            return Arrivals(per_s=cell.rate_per_s)
+
+
+def _completions(result: ReplayResult) -> list[float | None]:
+    return [
+        round(run.completion_s, DECIMALS) if run.state is RunState.FINISHED else None for run in result.runs
+    ]
+
+
+def steady_per_min(ends_s: list[float]) -> float | None:
+    """The rate of the middle three fifths of rising ends; None if they ended at once."""
+    fifth = len(ends_s) // 5
+    first, last = fifth, len(ends_s) - 1 - fifth
+    span_s = ends_s[last] - ends_s[first] if last > first else 0.0
+    return (last - first) / span_s * MINUTE_S if span_s else None
