@@ -9,7 +9,9 @@ Rules of this file
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from math import exp, inf, log
 
 from saga_core.aeg import hints as hinted
@@ -33,6 +35,8 @@ from saga_core.aeg.words import UNKNOWN, Estimate, Hints, Kind
 
 LIVE = 1 << 17
 """Workflows watched at once; beyond, the oldest is forgotten as if cancelled."""
+WATCHED = 256
+"""Of these, how many stand for all when a curve is drawn."""
 SESSIONS = 64
 """Sessions watched per workflow; beyond, the oldest is forgotten."""
 TENANTS = 512
@@ -198,8 +202,23 @@ class Learner:
         log_work = log(live.work_s)
         self._score_work(program, live, log_work)
         self._judge_hints(live, log_work)
-        for key in live.keys:
-            self.shelf.learn(key, log_work, log(live.steps))
+        due = [key for key in live.keys if self.shelf.learn(key, log_work, log(live.steps))]
+        if due:
+            self._draw(due)
+
+    def _draw(self, due: Sequence[Key]) -> None:
+        """Draw the curves of these levels, with what is under way (a sample of it, where that is much)."""
+        stride = 1 + len(self.live) // WATCHED
+        under_way: dict[Key, list[tuple[float, float]]] = {key: [] for key in due}
+        for live in islice(self.live.values(), 0, None, stride):
+            if live.work_s <= 0.0:
+                continue
+            at = log(live.work_s), log(live.steps)
+            for key in live.keys:
+                if key in under_way:
+                    under_way[key].append(at)
+        for key, known in under_way.items():
+            self.shelf.draw(key, known, float(stride))
 
     def total_work(self, workflow: int) -> Estimate:
         """GPU-seconds of the whole workflow, given all seen of it. Samples 0: a guess without any history."""

@@ -7,9 +7,10 @@ three hundred of its class, and one does not silence them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import log2
 
-from saga_core.aeg.rings import Ring
+from saga_core.aeg.curves import Curve
 from saga_core.aeg.words import Kind
 
 WORKFLOWS = 256
@@ -39,20 +40,17 @@ Key = tuple[int, str, str, str]
 class Level:
     """What workflows of one likeness took, in logarithms."""
 
-    __slots__ = ("depth", "key", "steps", "work")
+    __slots__ = ("depth", "key", "learned", "steps", "work")
 
-    def __init__(self, key: Key, work: list[float] | None = None, steps: list[float] | None = None) -> None:
+    def __init__(self, key: Key) -> None:
         self.key = key
         self.depth = key[0]
+        self.learned = 0
         limit = INSTANCE_WORKFLOWS if self.depth == INSTANCE else WORKFLOWS
-        self.work = Ring(limit, work)
+        self.work = Curve(limit)
         """log GPU-seconds of whole workflows"""
-        self.steps = Ring(limit, steps)
+        self.steps = Curve(limit)
         """log steps of whole workflows"""
-
-    def learn(self, log_work: float, log_steps: float) -> None:
-        self.work.add(log_work)
-        self.steps.add(log_steps)
 
 
 def keys(kind: Kind, first_prompt_tokens: int = 0) -> tuple[Key, ...]:
@@ -80,9 +78,19 @@ class Shelf:
     def __init__(self) -> None:
         self.levels: dict[Key, Level] = {}
 
-    def learn(self, key: Key, log_work: float, log_steps: float) -> None:
+    def learn(self, key: Key, log_work: float, log_steps: float) -> bool:
+        """One more workflow is over. Should the level's curves be drawn anew?"""
         level = self.levels.pop(key, None) or Level(key)
         self.levels[key] = level  # the newest stands last
-        level.learn(log_work, log_steps)
+        level.learned += 1
+        level.work.add(log_work)
+        level.steps.add(log_steps)
         if len(self.levels) > LEVELS:
             del self.levels[next(iter(self.levels))]
+        return level.work.due
+
+    def draw(self, key: Key, under_way: Sequence[tuple[float, float]], weight: float) -> None:
+        """Draw the level's curves, with the logarithms of work and steps of what is under way."""
+        level = self.levels[key]
+        level.work.draw(sorted((log_work, weight) for log_work, _ in under_way))
+        level.steps.draw(sorted((log_steps, weight) for _, log_steps in under_way))

@@ -56,7 +56,7 @@ class Pauses:
         """Time to the return, given that `elapsed_s` have passed."""
         ordered = self.ring.ordered
         first = self.ring.above(elapsed_s)
-        if first == len(ordered) or self.beaten:
+        if first == len(ordered) or (elapsed_s >= LINDY_S and self.beaten):
             return lindy(elapsed_s)
         pseudo = 2.0 * elapsed_s if elapsed_s > 0.0 else ordered[-1]
         place = max(first, bisect_right(ordered, pseudo))

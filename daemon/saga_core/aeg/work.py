@@ -16,8 +16,10 @@ LEAST = 1e-9
 """Attained work that is still none."""
 LINDY = log(2)
 """Where nobody went on for so long: expect as much again."""
-SPREAD = 1.3
-"""log-scale standard deviation of the work of coding agents' workflows (1.2 to 1.3 in the recordings)."""
+WIDTH = 1.7
+"""Half of the band where nothing is known, in logarithms: 1.28 standard deviations of 1.3, as in the recordings."""
+FEW = 8
+"""Samples that say nothing of the band: the least of so many is no 10th percentile."""
 MOST_SPREAD = 2.5
 """A band wider than this raises the mean no further: e^(s^2/2) of three strange workflows would be without measure."""
 
@@ -30,35 +32,37 @@ Spot = tuple[float, float, float, int, int]
 def whole(levels: Mapping[Key, Level], chain: Sequence[Key], attained: float, *, steps: bool = False) -> Spot:
     """The total work (or steps), given that it is more than `attained`."""
     floor = log(attained) if attained > LEAST else log(LEAST)
-    left, low, mid, high, samples, loudest, loud = 1.0, 0.0, 0.0, 0.0, 0, -1, 0.0
+    left, mid, samples, loudest, loud, learned = 1.0, 0.0, 0, -1, 0.0, 0
+    wide, below, above = 1.0, 0.0, 0.0  # the band's own weights: a few samples know a middle, not its spread
     for key in chain:
         level = levels.get(key)
         if level is None:
             continue
-        ring = level.steps if steps else level.work
-        ordered, first = ring.ordered, ring.above(floor)
-        n = len(ordered) - first
-        if n:
-            share = left * n / (n + SHRINK[level.depth])
-            low += share * ordered[first + n // 10]
-            mid += share * ordered[first + n // 2]
-            high += share * ordered[first + n * 9 // 10]
-            samples = max(samples, n)
-            left -= share
-            if share > loud:
-                loud, loudest = share, level.depth
-            if left < ENOUGH:
-                break
-    return _filled(left, floor, (low, mid, high, samples, loudest))
-
-
-def _filled(left: float, floor: float, spot: Spot) -> Spot:
-    """The weight nobody claimed goes to the Lindy guess."""
-    low, mid, high, samples, loudest = spot
-    if samples == 0:
+        curve = level.steps if steps else level.work
+        first = curve.above(floor)
+        n = len(curve.values) - first
+        if not n or level.learned == learned:  # the same workflows as one level below
+            continue
+        learned = level.learned
+        shrink = SHRINK[level.depth]
+        share, middle = left * n / (n + shrink), curve.quantile(first, 0.5)
+        mid += share * middle
+        left -= share
+        samples = max(samples, n)
+        if share > loud:
+            loud, loudest = share, level.depth
+        if n > FEW:
+            share = wide * (n - FEW) / (n - FEW + shrink)
+            below += share * (middle - curve.quantile(first, 0.1))
+            above += share * (curve.quantile(first, 0.9) - middle)
+            wide -= share
+        if left < ENOUGH and wide < ENOUGH:
+            break
+    if not samples:
         guess = max(floor, 0.0) + LINDY
-        return guess - SPREAD, guess, guess + SPREAD, 0, -1
-    return low / (1 - left), mid / (1 - left), high / (1 - left), samples, loudest
+        return guess - WIDTH, guess, guess + WIDTH, 0, -1
+    mid /= 1.0 - left
+    return mid - below - wide * WIDTH, mid, mid + above + wide * WIDTH, samples, loudest
 
 
 def estimate(spot: Spot, attained: float) -> Estimate:
