@@ -197,7 +197,7 @@ class Trial:
         if told.step == 0:
             self._note(told.workflow, course)
         if name in course.seen:
-            state = self.learner.live[told.workflow].sessions[name]
+            state = self.learner.memory.live[told.workflow].sessions[name]
             if course.counted and state.ended_at is not None:
                 pause_s = told.at - state.ended_at
                 expected = self.learner.return_in(told.workflow, name, 0.0)

@@ -39,9 +39,11 @@ class Band:
         self.middle = max(self.middle, self.low)
         self.high = max(self.high, self.middle)
 
-    def holds(self, value: float) -> bool:
-        """Does it lie within the band?"""
-        return self.low <= log(1.0 + value) <= self.high if value > 0.0 else self.low <= 0.0
+    def errors(self, value: float) -> tuple[float, float, bool]:
+        """Error of the median, the same again (there is no simpler rule), and whether the band holds the value."""
+        x = log(1.0 + value)
+        error = abs(self.middle - x)
+        return error, error, self.low <= x <= self.high
 
     def estimate(self, source: str) -> Estimate:
         low, middle, high = exp(self.low) - 1.0, exp(self.middle) - 1.0, exp(self.high) - 1.0

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from math import log
 
 from saga_core.aeg.rings import Ring
@@ -22,16 +23,16 @@ Censored = Sequence[tuple[float, float]]
 """What is under way: how far it has come (logarithm), and how many it stands for; the least first."""
 
 
+@dataclass(slots=True, eq=False)
 class Curve:
     """Logarithms of the latest totals, and the share of all that end at or before each."""
 
-    __slots__ = ("new", "ring", "shares", "values")
-
-    def __init__(self, limit: int) -> None:
-        self.ring = Ring(limit)
-        self.values: list[float] = []
-        self.shares: list[float] = []
-        self.new = 0
+    ring: Ring
+    values: list[float] = field(default_factory=list)
+    """As the curve was last drawn, the least first."""
+    shares: list[float] = field(default_factory=list)
+    new: int = 0
+    """Samples since."""
 
     def add(self, value: float) -> None:
         self.ring.add(value)

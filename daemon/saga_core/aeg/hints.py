@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from math import inf, isfinite, log
 
 from saga_core.aeg.rings import Ring
@@ -22,16 +23,14 @@ NODES, SWEEPS = 256, 200
 LEAST_GAIN = 1e-6
 
 
+@dataclass(slots=True, eq=False)
 class Trust:
     """One tenant's hints against the outcomes."""
 
-    __slots__ = ("error", "own_error", "ratios")
-
-    def __init__(self, ratios: list[float] | None = None, error: float = 0.0, own_error: float = 0.0) -> None:
-        self.ratios = Ring(RATIOS, ratios)
-        """log(happened / declared)"""
-        self.error = error
-        self.own_error = own_error
+    ratios: Ring = field(default_factory=lambda: Ring(RATIOS))
+    """log(happened / declared)"""
+    error: float = 0.0
+    own_error: float = 0.0
 
     def learn(self, log_happened: float, log_hint: float, log_own: float | None) -> None:
         """`log_own`: what the history would have said, None where there was none."""

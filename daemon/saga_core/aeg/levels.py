@@ -8,9 +8,11 @@ three hundred of its class, and one does not silence them.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from math import log2
 
 from saga_core.aeg.curves import Curve
+from saga_core.aeg.rings import Ring
 from saga_core.aeg.words import Kind
 
 WORKFLOWS = 256
@@ -35,25 +37,28 @@ OPENINGS_PER_OCTAVE = 2
 """How finely first prompts are told apart."""
 Key = tuple[int, str, str, str]
 """Depth, tenant, agent type, what else."""
+Keys = tuple[Key, ...]
+"""A chain of them, the most alike first."""
 
 
+@dataclass(slots=True, eq=False)
 class Level:
-    """What workflows of one likeness took, in logarithms."""
+    """What workflows of one likeness took."""
 
-    __slots__ = ("depth", "key", "learned", "steps", "work")
+    key: Key
+    work: Curve
+    """log GPU-seconds of whole workflows"""
+    steps: Curve
+    """log steps of whole workflows"""
+    learned: int = 0
 
-    def __init__(self, key: Key) -> None:
-        self.key = key
-        self.depth = key[0]
-        self.learned = 0
-        limit = INSTANCE_WORKFLOWS if self.depth == INSTANCE else WORKFLOWS
-        self.work = Curve(limit)
-        """log GPU-seconds of whole workflows"""
-        self.steps = Curve(limit)
-        """log steps of whole workflows"""
+    @classmethod
+    def new(cls, key: Key) -> Level:
+        limit = INSTANCE_WORKFLOWS if key[0] == INSTANCE else WORKFLOWS
+        return cls(key, Curve(Ring(limit)), Curve(Ring(limit)))
 
 
-def keys(kind: Kind, first_prompt_tokens: int = 0) -> tuple[Key, ...]:
+def keys(kind: Kind, first_prompt_tokens: int = 0) -> Keys:
     """The chain of a kind, most alike first; the first prompt is 0 until it is known."""
     tenant, program = kind.tenant, kind.agent_type
     chain: list[Key] = []
@@ -72,15 +77,15 @@ def keys(kind: Kind, first_prompt_tokens: int = 0) -> tuple[Key, ...]:
     return tuple(chain)
 
 
+@dataclass(slots=True, eq=False)
 class Shelf:
     """Bounded store of levels; a level comes into being when its first workflow is over."""
 
-    def __init__(self) -> None:
-        self.levels: dict[Key, Level] = {}
+    levels: dict[Key, Level] = field(default_factory=dict)
 
     def learn(self, key: Key, log_work: float, log_steps: float) -> bool:
         """One more workflow is over. Should the level's curves be drawn anew?"""
-        level = self.levels.pop(key, None) or Level(key)
+        level = self.levels.pop(key, None) or Level.new(key)
         self.levels[key] = level  # the newest stands last
         level.learned += 1
         level.work.add(log_work)

@@ -7,6 +7,7 @@ the elapsed time; and where a tool's recent predictions lose to Lindy's rule (ex
 from __future__ import annotations
 
 from bisect import bisect_right
+from dataclasses import dataclass, field
 from math import log
 
 from saga_core.aeg.rings import Ring
@@ -30,18 +31,14 @@ Residual = tuple[float, float, float, float]
 """10th, 50th, 90th percentile and mean of the time left."""
 
 
+@dataclass(slots=True, eq=False)
 class Pauses:
     """Return times of one tool, and how well they have predicted."""
 
-    __slots__ = ("error", "lindy_error", "ring")
-
-    def __init__(
-        self, values: list[float] | None = None, error: float = 0.0, lindy_error: float = 0.0
-    ) -> None:
-        self.ring = Ring(PAUSES, values)
-        self.error = error
-        self.lindy_error = lindy_error
-        """Mean |log((1 + predicted) / (1 + left))| of late."""
+    ring: Ring = field(default_factory=lambda: Ring(PAUSES))
+    error: float = 0.0
+    """Mean |log((1 + predicted) / (1 + left))| of late."""
+    lindy_error: float = 0.0
 
     @property
     def trusted(self) -> bool:
@@ -69,7 +66,15 @@ class Pauses:
         # The mean of five percentiles: the tail beyond the 95th is nobody's plan.
         return marks[0], marks[2], marks[4], sum(marks) / len(marks)
 
-    def score(self, pause_s: float) -> None:
+    def judge(self, pause_s: float) -> tuple[float, float, bool]:
+        """Error at the pause's beginning, Lindy's, and whether the band held it; before the ring learns it."""
+        low, middle, high, _ = self.left(0.0)
+        self._compare(pause_s)
+        happened = log(1.0 + pause_s)
+        mine, theirs = abs(log(1.0 + middle) - happened), abs(log(1.0 + LINDY_S) - happened)
+        return mine, theirs, low <= pause_s <= high
+
+    def _compare(self, pause_s: float) -> None:
         """Compare both rules at a point inside the pause that has just ended: the latest power of 4 seconds."""
         point = 0.0 if pause_s <= 1.0 / 64 else _milestone(pause_s)
         truth = log(1.0 + pause_s - point)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from saga_core.aeg.bands import Band
 from saga_core.aeg.pauses import Pauses
@@ -10,8 +11,10 @@ from saga_core.aeg.scores import Tally
 from saga_core.aeg.sequel import Sequel
 from saga_core.aeg.words import UNKNOWN
 
-TOOLS = 64
+TOOLS = 32
 """Tools told apart per program; further ones count as unknown."""
+PROGRAMS, TENANT_PROGRAMS = 128, 16
+"""Programs kept, in all and of one tenant."""
 MEMORY = 512
 """Steps after which a tool's ends are halved: it forgets."""
 ENDS_SHRINK = 4.0
@@ -56,11 +59,11 @@ class Program:
     steps: int = 0
     tallies: dict[str, Tally] = field(default_factory=dict)
 
-    def score(self, what: str, error: float, rule: float, *, within: bool) -> None:
+    def score(self, what: str, error: float, rule: float, within: bool) -> None:
         tally = self.tallies.get(what)
         if tally is None:
             tally = self.tallies[what] = Tally()
-        tally.add(error, rule, within=within)
+        tally.add(error, rule, within)
 
     def tool(self, name: str) -> Tool:
         """Its entry; a new one, or that of the unknown where there are too many."""
@@ -70,6 +73,16 @@ class Program:
                 return self.tool(UNKNOWN)
             known = self.tools[name] = Tool()
         return known
+
+    def end(self, tool: str) -> None:
+        """A step that asked for `tool` was its workflow's last."""
+        self.ends.last += 1.0
+        self.tool(tool).ends.last += 1.0
+
+    def unask(self, tool: str) -> None:
+        """The last step of a cancelled workflow neither ended it nor went on: out of the count."""
+        for ends in (self.ends, self.tool(tool).ends):
+            ends.asked = max(ends.asked - 1.0, ends.last)
 
     def end_probability(self, tool: str) -> float:
         """That a step which asked for `tool` was its workflow's last."""
@@ -82,22 +95,31 @@ class Program:
         return min(share, 1.0)
 
 
+@dataclass(slots=True, eq=False)
 class Programs:
     """Bounded store of programs, and the pool that answers for young ones."""
 
-    LIMIT = 256
-    YOUNG_STEPS = 256
+    YOUNG_STEPS: ClassVar = 256
     """Steps with which a program contributes to the pool: no tenant can fill it."""
 
-    def __init__(self) -> None:
-        self.by_name: dict[tuple[str, str], Program] = {}
-        self.pool = Program()
+    by_name: dict[tuple[str, str], Program] = field(default_factory=dict)
+    """By tenant and agent type, the least recently begun first."""
+    pool: Program = field(default_factory=Program)
 
     def at(self, tenant: str, agent_type: str) -> Program:
         """The program, made the most recently used one."""
         key = (tenant, agent_type)
-        program = self.by_name.pop(key, None) or Program()
+        program = self.by_name.pop(key, None)
+        if program is None:
+            program = Program()
+            self._make_room(tenant)
         self.by_name[key] = program
-        if len(self.by_name) > self.LIMIT:
-            del self.by_name[next(iter(self.by_name))]
         return program
+
+    def _make_room(self, tenant: str) -> None:
+        """Forget this tenant's least recently used program if it has many, else anybody's if all are many."""
+        own = [key for key in self.by_name if key[0] == tenant]
+        if len(own) >= TENANT_PROGRAMS:
+            del self.by_name[own[0]]
+        elif len(self.by_name) >= PROGRAMS:
+            del self.by_name[next(iter(self.by_name))]

@@ -11,7 +11,7 @@ MEMORY = 4096.0
 """Predictions after which the sums are halved: the scores are of late."""
 MARKS = (0.0, 0.25, 0.5, 0.75)
 """Shares of a workflow's work at which its estimates are scored."""
-NEXT_TOOL, RETURN, GROWTH, OUTPUT, END = "next tool", "return", "growth", "output", "end"
+NEXT_TOOL, RETURN, GROWTH, OUTPUT, END = "next tool", "return", "growth", "output", "last step"
 WORK = tuple(f"work at {mark:.0%}" for mark in MARKS)
 HINT = "work hint"
 
@@ -25,7 +25,7 @@ class Tally:
     rule: float = 0.0
     within: float = 0.0
 
-    def add(self, error: float, rule: float, *, within: bool) -> None:
+    def add(self, error: float, rule: float, within: bool) -> None:
         self.count += 1.0
         self.error += error
         self.rule += rule
@@ -87,3 +87,14 @@ def pooled(all_tallies: Iterable[dict[str, Tally]]) -> dict[str, Tally]:
             into.rule += tally.rule
             into.within += tally.within
     return total
+
+
+def scores(by_program: dict[tuple[str, str], dict[str, Tally]]) -> Scores:
+    return Scores(
+        overall=summary(pooled(by_program.values())),
+        programs=tuple(
+            ProgramScores(tenant=tenant, agent_type=agent_type, scores=summary(tallies))
+            for (tenant, agent_type), tallies in by_program.items()
+            if tallies
+        ),
+    )

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from math import exp, log
 
-from saga_core.aeg.levels import NAMES, SHRINK, Key, Level
+from saga_core.aeg.levels import NAMES, SHRINK, Key, Keys, Level
 from saga_core.aeg.words import Estimate
 
 BAND_Z = 2.563
@@ -29,7 +29,7 @@ Spot = tuple[float, float, float, int, int]
 """Logarithms of the 10th, 50th and 90th percentile; samples; depth of the level that spoke loudest (-1: none)."""
 
 
-def whole(levels: Mapping[Key, Level], chain: Sequence[Key], attained: float, *, steps: bool = False) -> Spot:
+def whole(levels: Mapping[Key, Level], chain: Keys, attained: float, *, steps: bool = False) -> Spot:
     """The total work (or steps), given that it is more than `attained`."""
     floor = log(attained) if attained > LEAST else log(LEAST)
     left, mid, samples, loudest, loud, learned = 1.0, 0.0, 0, -1, 0.0, 0
@@ -44,13 +44,13 @@ def whole(levels: Mapping[Key, Level], chain: Sequence[Key], attained: float, *,
         if not n or level.learned == learned:  # the same workflows as one level below
             continue
         learned = level.learned
-        shrink = SHRINK[level.depth]
+        shrink = SHRINK[key[0]]
         share, middle = left * n / (n + shrink), curve.quantile(first, 0.5)
         mid += share * middle
         left -= share
         samples = max(samples, n)
         if share > loud:
-            loud, loudest = share, level.depth
+            loud, loudest = share, key[0]
         if n > FEW:
             share = wide * (n - FEW) / (n - FEW + shrink)
             below += share * (middle - curve.quantile(first, 0.1))
@@ -96,3 +96,7 @@ def _source(depth: int) -> str:
     if depth >= 0:
         return NAMES[depth]
     return "declared" if depth == DECLARED else "nothing known: as much again"
+
+
+NOTHING = estimate(whole({}, (), 0.0), 0.0)
+"""Of what is not known at all."""

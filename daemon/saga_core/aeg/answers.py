@@ -1,0 +1,104 @@
+"""What to expect, from what is remembered. Nothing here changes anything."""
+
+from __future__ import annotations
+
+from math import log
+
+from saga_core.aeg import hints as hinted
+from saga_core.aeg import pauses, work
+from saga_core.aeg.hints import Trust
+from saga_core.aeg.live import START, Live
+from saga_core.aeg.memory import Memory
+from saga_core.aeg.words import UNKNOWN, Estimate
+
+STRANGER = Trust()
+GUESS_GROWTH = Estimate(1000.0, 100.0, 4000.0, "nothing known: half the reserve of the study", 0, 700.0)
+GUESS_OUTPUT = Estimate(300.0, 40.0, 900.0, "nothing known: what coding agents write", 0, 160.0)
+PROGRAM = "tool of the program"
+
+
+def whole_work(memory: Memory, live: Live) -> work.Spot:
+    """Where the whole work is expected: as declared, if that has not proved worse, else from the history."""
+    own = work.whole(memory.shelf.levels, live.keys, live.work_s)
+    log_hint = log_work_hint(memory, live, own, live.work_s, live.steps) if live.hints is not None else None
+    if log_hint is None:
+        return own
+    trust = memory.trusts.get(live.kind.tenant, STRANGER)
+    low, middle, high = trust.band(log_hint)
+    if trust.beaten or (live.work_s > 0.0 and log(live.work_s) > middle):
+        return own
+    return low, middle, high, max(1, len(trust.ratios.ordered)), work.DECLARED
+
+
+def log_work_hint(memory: Memory, live: Live, own: work.Spot, work_s: float, steps: int) -> float | None:
+    """The client's word in GPU-seconds: as said, or its steps at the price of those so far or of its class."""
+    said = hinted.declared_log_work(live.hints)
+    if said is not None or live.steps_hint is None:
+        return said
+    if steps and work_s > 0.0:
+        return log(work_s / steps * max(live.steps_hint, steps))
+    if own[3] == 0:
+        return None
+    usual = work.whole(memory.shelf.levels, live.keys, 0.0, steps=True)
+    return own[1] - usual[1] + log(live.steps_hint)
+
+
+def remaining_steps(memory: Memory, live: Live) -> Estimate:
+    spot = work.whole(memory.shelf.levels, live.keys, live.steps, steps=True)
+    return work.rest(work.estimate(spot, live.steps), live.steps)
+
+
+def next_tool(memory: Memory, live: Live, session: str) -> tuple[str, float]:
+    if live.hints is not None and live.hints.graph:
+        declared = hinted.likeliest(live.hints.graph, live.node)
+        if declared is not None:
+            return declared
+    state = live.sessions.get(session)
+    past = state.past if state is not None else (START,)
+    found = memory.program(live).sequel.next(past)
+    return found if found[1] else memory.programs.pool.sequel.next(past)
+
+
+def return_in(memory: Memory, workflow: int, session: str, elapsed_s: float) -> Estimate:
+    known = memory.session(workflow, session)
+    if known is None:
+        return pauses.estimate(pauses.lindy(elapsed_s), "Lindy", 0)
+    live, state = known
+    tool = memory.program(live).tools.get(state.tool)
+    if tool is not None and tool.pauses.trusted:
+        surprising = tool.pauses.beaten and elapsed_s >= pauses.LINDY_S
+        source = "Lindy: the tool surprises" if surprising else PROGRAM
+        return pauses.estimate(tool.pauses.left(elapsed_s), source, len(tool.pauses.ring.ordered))
+    shared = memory.programs.pool.tools.get(state.tool)
+    if shared is not None and shared.pauses.trusted:
+        left = shared.pauses.left(elapsed_s)
+        return pauses.estimate(left, "tool of all programs", len(shared.pauses.ring.ordered))
+    return pauses.estimate(pauses.lindy(elapsed_s), "Lindy", 0)
+
+
+def growth(memory: Memory, workflow: int, session: str) -> Estimate:
+    known = memory.session(workflow, session)
+    tool = memory.program(known[0]).tools.get(known[1].tool) if known is not None else None
+    if tool is None or not tool.growth.samples:
+        return GUESS_GROWTH
+    return tool.growth.estimate(PROGRAM)
+
+
+def output(memory: Memory, live: Live, session: str) -> Estimate:
+    state = live.sessions.get(session)
+    tool = memory.program(live).tools.get(state.tool if state is not None else START)
+    if tool is None or not tool.output.samples:
+        return GUESS_OUTPUT
+    return tool.output.estimate(PROGRAM)
+
+
+def end_probability(memory: Memory, workflow: int, session: str, elapsed_s: float) -> float:
+    known = memory.session(workflow, session)
+    if known is None:
+        return 0.0
+    program, name = memory.program(known[0]), known[1].tool
+    last = program.end_probability(name if name != START else UNKNOWN)
+    tool = program.tools.get(name)
+    if tool is None or not elapsed_s > 0.0 or last <= 0.0:
+        return last
+    return last / (last + (1.0 - last) * tool.pauses.survive(elapsed_s))
