@@ -1,4 +1,4 @@
-"""`saga sim run|plan|validate` and `saga calibrate`: the live scheduler in virtual time, and how true it is."""
+"""`saga sim run|plan|explain|validate` and `saga calibrate`: the live scheduler in virtual time, and how true it is."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ def declare(app: typer.Typer) -> None:
     )
     command(simulator, "run")(run)
     command(simulator, "plan")(plan)
+    command(simulator, "explain")(explain)
     command(simulator, "validate")(validate)
     app.add_typer(simulator, name="sim")
     command(app, "calibrate")(calibrate)
@@ -183,6 +184,65 @@ def plan(
     renderer.show(answer, table=planning.table, quiet=lambda a: [] if a.workers is None else [f"{a.workers}"])
     if answer.workers is None:
         raise typer.Exit(1)
+
+
+def explain(
+    ctx: typer.Context,
+    workflow: Annotated[
+        str, typer.Argument(help="Its id, or slowest, median, fastest, p95, #12.", metavar="WORKFLOW")
+    ],
+    trace: Trace = None,
+    synth: Synth = None,
+    profile: OneProfile = DEFAULT_PROFILE,
+    gpus: Gpus = None,
+    workers: Workers = None,
+    per_node: PerNode = None,
+    preset: PresetName = DEFAULT_PRESET,
+    pressure: Pressure = None,
+    arrival_rate: ArrivalRate = None,
+    concurrency: Concurrency = None,
+    scale_time: ScaleTime = 1.0,
+    max_gap: MaxGap = MAX_GAP_S,
+    workflows: Workflows = None,
+    limit: Limit = None,
+    seed: Annotated[int, typer.Option(help="Of arrivals, gaps and faults.", min=0)] = 0,
+    fault: FaultPlan = None,
+    lose: Lose = 0.0,
+) -> None:
+    """Tell one workflow's life in a simulated run, step by step.
+
+    Where each step went and why, what it found in the cache, and where the completion time went.
+    """
+    from saga_cli import simulating, telling
+    from saga_cli.progress import progress
+    from saga_cli.replaying import Workload
+    from saga_sim.experiment import Arrivals
+
+    renderer = given(ctx).renderer
+    spec = simulating.cluster(preset, gpus, workers, per_node)
+    asked = telling.Asked(
+        which=workflow,
+        spec=spec,
+        profile=_single(profile),
+        workload=Workload(files=trace or (), synth=synth, workflows=workflows, limit=limit),
+        arrivals=Arrivals(
+            pressure=pressure,
+            per_s=arrival_rate,
+            scale_time=scale_time,
+            max_gap_s=max_gap,
+            max_live=concurrency,
+        ),
+        workflows=workflows,
+        faults=simulating.faults(spec, fault or (), lose),
+        seed=seed,
+    )
+    with progress(renderer) as show:
+        answer = telling.explain(asked, show)
+    renderer.show(
+        answer,
+        table=telling.table,
+        quiet=lambda a: [f"{a.story.workflow_id} {a.story.completion_s}"],
+    )
 
 
 def _single(profile: str) -> str:
