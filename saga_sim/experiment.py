@@ -17,6 +17,7 @@ from saga_core.errors import UserError
 from saga_core.events import Fact
 from saga_sim.faults import Faults
 from saga_sim.isolation import isolated_s
+from saga_sim.oracle.witness import Belady, Witness, belady
 from saga_sim.pacing import Pace
 from saga_sim.pressure import arrival_rate, pressure_of
 from saga_sim.runs import ReplayResult, RunState, Summary, summary
@@ -39,7 +40,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
 
     again_share: of the engines' busy time, spent on prefilling what had been computed before.
     useful_share: of the cached tokens, those of unfinished workflows, over the run's samples. slowdowns: completion
-    times against the workflows' times alone, and per tenant.
+    times against the workflows' times alone, and per tenant. belady: against the oracle, where asked for.
     events, wall_s, events_per_s: the simulator's own speed, in real time. trace_hash: of every fact and its time.
     """
 
@@ -59,6 +60,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     events: int
     wall_s: float
     trace_hash: str = ""
+    belady: Belady | None = None
 
     @property
     def events_per_s(self) -> float:
@@ -144,6 +146,7 @@ def simulate(
     seed: int = 0,
     faults: Faults | None = None,
     watch: Watch | None = None,
+    witness: Witness | None = None,
     slo: float = SLO,
     on_ended: Callable[[], None] = lambda: None,
 ) -> tuple[Figures, ReplayResult]:
@@ -151,9 +154,12 @@ def simulate(
 
     slo: the slowdown that meets the objective.
     """
+    if witness is not None and faults is not None:
+        raise UserError("the oracle needs a run without faults: leave them out, or the Belady ratio")
     pace = arrivals.pace(spec, workflows, seed)
     digest = TraceHash()
     on_fact = digest.add if watch is None else watch.beside(digest.add)
+    on_fact = on_fact if witness is None else _both(on_fact, witness.fact)
     if faults is None:
         world = World(spec, quiet_config(profile), on_fact=on_fact)
     else:
@@ -161,6 +167,8 @@ def simulate(
         world = World(spec, config, faults=seeded(faults, seed=seed), on_fact=on_fact)
     if watch is not None:
         watch.look_at(world)
+    if witness is not None:
+        witness.look_at(world)
     began_s = perf_counter()
     result = world.run(workflows, pace, max_live=arrivals.max_live, on_ended=lambda _: on_ended())
     wall_s = perf_counter() - began_s
@@ -168,7 +176,26 @@ def simulate(
     pressure = None if arrivals.max_live else pressure_of(spec.preset, spec.workers, pace, workflows, due)
     alone_s = isolated_s(spec.preset, spec.link, pace, workflows)
     slowed = slowdowns(result, workflows, alone_s, slo)
-    return _figures(profile, seed, world, result, pressure, slowed, wall_s, digest.text), result
+    figures = _figures(profile, seed, world, result, pressure, slowed, wall_s, digest.text)
+    if witness is not None:
+        figures = replace(figures, belady=_belady(witness, figures, spec))
+    return figures, result
+
+
+def _both(
+    one: Callable[[float, Fact], None], other: Callable[[float, Fact], None]
+) -> Callable[[float, Fact], None]:
+    def told(at: float, fact: Fact) -> None:
+        one(at, fact)
+        other(at, fact)
+
+    return told
+
+
+def _belady(witness: Witness, figures: Figures, spec: ClusterSpec) -> Belady:
+    shape = spec.preset.shape
+    reference = f"this run: {figures.profile}, seed {figures.seed}, facts {figures.trace_hash}"
+    return belady(witness.recordings(), shape.blocks, spec.preset.costs, reference)
 
 
 def _figures(

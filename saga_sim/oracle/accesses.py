@@ -32,6 +32,7 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
     private_blocks: blocks held meanwhile whose content nobody can find, such as the last one, part full.
     tokens: its context at its end. new_tokens: of its prompt, what its session had not computed before.
     tool: class of what follows it, such as `tool:bash`; empty where unknown.
+    found_blocks: how many of `prompt_blocks` the run's own cache had; None where nobody looked.
     """
 
     start_s: float
@@ -44,6 +45,7 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
     tokens: int
     new_tokens: int = 0
     tool: str = ""
+    found_blocks: int | None = None
 
     @property
     def blocks(self) -> int:
@@ -78,6 +80,8 @@ def _fault(access: Access, trunks: dict[int, tuple[Run, ...]]) -> str | None:
         return f"ends at {access.end_s:g} s, before its start at {access.start_s:g} s"
     if not 0 <= access.prompt_blocks <= access.blocks or access.private_blocks < 0:
         return f"a prompt of {access.prompt_blocks} blocks in {access.blocks} (valid: 0 to {access.blocks})"
+    if not 0 <= (access.found_blocks or 0) <= access.prompt_blocks:
+        return f"{access.found_blocks} blocks found of {access.prompt_blocks} looked up"
     if access.runs and access.runs[0].low != 0:
         return f"its first run begins at block {access.runs[0].low}, not at the root"
     for before, run in pairwise(access.runs):

@@ -57,7 +57,11 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def compare(
-    recording: Recording, blocks: int, costs: CostTable, rules: Iterable[str] | None = None
+    recording: Recording,
+    blocks: int,
+    costs: CostTable,
+    rules: Iterable[str] | None = None,
+    oracles: Iterable[str] = tuple(ORACLES),
 ) -> Comparison:
     """Replay the rules (all unless named) and the oracles on one pool."""
     known = {**RULES, **ORACLES}
@@ -65,11 +69,12 @@ def compare(
     for name in chosen:
         if name not in known:
             raise choose("rule", name, list(known))
-    names = [*chosen, *(name for name in ORACLES if name not in chosen)]
+    perfect = list(oracles)
+    names = [*chosen, *(name for name in perfect if name not in chosen)]
     outcomes = {name: replay_cache(recording, blocks, known[name](), costs) for name in names}
     return Comparison(
         blocks=blocks,
         outcomes=outcomes,
-        best_tokens=min(outcomes[name].missed_tokens for name in ORACLES),
-        best_s=min(outcomes[name].missed_s for name in ORACLES),
+        best_tokens=min(outcomes[name].missed_tokens for name in perfect),
+        best_s=min(outcomes[name].missed_s for name in perfect),
     )
