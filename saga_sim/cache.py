@@ -16,9 +16,11 @@ Rules of this file
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
+from saga_core.kv.queue import Entry, FreeQueue, Party
+from saga_core.kv.retention import OVER, UNVALUED, Worth
 from saga_sim.streams import Piece, Stream
 
 
