@@ -10,33 +10,36 @@ Rules of this file
   3. A request frees its tail first, so its head is kept the longest; and what is stored in front of a block is never
      evicted before it.
   4. Equal content stored twice is kept twice; the first copy is the one that is found.
+  5. Once somebody says what sessions are worth (`values`), idle spans go in the order of `saga_core.kv.queue` instead:
+     by worth first. The blocks of one stream are one party; its members are the sessions that used them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
+from saga_core.kv.queue import Entry, FreeQueue, Party
+from saga_core.kv.retention import OVER, UNVALUED, Worth
 from saga_sim.streams import Piece, Stream
 
 
 class Holder(Protocol):
-    """What holds spans: a request. `held` is its prefix, from the root on."""
+    """What holds spans: a request. `held` is its prefix, from the root on; "" is no session."""
 
     held: list[Span]
+    session: str
 
 
-class Span:
-    """Blocks `low` to `high` (without it) of a stream."""
+class Span(Entry):
+    """Blocks `low` to `high` (without it) of a stream; while idle, an entry of the free queue."""
 
-    __slots__ = ("after", "before", "high", "holders", "low", "order", "stream")
+    __slots__ = ("high", "holders", "low", "order", "stream")
 
     def __init__(self, stream: Stream, low: int, high: int, order: int) -> None:
+        super().__init__()
         self.stream, self.low, self.high, self.order = stream, low, high, order
         self.holders: list[Holder] = []
-        self.before: Span | None = None
-        """Neighbours in the free queue, while idle."""
-        self.after: Span | None = None
 
     def __len__(self) -> int:
         return self.high - self.low
@@ -67,9 +70,11 @@ class Cache:
         self.observer: Observer | None = None
         self._spans: dict[Stream, list[Span]] = {}
         self._orders = 0
-        # The free queue is a ring of idle spans around this one.
-        self._ring = Span(Stream(), 0, 0, -1)
-        self._ring.before = self._ring.after = self._ring
+        self._queue: FreeQueue[Span] = FreeQueue()
+        self._valued = False
+        self._parties: dict[Stream, Party] = {}
+        self.spill: Callable[[Stream, int, int], None] | None = None
+        """Told of every range of blocks that is evicted."""
 
     @property
     def free(self) -> int:
@@ -116,7 +121,7 @@ class Cache:
         for span, low, high in hits:
             held = self._cut(span, low, high)
             if not held.holders:
-                self._unlink(held)
+                self._queue.remove(held)
                 self.idle -= len(held)
             held.holders.append(holder)
             holder.held.append(held)
@@ -140,7 +145,7 @@ class Cache:
         for holder in head.holders:
             holder.held.insert(holder.held.index(span), head)
         if not head.holders:
-            self._link(head, before=span.after)
+            self._queue.split(span, head)
         return head
 
     def take(self, blocks: int) -> None:
@@ -153,15 +158,17 @@ class Cache:
         self.idle -= blocks
         assert self.idle >= 0, "more blocks taken than were free"
         while blocks:
-            span = self._ring.after
+            span = self._queue.first()
             assert span is not None
             self.changed.add(span.stream)
-            if len(span) > blocks:
-                span.high -= blocks
-                return
-            blocks -= len(span)
-            self._unlink(span)
-            self._forget(span)
+            evicted = min(blocks, len(span))
+            if self.spill is not None:
+                self.spill(span.stream, span.high - evicted, span.high)
+            blocks -= evicted
+            span.high -= evicted
+            if span.high == span.low:
+                self._queue.remove(span)
+                self._forget(span)
 
     def store(self, pieces: Iterable[Piece], holder: Holder) -> None:
         """These blocks, taken before, are full now: `holder` computed them, and they can be found."""
@@ -188,7 +195,10 @@ class Cache:
             self.observer.left(holder, empty)
         self.empty += empty
         newest: Span | None = None
+        party = self._queue.common
         for span in reversed(holder.held):
+            if self._valued and holder.session:
+                party = self._party(span.stream, holder.session)
             span.holders.remove(holder)
             if span.holders:
                 newest = None
@@ -198,9 +208,29 @@ class Cache:
                 newest.low = span.low
                 self._forget(span)
             else:
-                self._link(span, before=self._ring)
+                self._queue.append(span, party)
                 newest = span
         holder.held = []
+
+    def values(self, worths: Mapping[str, Worth | None]) -> None:
+        """What the sessions are worth from now on; None: forget that session.
+
+        What was freed before the first call belongs to no session until it is used again.
+        """
+        self._valued = True
+        for session, worth in worths.items():
+            if worth is None:
+                self._queue.forget(session)
+            else:
+                self._queue.value(session, worth)
+
+    def _party(self, stream: Stream, session: str) -> Party:
+        """What `session` uses of `stream`. A prefix of everybody is not over with those that used it so far."""
+        party = self._parties.get(stream)
+        if party is None:
+            party = self._parties[stream] = self._queue.make_party(UNVALUED if stream.owner is None else OVER)
+        self._queue.join(party, session)
+        return party
 
     def _joins(self, head: Span, tail: Span) -> bool:
         if head.stream is not tail.stream or head.high != tail.low:
@@ -212,27 +242,16 @@ class Cache:
         spans = self._spans[stream]
         return len(spans) > parts and sum(s.low < high and low < s.high for s in spans) > parts
 
-    # -- the free queue and the index ----------------------------------------------------
-
-    def _link(self, span: Span, *, before: Span | None) -> None:
-        assert before is not None
-        last = before.before
-        assert last is not None
-        span.before, span.after = last, before
-        last.after = before.before = span
-
-    def _unlink(self, span: Span) -> None:
-        before, after = span.before, span.after
-        assert before is not None
-        assert after is not None
-        before.after, after.before = after, before
-        span.before = span.after = None
+    # -- the index -----------------------------------------------------------------------
 
     def _forget(self, span: Span) -> None:
         spans = self._spans[span.stream]
         spans.remove(span)
         if not spans:
             del self._spans[span.stream]
+            party = self._parties.pop(span.stream, None)
+            if party is not None:
+                self._queue.dissolve(party)
 
     def _next_order(self) -> int:
         self._orders += 1
@@ -251,10 +270,7 @@ class Cache:
 
     def queue(self) -> Iterator[Span]:
         """The idle spans, the next to be evicted first."""
-        span = self._ring.after
-        while span is not None and span is not self._ring:
-            yield span
-            span = span.after
+        return iter(self._queue)
 
     def spans(self) -> Iterator[Span]:
         """Every span, in no order that means anything."""
@@ -263,11 +279,12 @@ class Cache:
 
     def check(self) -> None:
         """Raise AssertionError where queue, holders and counts disagree."""
+        self._queue.check()
         idle = list(self.queue())
         assert sum(map(len, idle)) == self.idle, "idle blocks miscounted"
         assert self.empty >= 0
         for span in self.spans():
             assert span.high > span.low, "an empty span"
-            assert (not span.holders) == (span.after is not None), "held and idle"
+            assert (not span.holders) == span.is_free, "held and idle"
             assert all(span in holder.held for holder in span.holders)
         assert len(idle) == sum(not span.holders for span in self.spans())
