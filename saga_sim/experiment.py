@@ -13,6 +13,7 @@ import msgspec
 from msgspec.structs import replace
 
 from saga_core.config import Config, HeadConfig, NodeConfig
+from saga_core.costs import CostTable
 from saga_core.errors import UserError
 from saga_core.events import Fact
 from saga_sim.faults import Faults
@@ -112,13 +113,14 @@ def repeated(workflows: Sequence[Workflow], count: int) -> list[Workflow]:
     ]
 
 
-def quiet_config(profile: str) -> Config:
+def quiet_config(profile: str, costs: CostTable | None = None) -> Config:
     """The live configuration but for the patience of head and nodes, which no fault tests here."""
     return Config(
         profile=profile,
         name="simulated",
-        head=HeadConfig(node_timeout_s=QUIET_S),
+        head=HeadConfig(node_timeout_s=QUIET_S, max_waiting=1_000_000),
         node=NodeConfig(head_timeout_s=QUIET_S, orphan_timeout_s=QUIET_S),
+        costs=costs or CostTable(),
     )
 
 
@@ -148,23 +150,27 @@ def simulate(
     watch: Watch | None = None,
     witness: Witness | None = None,
     slo: float = SLO,
+    declared: Callable[[Workflow], float] | None = None,
     on_ended: Callable[[], None] = lambda: None,
+    on_fact: Callable[[float, Fact], None] | None = None,
 ) -> tuple[Figures, ReplayResult]:
     """One run of `workflows` (they must fit the engine) under one profile. `faults` are spread by the same seed.
 
-    slo: the slowdown that meets the objective.
+    slo: the slowdown that meets the objective. on_fact: told of every fact and its time; what it raises ends the run.
+    declared: the engine seconds that a workflow says it will take; by default none says anything.
     """
     if witness is not None and faults is not None:
         raise UserError("the oracle needs a run without faults: leave them out, or the Belady ratio")
     pace = arrivals.pace(spec, workflows, seed)
     digest = TraceHash()
-    on_fact = digest.add if watch is None else watch.beside(digest.add)
-    on_fact = on_fact if witness is None else _both(on_fact, witness.fact)
+    told = digest.add if on_fact is None else _both(digest.add, on_fact)
+    told = told if watch is None else watch.beside(told)
+    told = told if witness is None else _both(told, witness.fact)
     if faults is None:
-        world = World(spec, quiet_config(profile), on_fact=on_fact)
+        world = World(spec, quiet_config(profile, spec.preset.costs), on_fact=told, declared=declared)
     else:
-        config = Config(profile=profile, name="simulated")
-        world = World(spec, config, faults=seeded(faults, seed=seed), on_fact=on_fact)
+        config = Config(profile=profile, name="simulated", costs=spec.preset.costs)
+        world = World(spec, config, faults=seeded(faults, seed=seed), on_fact=told, declared=declared)
     if watch is not None:
         watch.look_at(world)
     if witness is not None:
@@ -182,6 +188,12 @@ def simulate(
     return figures, result
 
 
+def _belady(witness: Witness, figures: Figures, spec: ClusterSpec) -> Belady:
+    shape = spec.preset.shape
+    reference = f"this run: {figures.profile}, seed {figures.seed}, facts {figures.trace_hash}"
+    return belady(witness.recordings(), shape.blocks, spec.preset.costs, reference)
+
+
 def _both(
     one: Callable[[float, Fact], None], other: Callable[[float, Fact], None]
 ) -> Callable[[float, Fact], None]:
@@ -190,12 +202,6 @@ def _both(
         other(at, fact)
 
     return told
-
-
-def _belady(witness: Witness, figures: Figures, spec: ClusterSpec) -> Belady:
-    shape = spec.preset.shape
-    reference = f"this run: {figures.profile}, seed {figures.seed}, facts {figures.trace_hash}"
-    return belady(witness.recordings(), shape.blocks, spec.preset.costs, reference)
 
 
 def _figures(

@@ -12,6 +12,7 @@ Rules of this file
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from saga_core import actions as act
 from saga_core import wire
@@ -33,11 +34,13 @@ from saga_core.head import Head
 from saga_core.identity import identify
 from saga_core.ids import NodeId, StepId, TenantId, WorkerId, WorkflowId
 from saga_core.mirror import node_of
+from saga_core.policy.profiles import PROFILES
 from saga_core.states import WorkflowState
 from saga_sim.agents import Agent, Agents, Call
 from saga_sim.client import RETRIED_STATUSES
 from saga_sim.clock import Clock
 from saga_sim.cluster import MODEL, ClusterSpec, SimNode, SimWorker
+from saga_sim.costs import Preset
 from saga_sim.engine import Request
 from saga_sim.faults import Fault, FaultKind, Faults, Line
 from saga_sim.pacing import Pace
@@ -54,6 +57,13 @@ BOOT_S = 60.0
 """Virtual time within which every worker must be ready, beside its own start."""
 
 
+def served_by(preset: Preset, profile: str) -> Preset:
+    """The engines of `preset`, started as `profile` wants them."""
+    if not PROFILES[profile].engine_order:
+        return preset
+    return replace(preset, shape=replace(preset.shape, priority=True))
+
+
 class World:
     """One run. Build it, `run()` it, read the result."""
 
@@ -65,15 +75,20 @@ class World:
         faults: Faults | None = None,
         on_fact: Callable[[float, Fact], None] | None = None,
         on_event: Callable[[], None] | None = None,
+        declared: Callable[[Workflow], float] | None = None,
     ) -> None:
-        """Without `faults` nodes are trusted to be there, so `config` must be patient with silent ones."""
+        """`declared`: the engine seconds that a workflow says it will take; by default none says anything.
+
+        Without `faults` nodes are trusted to be there, so `config` must be patient with silent ones.
+        """
         self.spec, self.config = spec, config
         self.clock = Clock()
         self.head = Head(config)
         self.head.book.last_workflow = spec.workflows_before
         self.ignored = 0
         self.nodes: dict[NodeId, SimNode] = {}
-        self._on_fact, self._on_event = on_fact, on_event
+        self._on_fact, self._on_event, self._declared = on_fact, on_event, declared
+        preset = served_by(spec.preset, config.profile)
         self._calls: dict[StepId, Call] = {}
         self._last_step = 0
         self._useful = self._cached = 0
@@ -82,7 +97,7 @@ class World:
             node = SimNode(
                 spec.node_name(number),
                 here,
-                spec.preset,
+                preset,
                 self.clock,
                 config,
                 self,
@@ -198,6 +213,7 @@ class World:
                 kind="replay",
                 name=workflow.workflow_id,
                 agent_type=workflow.agent_type,
+                work_s=self._declared(workflow) if self._declared is not None else 0.0,
             )
         )
         return number
@@ -253,6 +269,7 @@ class World:
             prompt_tokens=call.prompt.tokens,
             output_tokens=call.output_tokens,
             session=dispatch.session or "",
+            priority=dispatch.priority,
             computed_before=call.prompt.computed_before,
         )
         try:

@@ -109,10 +109,10 @@ class Gate:
             if worker.id not in self.rooms:
                 room = self.rooms[worker.id] = Room(worker, self.policy, now, worker.capacity_tokens)
                 self._emptiest.add(room)
-        for _, _, name in self._line:
-            claim = self.claims.get(name)
+        for _, _, session in self._line:
+            claim = self.claims.get(session)
             if claim is not None and claim.waiting and not claim.live and claim.worker in self.rooms:
-                self.rooms[claim.worker].paused[name] = claim
+                self.rooms[claim.worker].paused[session] = claim
         self._admit()
 
     def _close(self, room: Room) -> None:
