@@ -20,9 +20,13 @@ LEGEND = (
     "TCT: time from a workflow's arrival to its last token. TTFT: time to first token of a step. Prefilled again: "
     "prompt tokens computed before and not cached any more, and their share of the engines' busy time. Useful KV: of "
     "what was cached, what an unfinished workflow could still use. Slowdown: TCT over the workflow's time alone on a "
-    "worker without a cache; within the objective: of all workflows, and of the worst-served tenant's. Jain: fairness of "
-    "slowdowns, 1 = all alike. Figures are means over seeds. Speed-up: geometric mean over the same workflows of (TCT "
-    "under the first profile / TCT here), with its 95 % confidence interval and its extremes over seeds."
+    "worker without a cache; within the objective: of all workflows, and of the worst-served tenant's. Jain: fairness "
+    "of slowdowns, 1 = all alike. Figures are means over seeds. Speed-up: geometric mean over the same workflows of "
+    "(TCT under the first profile / TCT here), with its 95 % confidence interval and its extremes over seeds."
+)
+BELADY = (
+    "Belady ratio: seconds of prefilling again over those of an oracle on the accesses of the same run, so each profile "
+    "has a reference of its own (JSON names it). It says nothing about completion times."
 )
 MOST_TENANTS = 20
 """More lines nobody reads; JSON and HTML have them all."""
@@ -45,7 +49,9 @@ def table(answer: Answer) -> RenderableType:
     what = f"{size}, {plural(answer.workflows, 'workflow')}, {plural(len(answer.seeds), 'seed')}; simulated"
     parts = [Text(what), Text(), grid, Text(), *_tenants(runs), Text(fill(LEGEND, 79))]
     if any(ratio.basis == "workflows" for ratio in answer.ratios):
-        parts.insert(-1, Text(fill(ONE_RUN, 79)))
+        parts.append(Text(fill(ONE_RUN, 79)))
+    if any(figures.belady is not None for figures in answer.runs):
+        parts.append(Text(fill(BELADY, 79)))
     return Group(*parts)
 
 
@@ -131,12 +137,22 @@ def rows(runs: Sequence[Figures]) -> dict[str, str]:
         "cached share": _percent(cached),
         "prefilled again": count(round(sum(s.regenerated_tokens or 0 for s in sums) / len(sums))),
         "of busy time": _percent(_mean([f.again_share for f in runs])),
+        **_belady(runs),
         "useful KV": _percent(_mean([f.useful_share for f in runs])),
         "engines busy": _percent(_mean([f.busy_share for f in runs])),
         "preemptions": count(round(sum(f.preemptions for f in runs) / len(runs))),
         "simulated in": duration(sum(f.wall_s for f in runs)),
         "events/s": count(round(sum(f.events for f in runs) / sum(f.wall_s for f in runs))),
     }
+
+
+def _belady(runs: Sequence[Figures]) -> dict[str, str]:
+    """A row if it was asked for: the ratio over all seeds, each against the oracle on its own accesses."""
+    known = [f.belady for f in runs if f.belady is not None]
+    if not known:
+        return {}
+    oracle_s = sum(b.oracle_s for b in known)
+    return {"Belady ratio": _two(sum(b.again_s for b in known) / oracle_s if oracle_s else None)}
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -47,6 +47,8 @@ class Setup:
     seeds: int
     slo: float
     """Slowdown that meets the objective."""
+    belady: bool
+    """Whether each run's caches are held against the oracle."""
     workflows: int | None
     """How many; None: as many as the trace has."""
     faults: Faults | None
@@ -161,6 +163,7 @@ def page(setup: Setup, kept: Kept) -> str:
 def run(setup: Setup, show: Progress, kept: Kept | None = None) -> Answer:
     """All profiles over all seeds, the same arrivals for each; `kept` is filled for the HTML report."""
     from saga_sim.experiment import fitted, repeated, simulate
+    from saga_sim.oracle import Witness
     from saga_sim.pairing import compared
     from saga_sim.report import Watch
 
@@ -181,6 +184,7 @@ def run(setup: Setup, show: Progress, kept: Kept | None = None) -> Answer:
                 seed=seed,
                 faults=setup.faults,
                 watch=watch,
+                witness=Witness() if setup.belady else None,
                 slo=setup.slo,
                 on_ended=done.one,
             )

@@ -65,6 +65,10 @@ def run(
     slo: Annotated[
         float, typer.Option(help="Slowdown, as a multiple of its time alone, that a workflow may have.")
     ] = 2.5,
+    belady: Annotated[
+        bool,
+        typer.Option("--belady", help="Hold the caches against an oracle; takes about half as long again."),
+    ] = False,
     fault: FaultPlan = None,
     lose: Lose = 0.0,
     html_file: Annotated[
@@ -98,6 +102,7 @@ def run(
         ),
         seeds=seeds,
         slo=simulating.objective(slo),
+        belady=belady,
         workflows=workflows,
         faults_given=[*(fault or ()), *([f"{lose:g} of the control messages lost"] if lose else [])],
     )

@@ -83,6 +83,17 @@ def test_faults_show_as_steps_tried_again(capsys):
     assert answer["runs"][0]["summary"]["retries"] > 0
 
 
+def test_the_belady_ratio_is_there_when_asked_for(capsys):
+    words = ("--workers", "1", "--preset", "agent-cpu", "--concurrency", "4", "--profile", "sticky")
+    assert sim(*words) == 0
+    assert "Belady" not in capsys.readouterr().out
+    assert sim(*words, "--belady") == 0
+    assert "Belady ratio" in capsys.readouterr().out
+    assert sim(*words, "--belady", "--output", "json") == 0
+    told = json.loads(capsys.readouterr().out)["runs"][0]
+    assert told["belady"]["reference"].startswith("this run: sticky, seed 0, facts " + told["trace_hash"])
+
+
 @pytest.mark.parametrize(
     ("words", "why"),
     [
@@ -100,6 +111,7 @@ def test_faults_show_as_steps_tried_again(capsys):
         (("--workers", "1", "--fault", "crash:n0009/0@1"), "n0001/0"),
         (("--workers", "1", "--lose", "2"), "0 to below 1"),
         (("--workers", "1", "--slo", "0.5"), "1 or more"),
+        (("--workers", "1", "--belady", "--lose", "0.1"), "without faults"),
     ],
 )
 def test_what_cannot_be_is_refused(capsys, words, why):
