@@ -6,11 +6,13 @@ from dataclasses import replace as replace_fields
 from random import Random
 
 import pytest
+from engine_twins import Names
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
+from test_sim_engine import random_case as streams_case
 from trace_makers import TRACES, needs_traces, step, workflow
-from vllm_twin import VLLM, Labels, Ours, Theirs, calls_of, play
+from vllm_twin import VLLM, Call, Labels, Ours, Theirs, calls_of, play
 
 from saga_sim.costs import Shape
 from saga_sim.trace.format import read_trace
@@ -54,7 +56,7 @@ def random_workflow(rng, number, room):
 
 def random_case(seed):
     rng = Random(seed)
-    block = rng.choice([1, 4, 16])
+    block = rng.choice([1, 4, 16, 32])
     blocks = rng.choice([8, 12, 30, 80])
     seqs = rng.choice([1, 2, 3, 8])
     limits = Shape(
@@ -99,6 +101,30 @@ def same(vllm, limits, calls, **more):
 @settings(max_examples=60, deadline=None)
 def test_random_workflows_are_decided_as_vllm_decides(vllm, seed):
     same(vllm, *random_case(seed))
+
+
+AGES = 1e4
+"""Seconds that `streams_case` lets pass where all that came before is to be over."""
+
+
+@given(st.integers(0, 1 << 32), st.sampled_from([1, 4, 16, 32]))
+@settings(max_examples=60, deadline=None)
+def test_streams_that_fork_at_any_time_are_decided_as_vllm_decides(vllm, seed, block):
+    """Equal prompts at once, and streams continued without any order between their calls."""
+    limits, _, timed = streams_case(seed, sizes=(block,))
+    names, calls = Names(), []
+    for number, call in enumerate(timed):
+        tokens = names.tokens(call.stream, call.prompt + call.output, block)
+        ages, rest_s = divmod(call.at, AGES)
+        gap = 1 + int(20_000 * ages + 30 * rest_s)
+        calls.append(Call(number, call.stream, call.prompt, call.output, tokens, (), gap))
+    same(vllm, limits, calls)
+
+
+def test_vllm_has_the_defaults_that_the_engine_counts_on(vllm):
+    """What saga's workers do not set: a changed default of vLLM is to be seen here."""
+    assert vllm.config.scheduler_config.watermark == 0.0
+    assert vllm.config.scheduler_config.scheduler_reserve_full_isl
 
 
 def with_priorities(limits, calls, seed, *, levels=3):
