@@ -1,4 +1,4 @@
-"""`saga bench gateway|decide`: speed and size, printed with their spread."""
+"""`saga bench gateway|decide|sim`: speed and size, printed with their spread."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ import typer
 from saga_cli.options import command, given, group
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from saga_bench.decide import Row
+    from saga_bench.simulation import Measured, SimulationBench
     from saga_bench.summary import Summary
     from saga_cli.grid import Grid
 
@@ -22,6 +25,7 @@ def declare(app: typer.Typer) -> None:
     benches = group("Measure saga itself.")
     command(benches, "gateway")(gateway)
     command(benches, "decide")(decide)
+    command(benches, "sim")(sim)
     app.add_typer(benches, name="bench")
 
 
@@ -62,6 +66,106 @@ def gateway(
         rows = run_gateway(options, on_start=lambda name, turn: show.phase(f"round {turn + 1}: {name}"))
     answer = {"rows": rows, "summary": summarise(rows)}
     given(ctx).renderer.show(answer, table=lambda _: gateway_table(summarise(rows)), quiet=lambda _: [])
+
+
+def sim(
+    ctx: typer.Context,
+    max_workers: Annotated[
+        int, typer.Option(help="The largest cluster, of one GPU each.", min=16, max=10_000)
+    ] = 1024,
+    profile: Annotated[str, typer.Option(help="The profile that decides.")] = "saga-paper",
+    live: Annotated[int, typer.Option(help="Workflows alive at once, per worker.", min=1)] = 10,
+    quick: Quick = False,
+    rounds: Rounds = None,
+) -> None:
+    """Events/s and peak memory of the simulator, from 16 GPUs to --max-workers."""
+    from msgspec.structs import replace
+
+    from saga_bench.simulation import SimulationOptions, run_simulation
+    from saga_cli.progress import progress
+    from saga_cli.simulating import profiles
+
+    (named,) = profiles(profile)[:1]
+    options = SimulationOptions(most_gpus=max_workers, profile=named, live=live)
+    options = options.quick() if quick else options
+    options = replace(options, rounds=rounds or options.rounds)
+    with progress(given(ctx).renderer) as show:
+        answer = run_simulation(
+            options,
+            lambda number, gpus: show.phase(f"round {number + 1} of {options.rounds}: {gpus} GPUs"),
+            lambda found: show.say(f"  {measured_line(found)}"),
+        )
+    given(ctx).renderer.show(
+        answer, table=sim_table, quiet=lambda a: [f"{r.events_per_s:.0f}" for r in a.rows]
+    )
+
+
+def measured_line(found: Measured) -> str:
+    """One process in one line."""
+    from saga_cli.units import count, duration
+
+    rate = count(round(found.events / found.core_s))
+    return f"{found.gpus} GPUs: {rate} events/s, {found.peak_mb:.0f} MB, {duration(found.start_s + found.core_s)}"
+
+
+def sim_table(answer: SimulationBench) -> RenderableType:
+    """One row per size, and what the cost of an event does as the cluster grows."""
+    from textwrap import fill
+
+    from rich.console import Group
+    from rich.text import Text
+
+    from saga_cli.grid import Grid
+    from saga_cli.units import UNKNOWN, count, duration, plural
+
+    grid = Grid(
+        ">GPUS", ">LIVE", ">EVENTS", ">EVENTS/S", ">(MIN-MAX)", ">µs", ">PER x2", ">SPEED", ">START", ">MB",
+        rows=[
+            (
+                str(r.gpus), count(r.live), count(r.events), count(round(r.events_per_s)),
+                f"{count(round(r.events_per_s_min))}-{count(round(r.events_per_s_max))}", f"{r.event_us:.1f}",
+                UNKNOWN if r.per_doubling_us is None else f"{r.per_doubling_us:+.2f}", f"{r.speed:.{0 if r.speed >= 10 else 1}f}x",
+                duration(r.start_s), f"{r.peak_mb:.0f}",
+            )
+            for r in answer.rows
+        ],
+        empty="nothing was measured",
+    )  # fmt: skip
+    loads = [row.load for row in answer.rows]
+    what = (
+        f"{answer.options.profile}, {answer.workload} on {answer.preset}, {answer.options.live} workflows alive per GPU, "
+        f"{answer.options.span_s:g} virtual seconds, {plural(answer.options.rounds, 'round')}; load average up to {max(loads):.1f}"
+    )
+    return Group(
+        Text(fill(what, 79)),
+        Text(),
+        grid,
+        Text(),
+        Text(fill(growth_text(answer), 79)),
+        Text(),
+        Text(fill(SIM_LEGEND, 79)),
+    )
+
+
+SIM_LEGEND = (
+    "EVENTS/S: of the simulated clock, per second of one core. µs: of one event; PER x2: what it grew by for each "
+    "doubling since the row above. SPEED: virtual over core time. START: to build and fill the cluster. MB: the "
+    "process at its peak, workload included."
+)
+
+
+def growth_text(answer: SimulationBench) -> str:
+    """The cost against the logarithm, in words."""
+    grown = answer.growth
+    if grown is None:
+        return "One size says nothing of growth."
+    first, last = answer.rows[0].gpus, answer.rows[-1].gpus
+    verdict = "no faster" if grown.within_log else "faster"
+    return (
+        f"An event costs {grown.base_us:.1f} µs + {grown.doubling_us:.2f} µs x log2(GPUs), every size within "
+        f"{100 * grown.off:.0f}% of that. From {first} to {last} GPUs it grew {grown.cost_ratio:.2f}-fold, the "
+        f"logarithm {grown.log_ratio:.2f}-fold: {verdict} than the logarithm."
+    )
 
 
 def decide_table(rows: list[Row]) -> Grid:
