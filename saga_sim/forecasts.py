@@ -95,11 +95,17 @@ def stream(workflows: Sequence[Workflow], preset: Preset, live: float, seed: int
     return told
 
 
-def tool_of(step: Step) -> str:
-    """What the step asked for, as a gateway would see it: no tool, or which."""
-    if step.tool is None or step.tool.kind == "user":
-        return ANSWER
-    return step.tool.name or UNKNOWN
+def tools_of(workflow: Workflow) -> list[str]:
+    """What each step asked for, as a gateway would see it; a session's last step asked for nothing more."""
+    names = session_names(workflow)
+    last = {name: index for index, name in enumerate(names)}
+    return [_tool(step, step.id == last[name]) for step, name in zip(workflow.steps, names, strict=True)]
+
+
+def _tool(step: Step, last: bool) -> str:
+    if step.tool is None:
+        return ANSWER if last else UNKNOWN  # in the middle: the recording does not say
+    return ANSWER if step.tool.kind == "user" else step.tool.name or UNKNOWN
 
 
 @dataclass(slots=True)
@@ -146,6 +152,7 @@ class Course:
     """What is known of a workflow in the stream."""
 
     names: tuple[str, ...]
+    tools: list[str]
     works: list[float]
     total: float
     counted: bool
@@ -158,20 +165,20 @@ class Course:
 class Trial:
     """One file through one learner."""
 
-    def __init__(
-        self, workflows: Sequence[Workflow], preset: Preset, half: str, *, blind: bool, model: bool
-    ) -> None:
+    def __init__(self, workflows: Sequence[Workflow], preset: Preset, half: str, *, blind: bool) -> None:
         self.workflows = workflows
         self.learner = Learner()
         self.sums = Sums()
-        self.blind, self.model = blind, model
+        self.blind = blind
         self.finished = 0
         self.totals: list[float] = []
         self.courses = []
         for index, workflow in enumerate(workflows):
             works = [work_s(preset, workflow, step) for step in workflow.steps]
             counted = half == "all" or (index % 2 == 0) == (half == "even")
-            self.courses.append(Course(session_names(workflow), works, sum(works), counted))
+            self.courses.append(
+                Course(session_names(workflow), tools_of(workflow), works, sum(works), counted)
+            )
 
     def kind(self, workflow: Workflow) -> Kind:
         tenant, harness = workflow.tenant or "-", workflow.agent_type
@@ -184,7 +191,8 @@ class Trial:
         course, workflow = self.courses[told.workflow], self.workflows[told.workflow]
         match told.what:
             case "began":
-                self.learner.began(told.workflow, self.kind(workflow), told.at)
+                prompt = 0 if self.blind else workflow.steps[0].prompt_tokens
+                self.learner.began(told.workflow, self.kind(workflow), told.at, prompt_tokens=prompt)
             case "returned":
                 self._returned(told, course)
             case "stepped":
@@ -209,10 +217,10 @@ class Trial:
             self.learner.returned(told.workflow, name, at=told.at)
 
     def _stepped(self, told: Told, course: Course, step: Step) -> None:
-        name, tool, sums, learner = course.names[told.step], tool_of(step), self.sums, self.learner
+        name, tool, sums, learner = course.names[told.step], course.tools[told.step], self.sums, self.learner
         if course.counted:
             if tool:
-                guess, share = learner.next_tool(told.workflow, name)
+                guess, _ = learner.next_tool(told.workflow, name)
                 sums.tools += 1
                 sums.tools_right += guess == tool
             output = learner.output(told.workflow, name)
@@ -238,7 +246,7 @@ class Trial:
         course.attained += course.works[told.step]
         if course.counted:
             expected = learner.end_probability(told.workflow, name)
-            last = sum(course.seen.values()) and len(course.seen) and self._is_last(told, course)
+            last = course.attained >= course.total * (1 - 1e-9)
             sums.steps += 1
             sums.ends += last
             sums.ends_expected += expected
@@ -246,9 +254,6 @@ class Trial:
             rate = 1 / (sum(len(w.steps) for w in self.workflows) / len(self.workflows))
             sums.brier_rule += (last - rate) ** 2
         self._note(told.workflow, course)
-
-    def _is_last(self, told: Told, course: Course) -> bool:
-        return course.attained >= course.total * (1 - 1e-9)
 
     def _note(self, index: int, course: Course) -> None:
         while course.marks and course.attained >= course.marks[0] * course.total * (1 - 1e-9):
@@ -372,7 +377,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for source in options.sources:
             workflows = load(source)
             engine = preset(options.preset)
-            trial = Trial(workflows, engine, options.half, blind=options.blind, model=False)
+            trial = Trial(workflows, engine, options.half, blind=options.blind)
             for told in stream(workflows, engine, options.live, options.seed):
                 trial.tell(told)
             name = Path(source).name if not source.startswith("synth:") else source

@@ -28,7 +28,7 @@ MOST_S = 1e9
 NAME_CHARS = 128
 """Of a tool's name; the rest says nothing."""
 EACH = 3
-"""Growth, output and end are scored at every fourth step (mask): enough to see, and cheap."""
+"""Growth and output are scored at every fourth step (mask): enough to see, and cheap."""
 
 
 class Learner:
@@ -37,13 +37,27 @@ class Learner:
     def __init__(self, memory: Memory | None = None) -> None:
         self.memory = memory or Memory()
 
-    def began(self, workflow: int, kind: Kind, at: float, hints: Hints | None = None) -> None:  # noqa: ARG002
-        """A workflow is known. A second time: its kind and hints are renewed, what it did stays."""
+    def began(
+        self,
+        workflow: int,
+        kind: Kind,
+        at: float,  # noqa: ARG002
+        hints: Hints | None = None,
+        *,
+        prompt_tokens: int = 0,
+    ) -> None:
+        """A workflow is known, and if its first step has arrived about how long that prompt is (0: not yet).
+
+        A second time: its kind and hints are renewed, what it did stays. The length may be a guess from bytes, as
+        long as it is always guessed alike.
+        """
         live = self.memory.live.get(workflow)
+        opening = bounded(prompt_tokens)
         if live is None:
-            live = Live(kind, keys(kind))
+            live = Live(kind, keys(kind, opening), first_prompt_tokens=opening)
             self.memory.watch(workflow, live)
-        elif live.kind != kind:
+        elif live.kind != kind or (opening and not live.first_prompt_tokens):
+            live.first_prompt_tokens = live.first_prompt_tokens or opening
             live.kind, live.keys = kind, keys(kind, live.first_prompt_tokens)
         self.memory.programs.at(kind.tenant, kind.agent_type)
         if hints is not None:
@@ -70,12 +84,14 @@ class Learner:
         live.steps += 1
         if 0.0 < work_s < MOST_S:
             live.work_s += work_s
-        if live.steps == 1:
+        if not live.first_prompt_tokens:
             live.first_prompt_tokens = prompt
             live.keys = keys(live.kind, prompt)
         state = live.session(session)
         program = self.memory.program(live)
         program.steps += 1
+        if live.steps > 1:
+            program.score_end(live.last_tool, last=False)
         self._sizes(program, live, state, prompt, output)
         if tool:
             self._next(program, live, state, tool)
@@ -140,6 +156,7 @@ class Learner:
         if not complete:
             program.unask(live.last_tool)
             return
+        program.score_end(live.last_tool, last=True)
         program.end(live.last_tool)
         if live.work_s > 0.0:
             self._score_work(program, live)

@@ -31,7 +31,7 @@ NAMES = (
     "tenant",
     "all workflows",
 )
-SHRINK = (1.0, 3.0, 6.0, 4.0, 4.0, 4.0, 0.5)
+SHRINK = (1.0, 3.0, 12.0, 4.0, 4.0, 4.0, 0.5)
 """Samples at which a level weighs as much as everything above it, by depth; chosen in docs/aeg.md."""
 OPENINGS_PER_OCTAVE = 2
 """How finely first prompts are told apart."""

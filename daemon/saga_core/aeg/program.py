@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from saga_core.aeg.bands import Band
 from saga_core.aeg.pauses import Pauses
-from saga_core.aeg.scores import Tally
+from saga_core.aeg.scores import END, Tally
 from saga_core.aeg.sequel import Sequel
 from saga_core.aeg.words import UNKNOWN
 
@@ -83,6 +83,13 @@ class Program:
         """The last step of a cancelled workflow neither ended it nor went on: out of the count."""
         for ends in (self.ends, self.tool(tool).ends):
             ends.asked = max(ends.asked - 1.0, ends.last)
+
+    def score_end(self, tool: str, *, last: bool) -> None:
+        """Brier's score of what was expected of a step that asked for `tool`, beside the program's own rate."""
+        expected = self.end_probability(tool)
+        rate = (self.ends.last + FIRST_END[0]) / (self.ends.asked + FIRST_END[1])
+        truth = 1.0 if last else 0.0
+        self.score(END, (truth - expected) ** 2, (truth - rate) ** 2, (expected > 0.5) == last)
 
     def end_probability(self, tool: str) -> float:
         """That a step which asked for `tool` was its workflow's last."""

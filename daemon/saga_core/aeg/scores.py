@@ -39,7 +39,9 @@ class Tally:
 
 
 class Score(msgspec.Struct, frozen=True, kw_only=True):
-    """Predictions of one sort. Errors are mean |log(predicted / happened)|; of tools and ends, the share wrong."""
+    """Predictions of one sort. Errors are mean |log(predicted / happened)|; of tools the share wrong; of last steps
+    the mean squared error of the probability.
+    """
 
     what: str
     count: int
@@ -47,7 +49,7 @@ class Score(msgspec.Struct, frozen=True, kw_only=True):
     rule_error: float
     """Of the simple rule: the program's commonest tool, Lindy's rule, the class's median."""
     within: float
-    """Share that fell into the 10-90 % band (0.8 is right); for tools, the share right."""
+    """Share that fell into the 10-90 % band (0.8 is right); for tools and last steps, the share right."""
 
 
 class ProgramScores(msgspec.Struct, frozen=True, kw_only=True):

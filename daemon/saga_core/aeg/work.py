@@ -5,21 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from math import exp, log
 
+from saga_core.aeg.curves import BEYOND
 from saga_core.aeg.levels import NAMES, SHRINK, Key, Keys, Level
 from saga_core.aeg.words import Estimate
 
 BAND_Z = 2.563
 """Standard deviations between the 10th and the 90th percentile of a normal distribution."""
-ENOUGH = 0.02
+REST = 0.02
 """Weight below which the levels above are not asked."""
 LEAST = 1e-9
 """Attained work that is still none."""
-LINDY = log(2)
-"""Where nobody went on for so long: expect as much again."""
 WIDTH = 1.7
 """Half of the band where nothing is known, in logarithms: 1.28 standard deviations of 1.3, as in the recordings."""
-FEW = 8
-"""Samples that say nothing of the band: the least of so many is no 10th percentile."""
+ENOUGH = 12
+"""Samples from which a level says how wide the band is: fewer have no 10th percentile."""
 MOST_SPREAD = 2.5
 """A band wider than this raises the mean no further: e^(s^2/2) of three strange workflows would be without measure."""
 
@@ -33,36 +32,34 @@ def whole(levels: Mapping[Key, Level], chain: Keys, attained: float, *, steps: b
     """The total work (or steps), given that it is more than `attained`."""
     floor = log(attained) if attained > LEAST else log(LEAST)
     left, mid, samples, loudest, loud, learned = 1.0, 0.0, 0, -1, 0.0, 0
-    wide, below, above = 1.0, 0.0, 0.0  # the band's own weights: a few samples know a middle, not its spread
+    below = above = WIDTH
+    wide = False
     for key in chain:
         level = levels.get(key)
-        if level is None:
+        if level is None or level.learned == learned:  # or the same workflows as one level below
             continue
+        learned = level.learned
         curve = level.steps if steps else level.work
         first = curve.above(floor)
         n = len(curve.values) - first
-        if not n or level.learned == learned:  # the same workflows as one level below
+        if not n:
             continue
-        learned = level.learned
-        shrink = SHRINK[key[0]]
-        share, middle = left * n / (n + shrink), curve.quantile(first, 0.5)
+        share, middle = left * n / (n + SHRINK[key[0]]), curve.quantile(first, 0.5)
         mid += share * middle
         left -= share
         samples = max(samples, n)
         if share > loud:
             loud, loudest = share, key[0]
-        if n > FEW:
-            share = wide * (n - FEW) / (n - FEW + shrink)
-            below += share * (middle - curve.quantile(first, 0.1))
-            above += share * (curve.quantile(first, 0.9) - middle)
-            wide -= share
-        if left < ENOUGH and wide < ENOUGH:
+        if n >= ENOUGH and not wide:
+            below, above = middle - curve.quantile(first, 0.1), curve.quantile(first, 0.9) - middle
+            wide = True
+        if left < REST and wide:
             break
     if not samples:
-        guess = max(floor, 0.0) + LINDY
+        guess = max(floor, 0.0) + BEYOND
         return guess - WIDTH, guess, guess + WIDTH, 0, -1
     mid /= 1.0 - left
-    return mid - below - wide * WIDTH, mid, mid + above + wide * WIDTH, samples, loudest
+    return mid - below, mid, mid + above, samples, loudest
 
 
 def estimate(spot: Spot, attained: float) -> Estimate:
