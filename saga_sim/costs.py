@@ -27,6 +27,10 @@ class Shape:
     """max_num_batched_tokens: the chunk of chunked prefill."""
     priority: bool = False
     """`--scheduling-policy priority` instead of first come, first served."""
+    host_tokens: int = 0
+    """KV of so many tokens fits into host memory, as a second tier (`saga_sim.host`)."""
+    link_tokens_per_s: float = 200e3
+    """How fast it is loaded back; all GPUs of the engine together. 25 GB/s and 128 KiB per token where not said."""
 
     def __post_init__(self) -> None:
         if self.step_tokens < self.max_num_seqs:
@@ -36,6 +40,10 @@ class Shape:
         if self.max_model_len_tokens > self.capacity_tokens:
             raise UserError(
                 f"a context of {self.max_model_len_tokens} tokens does not fit a pool of {self.capacity_tokens}"
+            )
+        if self.host_tokens < 0 or self.link_tokens_per_s <= 0:
+            raise UserError(
+                f"{self.host_tokens} tokens of host memory at {self.link_tokens_per_s} per second"
             )
 
     @property
@@ -71,6 +79,7 @@ LLAMA_70B_A100 = Preset(
         max_model_len_tokens=32_768,
         max_num_seqs=128,
         step_tokens=2048,
+        link_tokens_per_s=305e3,  # policy study, section 7: four links of 25 GB/s, 320 KiB per token
     ),
     costs=CostTable(
         step_s=25e-3,
@@ -91,6 +100,7 @@ LLAMA_8B_H100 = Preset(
         max_model_len_tokens=120_000,
         max_num_seqs=128,
         step_tokens=8192,
+        link_tokens_per_s=190e3,  # policy study, section 7: 25 GB/s, 128 KiB per token
     ),
     costs=CostTable(
         step_s=6e-3,
@@ -114,6 +124,7 @@ MOE_30B_H100 = Preset(
         max_model_len_tokens=120_000,
         max_num_seqs=128,
         step_tokens=8192,
+        link_tokens_per_s=250e3,  # 25 GB/s, 96 KiB per token
     ),
     costs=CostTable(
         step_s=12e-3,
@@ -136,6 +147,8 @@ AGENT_CPU = Preset(
         max_model_len_tokens=16_384,
         max_num_seqs=128,
         step_tokens=2048,
+        # 16,384 tokens were loaded from /dev/shm within 0.20 s, 24 decode steps included: at least this.
+        link_tokens_per_s=82e3,
     ),
     costs=CostTable(
         step_s=4.0e-3,

@@ -13,6 +13,9 @@ Rules of this file (those of the block-exact double in workers/saga_fake/engine.
   6. With `Shape.priority` (vLLM's `--scheduling-policy priority`) the waiting line is ordered by (priority, arrival)
      and the victim of rule 2 is the running request that is last in that order, also when the step has served it
      already. A request that is its own victim ends the serving of that step: those behind it stand still once.
+  7. With `Shape.host_tokens`, what the cache lacks of an admitted prompt and host memory has is loaded over the link,
+     one request after the other (`saga_sim.loads`). The request runs from its admission, so it has its blocks and can
+     be preempted, but it is prefilled only when its load is there; the batch goes on meanwhile, as in vLLM.
 
 A prompt never holds what another request is still generating: a step starts after its context parent has ended. So what
 a request decodes is stored when it leaves, and nobody can tell.
@@ -27,6 +30,7 @@ from saga_core.costs import CostTable
 from saga_sim.cache import Cache
 from saga_sim.costs import Shape
 from saga_sim.decoding import Decoding
+from saga_sim.loads import Loads
 from saga_sim.requests import Request, Totals
 from saga_sim.waiting import ByPriority
 
@@ -49,6 +53,7 @@ class Engine:
         self.next_at = NEVER
         """When `advance` is to be called."""
         self._prefilling: dict[Request, None] = {}
+        self._loads = Loads(shape, self.cache)
         self._standing: list[Request] = []
         """They decode, but not in the step under way (rule 6)."""
         self._started_at = 0.0
@@ -147,6 +152,7 @@ class Engine:
     def _begin_step(self, now: float) -> bool:
         """Decide a step and begin it; False when it only preempted, which takes no time."""
         self._let_on()
+        self._land(now)
         preempted = self.totals.preemptions
         budget, prefill_s = 0, 0.0
         served = self._serve_decoding()
@@ -159,6 +165,8 @@ class Engine:
             self._begin(now, prefill_s, 1)
         else:
             self._begin(now, 0.0, self._decodes(single=not calm))
+        if self._loads:
+            self._await_load(now)
         return calm or self._stretch > 0
 
     def _decodes(self, *, single: bool) -> int:
@@ -174,6 +182,22 @@ class Engine:
         self._stretch = steps
         self.next_at = now + prefill_s + self.decoding.cost_s(self.costs, steps) if steps else NEVER
 
+    def _await_load(self, now: float) -> None:
+        """The next load that comes in is seen: at once when nothing else is under way, else after the step it is in."""
+        ready_at = self._loads.ready_at
+        if not self._stretch:
+            self.next_at = ready_at
+        elif self._stretch > 1 and ready_at < self.next_at:
+            self._stretch = self.decoding.steps_within(self.costs, ready_at - now, self._stretch)
+            self.next_at = now + self.decoding.cost_s(self.costs, self._stretch)
+
+    def _land(self, now: float) -> None:
+        """What has been loaded by now can be found, and the rest of its prompts be computed."""
+        while self._loads and self._loads.ready_at <= now:
+            request = self._loads.land()
+            request.computed = request.stored * self.shape.block_tokens
+            self._prefilling[request] = None
+
     def _serve_decoding(self) -> bool:
         """A block for each that needs one; False when one of them had to give way itself."""
         need = self.decoding.next_blocks
@@ -183,7 +207,7 @@ class Engine:
         served: set[Request] = set()
         requests = list(self.running)
         for at, request in enumerate(requests):
-            if request in self._prefilling or request not in self.running:
+            if request.joined < 0:  # it prefills, loads, or has been preempted
                 continue
             self.decoding.settle(request)
             if request.computed % self.shape.block_tokens == 0:
@@ -203,7 +227,7 @@ class Engine:
     def _hold_back(self, requests: list[Request]) -> None:
         """Those of them that decode do not in this step."""
         for request in requests:
-            if request in self.running and request not in self._prefilling:
+            if request.joined >= 0:
                 self.decoding.leave(request)
                 self._standing.append(request)
 
@@ -212,7 +236,7 @@ class Engine:
         while self.cache.free < blocks:
             victim = self._victim()
             # vLLM stores a block as soon as its last token is scheduled, so the token counts here.
-            self._preempt(victim, scheduled=victim in served and victim not in self._prefilling)
+            self._preempt(victim, scheduled=victim in served and victim.joined >= 0)
             if victim is request:
                 return False
         return True
@@ -226,7 +250,7 @@ class Engine:
         seconds = 0.0
         for request in list(self._prefilling):
             tokens = min(request.known_tokens - request.computed, budget)
-            if not self._make_room(request, self._missing(request, tokens), self.running):
+            if not tokens or not self._make_room(request, self._missing(request, tokens), self.running):
                 break
             budget -= tokens
             seconds += self._prefill(request, tokens)
@@ -239,6 +263,8 @@ class Engine:
             if not self._fits(request):
                 break
             self.waiting.popleft()
+            if request in self._loads:
+                continue
             tokens = min(request.known_tokens - request.computed, budget)
             budget -= tokens
             if not request.preemptions:
@@ -259,11 +285,24 @@ class Engine:
         request.computed = found * size
         self._orders += 1
         request.order = self._orders
-        self.running[request] = self._prefilling[request] = None
+        self.running[request] = None
+        loaded = self._load(request) * size
+        if not loaded:
+            self._prefilling[request] = None
         if request.cached_tokens is None:
-            request.cached_tokens = request.computed
+            request.cached_tokens = request.computed + loaded
             self.totals.hit_tokens += request.computed
+            self.totals.host_hit_tokens += loaded
         return True
+
+    def _load(self, request: Request) -> int:
+        """Begin to load what host memory has of the rest of its prompt; how many blocks that is."""
+        if self._loads.host is None:
+            return 0
+        last = (request.known_tokens - 1) // self.shape.block_tokens
+        blocks = self._loads.begin(request, last, self._started_at)
+        self.totals.loaded_tokens += blocks * self.shape.block_tokens
+        return blocks
 
     def _missing(self, request: Request, tokens: int) -> int:
         size = self.shape.block_tokens
@@ -313,18 +352,19 @@ class Engine:
     def _free(self, request: Request) -> None:
         """Give all blocks back, the tail first: it is evicted first."""
         del self.running[request]
+        loading = self._loads.drop(request)
         if request in self._prefilling:
             del self._prefilling[request]
-        else:
+        elif not loading:
             self.decoding.leave(request)
             self._store(request)
-        self.cache.release(request, 1 if request.computed % self.shape.block_tokens else 0)
+        self.cache.release(request, loading or (1 if request.computed % self.shape.block_tokens else 0))
 
     def check(self) -> None:
         """Raise AssertionError where queues, batch and pool disagree."""
         self.cache.check()
-        known = self.decoding.count + len(self._prefilling) + len(self._standing)
+        known = self.decoding.count + len(self._prefilling) + len(self._standing) + len(self._loads)
         assert known == len(self.running), "a request in two places"
-        assert len(self._prefilling) <= 1 or not self._stretch or self._stretch == 1
+        assert not self._prefilling or self._stretch <= 1
         if not self.running:
             assert self.cache.free == self.cache.blocks, "blocks lost"

@@ -31,7 +31,7 @@ class Request:
     """Of these, the blocks found in the cache at its latest admission."""
     held: list[Span] = field(default_factory=list)
     cached_tokens: int | None = None
-    """Prompt tokens found in the cache at first admission, as usage reports them."""
+    """Prompt tokens found in the cache at first admission, host memory included, as usage reports them."""
     first_at: float | None = None
     preemptions: int = 0
     computed_before: int = 0
@@ -53,6 +53,11 @@ class Totals:
     """Of these, spent on prefilling what had been computed before."""
     generated_tokens: int = 0
     hit_tokens: int = 0
+    """Prompt tokens found in the pool at first admission."""
+    host_hit_tokens: int = 0
+    """The same in host memory, behind what the pool had."""
+    loaded_tokens: int = 0
+    """Loaded from host memory, also after preemptions."""
     preemptions: int = 0
     steps: int = 0
     """Engine steps, a stretch of decoding counted step by step."""
