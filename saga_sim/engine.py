@@ -249,6 +249,8 @@ class Engine:
     def _serve_prefilling(self, budget: int) -> tuple[int, float]:
         seconds = 0.0
         for request in list(self._prefilling):
+            if request not in self._prefilling:  # preempted for one in front of it
+                continue
             tokens = min(request.known_tokens - request.computed, budget)
             if not tokens or not self._make_room(request, self._missing(request, tokens), self.running):
                 break

@@ -132,7 +132,7 @@ def test_who_is_preempted_or_aborted_while_loading_gives_its_blocks_back():
 
 
 @given(st.integers(0, 1 << 32))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=300, deadline=None)
 def test_with_host_memory_everything_ends_and_all_is_accounted_for(seed):
     limits, _, calls = random_case(seed)
     rng = Random(seed)
@@ -148,7 +148,9 @@ def test_with_host_memory_everything_ends_and_all_is_accounted_for(seed):
     while pending or engine.next_at < NEVER:
         if pending and calls[pending[0]].at < engine.next_at:
             call = calls[number := pending.pop(0)]
-            engine.submit(ask(number, call.stream, call.prompt, call.output), call.at)
+            request = ask(number, call.stream, call.prompt, call.output)
+            request.priority = rng.randrange(3)
+            engine.submit(request, call.at)
         else:
             engine.advance(engine.next_at)
         engine.check()
