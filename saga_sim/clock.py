@@ -22,16 +22,20 @@ class Clock:
     def at(self, when: float, deed: Deed, what: Any = None) -> None:
         """Do `deed(what)` at `when` (seconds; what is past is done next)."""
         self._seq += 1
-        heappush(self._heap, (max(when, self.now), self._seq, deed, what))
+        when = when if when > self.now else self.now  # noqa: FURB136 - millions of times
+        heappush(self._heap, (when, self._seq, deed, what))
 
     def after(self, seconds: float, deed: Deed, what: Any = None) -> None:
-        self.at(self.now + seconds, deed, what)
+        """Do `deed(what)` in so many `seconds` (0 or more)."""
+        self._seq += 1
+        heappush(self._heap, (self.now + seconds, self._seq, deed, what))
 
     def step(self) -> bool:
         """Do the next deed; False when there is none."""
-        if not self._heap:
+        try:
+            self.now, _, deed, what = heappop(self._heap)
+        except IndexError:
             return False
-        self.now, _, deed, what = heappop(self._heap)
         self.events += 1
         deed(what)
         return True

@@ -3,8 +3,8 @@
 Rules of this file
   1. A node is the live `saga_core.node.Node`; here are only its shell and what it watches.
   2. The head learns nothing but by the node's messages, after the link's delay.
-  3. Without faults, a node whose engines are idle and whose state is told is not looked at: it would say the same
-     again.
+  3. A worker to which nothing has happened since it was read is not read again, and without faults a node of such
+     workers, whose state is told, is not looked at: it would say the same again.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from saga_sim.engine import NEVER, Engine, Request
 from saga_sim.residence import Residence
 
 MODEL = "simulated"
+TICK = Tick()
 TICK_S = 0.1
 """The epoch of the live node daemon: a report that is due leaves half of it late on average."""
 
@@ -94,6 +95,8 @@ class SimWorker:
         self.alive = False
         """Its process is there and takes connections."""
         self.hung = False
+        self.stirred = True
+        """Something may have happened to its engine since it was read."""
         self.requests: dict[StepId, Request] = {}
         self._begin_anew()
 
@@ -101,12 +104,17 @@ class SimWorker:
         self.engine = Engine(self._preset.shape, self._preset.costs, self._on_done)
         self.residence = Residence(self.engine.cache, self._preset.shape.block_tokens)
         self._called_at = NEVER
+        self.stirred = True
+
+    def _stir(self) -> None:
+        self.stirred = True
+        self.node.wake()
 
     def submit(self, request: Request) -> None:
         """Raises ValueError for a request that does not fit the engine."""
         self.engine.submit(request, self.node.clock.now)
         self.requests[StepId(request.key)] = request
-        self.node.wake()
+        self._stir()
         self._call()
 
     def abort(self, step: StepId) -> Request | None:
@@ -114,6 +122,7 @@ class SimWorker:
         request = self.requests.pop(step, None)
         if request is not None:
             self.engine.abort(request, self.node.clock.now)
+            self._stir()
             self._call()
         return request
 
@@ -142,6 +151,7 @@ class SimWorker:
         if engine is not self.engine or at != engine.next_at or self.hung:
             return
         self._called_at = NEVER
+        self._stir()
         engine.advance(at)
         self._call()
 
@@ -271,10 +281,10 @@ class SimNode:
         if self.down:
             return
         for worker in self.workers.values():
-            self._read(worker)
-        self.handle(Tick())
-        busy = any(not worker.engine.is_idle for worker in self.workers.values())
-        if busy or not self._quiet or not self.machine.registered:
+            if worker.stirred or worker.hung:
+                self._read(worker)
+        self.handle(TICK)
+        if not (self._quiet and self.machine.registered and not self.machine.has_news):
             self._awake = True
             self.clock.after(self._beat_s, self._beat)
 
@@ -286,6 +296,7 @@ class SimNode:
         if worker.hung:
             self.handle(WorkerSilent(worker.id, incarnation, "no answer"))
             return
+        worker.stirred = False
         for request in worker.engine.running:
             worker.residence.note(request)
         news = worker.residence.news()

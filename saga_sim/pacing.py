@@ -12,6 +12,8 @@ from itertools import accumulate
 from math import log
 from random import Random
 
+import msgspec
+
 from saga_core.errors import UserError
 from saga_sim.trace.quantiles import LatencyTable
 from saga_sim.trace.records import Step, Workflow
@@ -73,8 +75,7 @@ class Pace:
         return self.latencies.draw(tool.kind, tool.name, draw)
 
 
-@dataclass(frozen=True, slots=True)
-class ReadyStep:
+class ReadyStep(msgspec.Struct, frozen=True):
     """A step all of whose parents are done, and when it may start (on the caller's clock)."""
 
     step: Step

@@ -9,7 +9,8 @@ those of `saga_sim.prompts`, which makes the real token ids of a live replay.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+import msgspec
 
 from saga_sim.trace.records import Step, Workflow, shared_tokens
 
@@ -34,13 +35,15 @@ class Stream:
 
     def pieces(self, blocks: int = ENDLESS, start: int = 0) -> Iterator[Piece]:
         """The blocks `start` to `blocks` (without it) of this row, piece by piece from the root on."""
-        for stream, low, high in self.trunk:
-            if low >= blocks:
-                return
-            if high > start:
-                yield stream, max(low, start), min(high, blocks)
-        if max(self.fork, start) < blocks:
-            yield self, max(self.fork, start), blocks
+        if start < self.fork:
+            for stream, low, high in self.trunk:
+                if low >= blocks:
+                    return
+                if high > start:
+                    yield stream, max(low, start), min(high, blocks)
+            start = self.fork
+        if start < blocks:
+            yield self, start, blocks
 
 
 class Groups:
@@ -56,8 +59,7 @@ class Groups:
         return found
 
 
-@dataclass(slots=True, frozen=True)
-class Prompt:
+class Prompt(msgspec.Struct, frozen=True):
     """The first `tokens` tokens of `stream`, of which the workflow's earlier steps computed `computed_before`."""
 
     stream: Stream

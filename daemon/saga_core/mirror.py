@@ -28,6 +28,8 @@ class Mirror:
 
     def __init__(self, desk: Desk, fleet: Fleet, config: Config) -> None:
         self.desk, self.fleet, self.config = desk, fleet, config
+        self._facts: dict[WorkerId, wire.WorkerFact] = {}
+        """What was mirrored last of each worker that is not lost."""
 
     # -- nodes ---------------------------------------------------------------------------
 
@@ -125,7 +127,8 @@ class Mirror:
     def follow(self, node: Node, report: wire.Report) -> None:
         """Mirror the workers and the residency of a report."""
         for fact in report.workers:
-            self._on_worker(node, fact)
+            if not self._stands(node, fact):
+                self._on_worker(node, fact)
         here = {fact.worker for fact in report.workers}
         for worker in [w for w in node.workers.values() if w.id not in here]:
             self._lose_worker(worker, f"node {node.id} no longer has it")
@@ -133,6 +136,11 @@ class Mirror:
                 self.fleet.remove(node, worker)
         for resident in report.resident:
             self._on_resident(node, resident)
+
+    def _stands(self, node: Node, fact: wire.WorkerFact) -> bool:
+        """Whether this very fact is mirrored already: said again, as most are, it changes nothing."""
+        worker = node.workers.get(fact.worker)
+        return worker is not None and worker.suspect_at is None and self._facts.get(fact.worker) == fact
 
     def _on_worker(self, node: Node, fact: wire.WorkerFact) -> None:
         if node_of(fact.worker) != node.id:
@@ -149,10 +157,12 @@ class Mirror:
         self.fleet.serve(worker, fact.model)
         states.advance(states.WORKER, worker.state, str(fact.state), what=f"worker {worker.id}")
         worker.accept(fact)
+        self._facts[worker.id] = fact
         self._index(worker, before)
 
     def _lose_worker(self, worker: Worker, reason: str) -> None:
         before = (worker.state, worker.incarnation)
+        self._facts.pop(worker.id, None)
         worker.state = states.advance(states.WORKER, worker.state, "lost", what=f"worker {worker.id}")
         worker.reason = reason
         self._index(worker, before)

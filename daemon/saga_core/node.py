@@ -72,8 +72,12 @@ class Worker:
     spawned_at: float = 0.0
     ready_at: float = 0.0
     again_at: float = 0.0
-    resident: dict[SessionId, tuple[int, int]] = field(default_factory=dict)
-    """Tokens per session, and the number of the report that first carries it."""
+    resident: dict[SessionId, int] = field(default_factory=dict)
+    """Tokens per session; a zero stays until the head knows it."""
+    news: dict[SessionId, int] = field(default_factory=dict)
+    """What of `resident` the head has not acknowledged, with the number of the report that first carries it."""
+    fact: wire.WorkerFact | None = None
+    """What a report says of it; None: it has changed since the last one."""
 
 
 class Node:
@@ -115,6 +119,8 @@ class Node:
         self._base = 0
         """The last report before the latest welcome: acknowledgements up to it mean nothing any more."""
         self._dirty = False
+        self.has_news = True
+        """Something is known of the workers that no report has carried yet."""
         self._every_s = 1.0
         self._said_at = float("-inf")
         self._heard_at = now
@@ -157,7 +163,8 @@ class Node:
         if self.stopping:
             return
         for worker in self.workers.values():
-            self._keep_running(worker)
+            if worker.state is not WorkerState.READY:
+                self._keep_running(worker)
         self._talk()
 
     def _keep_running(self, worker: Worker) -> None:
@@ -173,13 +180,18 @@ class Node:
         worker.incarnation += 1
         worker.alive, worker.state = True, WorkerState.STARTING
         worker.spawned_at, worker.silent, worker.up, worker.load = self._now, 0, None, None
-        self._dirty = True
+        self._changed(worker)
         self._out.append(SpawnWorker(worker.id, worker.incarnation))
 
     def _kill(self, worker: Worker, reason: str) -> None:
         worker.state, worker.reason = WorkerState.LOST, reason
-        self._dirty = True
+        self._changed(worker)
         self._out.append(KillWorker(worker.id, worker.incarnation, reason))
+
+    def _changed(self, worker: Worker) -> None:
+        """The head is to hear of `worker` at once."""
+        worker.fact = None
+        self._dirty = self.has_news = True
 
     def _current(self, worker: WorkerId, incarnation: int, what: str) -> Worker | None:
         found = self.workers.get(worker)
@@ -193,7 +205,7 @@ class Node:
         if worker is None or worker.state is not WorkerState.STARTING:
             return
         worker.state, worker.up, worker.reason, worker.ready_at = WorkerState.READY, event, "", self._now
-        self._dirty = True
+        self._changed(worker)
 
     def _on_exited(self, event: WorkerExited) -> None:
         worker = self._current(event.worker, event.incarnation, "exit")
@@ -204,7 +216,7 @@ class Node:
             worker.reason = event.reason
         worker.alive, worker.state, worker.up, worker.load = False, WorkerState.LOST, None, None
         self._void(worker)
-        self._dirty = True
+        self._changed(worker)
 
     def _pause_s(self, worker: Worker) -> float:
         """How long to wait before the next start of a worker that has just ended.
@@ -223,7 +235,8 @@ class Node:
     def _on_load(self, event: WorkerLoad) -> None:
         worker = self._current(event.worker, event.incarnation, "load")
         if worker is not None:
-            worker.load, worker.silent = event, 0
+            worker.load, worker.silent, worker.fact = event, 0, None
+            self.has_news = True
 
     def _on_silent(self, event: WorkerSilent) -> None:
         worker = self._current(event.worker, event.incarnation, "silence")
@@ -240,10 +253,17 @@ class Node:
         if event.reset:
             self._void(worker)
         for session, tokens in event.tokens.items():
-            worker.resident[session] = (tokens, self._seq + 1)
+            worker.resident[session] = tokens
+            worker.news[session] = self._seq + 1
+        self.has_news = True
 
     def _void(self, worker: Worker) -> None:
-        worker.resident = dict.fromkeys(worker.resident, (0, self._seq + 1))
+        worker.resident = dict.fromkeys(worker.resident, 0)
+        self._tell_all(worker)
+
+    def _tell_all(self, worker: Worker) -> None:
+        worker.news = dict.fromkeys(worker.resident, self._seq + 1)
+        self.has_news = True
 
     # -- programs ------------------------------------------------------------------------
 
@@ -336,7 +356,7 @@ class Node:
         self._acked, self._base = 0, self._seq
         for worker in self.workers.values():
             # To a head that knows nothing, everything is news; zeros as well, it may know something.
-            worker.resident = {s: (t, self._seq + 1) for s, (t, _) in worker.resident.items()}
+            self._tell_all(worker)
         self._dirty = True
 
     def _on_ack(self, ack: wire.Ack) -> None:
@@ -354,11 +374,14 @@ class Node:
         self._out.append(SendHead(self._hello))
 
     def _settle(self) -> None:
-        """Forget sessions with nothing resident once the head knows it."""
+        """What the head knows is news no more; sessions with nothing resident are forgotten then."""
         for worker in self.workers.values():
-            gone = [s for s, (tokens, seq) in worker.resident.items() if tokens == 0 and seq <= self._acked]
-            for session in gone:
-                del worker.resident[session]
+            if not worker.news:
+                continue
+            for session in [s for s, seq in worker.news.items() if seq <= self._acked]:
+                del worker.news[session]
+                if not worker.resident[session]:
+                    del worker.resident[session]
 
     def _talk(self) -> None:
         quiet_s = self._now - self._heard_at
@@ -376,7 +399,7 @@ class Node:
 
     def _report(self) -> None:
         self._seq += 1
-        self._dirty = False
+        self._dirty = self.has_news = False
         self._said_at = self._now
         self._out.append(
             SendHead(
@@ -395,12 +418,12 @@ class Node:
     def _changes(self) -> list[wire.ResidentFact]:
         changes: list[wire.ResidentFact] = []
         for worker in self.workers.values():
-            for session, (tokens, since) in worker.resident.items():
-                if since > self._acked:
-                    if len(changes) >= RESIDENT_PER_REPORT:
-                        worker.resident[session] = (tokens, self._seq + 1)
-                        continue
-                    changes.append(wire.ResidentFact(worker.id, session, tokens))
+            for session in worker.news:
+                if len(changes) >= RESIDENT_PER_REPORT:
+                    worker.news[session] = self._seq + 1
+                    self.has_news = True
+                    continue
+                changes.append(wire.ResidentFact(worker.id, session, worker.resident[session]))
         return changes
 
     def _quit(self, reason: str, exit_code: int) -> None:
@@ -415,6 +438,12 @@ class Node:
         for worker in self.workers.values():
             assert (worker.state is WorkerState.READY) <= (worker.up is not None)
             assert (worker.state is WorkerState.LOST) or worker.alive
+            assert worker.fact in {None, _made(worker)}, f"{worker.id} would be told as it was"
+            assert all(self._acked < seq <= self._seq + 1 for seq in worker.news.values()), worker.id
+            assert worker.news.keys() <= worker.resident.keys(), worker.id
+            assert self.has_news or all(seq <= self._seq for seq in worker.news.values()), worker.id
+            assert self.has_news or worker.fact is not None, worker.id
+            assert all(n or s in worker.news for s, n in worker.resident.items()), "a zero that was told"
         assert self._acked <= self._seq
         assert all(not self.programs[name].exited for name in self._ending)
         assert not self.programs.keys() & self._tombs.keys()
@@ -422,6 +451,12 @@ class Node:
 
 
 def _fact(worker: Worker) -> wire.WorkerFact:
+    if worker.fact is None:
+        worker.fact = _made(worker)
+    return worker.fact
+
+
+def _made(worker: Worker) -> wire.WorkerFact:
     up, load = worker.up, worker.load
     return wire.WorkerFact(
         worker=worker.id,

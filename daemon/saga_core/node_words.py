@@ -1,9 +1,13 @@
-"""The node's own words: what happens to it (`Event`) and what its shell is to do (`Action`)."""
+"""The node's own words: what happens to it (`Event`) and what its shell is to do (`Action`).
+
+Structs, not dataclasses: a frozen dataclass takes five times as long to make.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+import msgspec
 
 from saga_core import wire
 from saga_core.ids import SessionId, WorkerId, WorkflowId
@@ -11,13 +15,11 @@ from saga_core.ids import SessionId, WorkerId, WorkflowId
 # -- events ------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class HeadSaid:
+class HeadSaid(msgspec.Struct, frozen=True):
     message: wire.ToNode
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerUp:
+class WorkerUp(msgspec.Struct, frozen=True):
     """The engine answers, and it is ours."""
 
     worker: WorkerId
@@ -31,15 +33,13 @@ class WorkerUp:
     max_seqs: int
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerExited:
+class WorkerExited(msgspec.Struct, frozen=True):
     worker: WorkerId
     incarnation: int
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerLoad:
+class WorkerLoad(msgspec.Struct, frozen=True):
     """One reading of a ready worker's own figures."""
 
     worker: WorkerId
@@ -49,8 +49,7 @@ class WorkerLoad:
     kv_usage: float
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerSilent:
+class WorkerSilent(msgspec.Struct, frozen=True):
     """A probe of a worker failed."""
 
     worker: WorkerId
@@ -58,8 +57,7 @@ class WorkerSilent:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Residency:
+class Residency(msgspec.Struct, frozen=True):
     """Sessions whose resident tokens changed; `reset` says that all earlier ones are void."""
 
     worker: WorkerId
@@ -68,23 +66,20 @@ class Residency:
     reset: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class ProgramExited:
+class ProgramExited(msgspec.Struct, frozen=True):
     workflow: WorkflowId
     attempt: int
     exit_code: int | None
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class StopAsked:
+class StopAsked(msgspec.Struct, frozen=True):
     """The daemon was told to end (signal, or the end of its allocation)."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Tick:
+class Tick(msgspec.Struct, frozen=True):
     pass
 
 
@@ -104,14 +99,12 @@ Event = (
 # -- actions -----------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class SpawnWorker:
+class SpawnWorker(msgspec.Struct, frozen=True):
     worker: WorkerId
     incarnation: int
 
 
-@dataclass(frozen=True, slots=True)
-class KillWorker:
+class KillWorker(msgspec.Struct, frozen=True):
     """End this worker's whole process group; its `WorkerExited` is the answer."""
 
     worker: WorkerId
@@ -119,38 +112,32 @@ class KillWorker:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class SendHead:
+class SendHead(msgspec.Struct, frozen=True):
     message: wire.ToHead
 
 
-@dataclass(frozen=True, slots=True)
-class StartProgram:
+class StartProgram(msgspec.Struct, frozen=True):
     program: wire.RunProgram
 
 
-@dataclass(frozen=True, slots=True)
-class EndProgram:
+class EndProgram(msgspec.Struct, frozen=True):
     workflow: WorkflowId
     attempt: int
     grace_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class FindHead:
+class FindHead(msgspec.Struct, frozen=True):
     """The head is silent: read its address again and connect anew."""
 
 
-@dataclass(frozen=True, slots=True)
-class Quit:
+class Quit(msgspec.Struct, frozen=True):
     """Stop everything that runs here and end the daemon."""
 
     reason: str
     exit_code: int
 
 
-@dataclass(frozen=True, slots=True)
-class Ignored:
+class Ignored(msgspec.Struct, frozen=True):
     reason: str
     what: str
 
