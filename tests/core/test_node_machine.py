@@ -330,6 +330,20 @@ def test_a_change_after_the_report_is_not_taken_as_acknowledged():
     assert report(rig.tick(1.1)).resident == [wire.ResidentFact(W, "1.a", 64)]
 
 
+def test_what_is_acknowledged_is_walked_no_more():
+    rig = registered()
+    rig.up()
+    rig.hold({"1.a": 32, "1.b": 16})
+    assert rig.node.has_news
+    sent = report(rig.tick(1.1))
+    assert not rig.node.has_news, "said, though perhaps not heard"
+    rig.ack(sent.seq)
+    rig.hold({"1.b": 48})
+    assert rig.node.has_news
+    there = rig.node.workers[W]
+    assert (there.resident, list(there.news)) == ({"1.a": 32, "1.b": 48}, ["1.b"])
+
+
 def test_zeros_are_told_and_then_forgotten():
     rig = registered()
     rig.up()

@@ -108,6 +108,23 @@ def test_residency_reaches_the_head_only_by_reports():
     ]
 
 
+def test_a_node_that_only_goes_on_decoding_says_so_once():
+    """Without faults a report that would say the same again is not made; the facts are those of nodes that repeat."""
+    said = {}
+    for quiet in (True, False):
+        digest = TraceHash()
+        world = World(SPEC, quiet_config("saga-paper"), on_fact=digest.add)
+        for node in world.nodes.values():
+            node._quiet = quiet
+        reports = []
+        world.say = lambda message, w=world, r=reports: (r.append(message), World.say(w, message))
+        world.run([workflow(step(0, 1000, output=4000), step(1, 5500, 1000, output=10, gap_s=2.0))], Pace())
+        assert world.clock.now > 20
+        said[quiet] = (len(reports), digest.text)
+    assert said[True][0] <= 12 < 20 < said[False][0]
+    assert said[True][1] == said[False][1]
+
+
 def test_a_step_that_does_not_fit_fails_its_workflow_with_the_reason():
     big = workflow(step(0, 20_000, output=5))
     result = World(SPEC, quiet_config("sticky")).run([big], Pace())
