@@ -135,6 +135,7 @@ def rows(runs: Sequence[Figures]) -> dict[str, str]:
         "Jain over workflows": _three(_mean([f.slowdowns.jain_workflows for f in runs])),
         "workflows/min": _two(_mean([f.workflows_per_min for f in runs])),
         "cached share": _percent(cached),
+        **_host(runs, prompt),
         "prefilled again": count(round(sum(s.regenerated_tokens or 0 for s in sums) / len(sums))),
         "of busy time": _percent(_mean([f.again_share for f in runs])),
         **_belady(runs),
@@ -144,6 +145,16 @@ def rows(runs: Sequence[Figures]) -> dict[str, str]:
         "simulated in": duration(sum(f.wall_s for f in runs)),
         "events/s": count(round(sum(f.events for f in runs) / sum(f.wall_s for f in runs))),
     }
+
+
+def _host(runs: Sequence[Figures], prompt_tokens: int) -> dict[str, str]:
+    """A row if there is host memory: how much of all prompts came from there."""
+    found = [f.host_hit_tokens for f in runs if f.host_hit_tokens is not None]
+    return (
+        {"of it from the host": _percent(sum(found) / prompt_tokens if prompt_tokens else None)}
+        if found
+        else {}
+    )
 
 
 def _belady(runs: Sequence[Figures]) -> dict[str, str]:

@@ -56,13 +56,18 @@ class Setup:
     """As the command line wrote them."""
 
 
-def cluster(preset_name: str, gpus: int | None, workers: int | None, per_node: int | None) -> ClusterSpec:
-    """A cluster of that many GPUs or workers; eight GPUs to a node unless said otherwise."""
+def cluster(
+    preset_name: str, gpus: int | None, workers: int | None, per_node: int | None, host: float = 0.0
+) -> ClusterSpec:
+    """A cluster of that many GPUs or workers; eight GPUs to a node unless said otherwise.
+
+    host: host memory for KV, in multiples of each worker's pool.
+    """
     from saga_sim.cluster import Link
     from saga_sim.costs import preset
     from saga_sim.world import ClusterSpec
 
-    kind = preset(preset_name)
+    kind = preset(preset_name).with_host(host)
     if (gpus is None) == (workers is None):
         raise UserError("say how large the cluster is: --gpus N or --workers N (one of them)")
     if workers is None:

@@ -6,7 +6,7 @@ The same formula as the engine double's and as the policy study's (there: a, b, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -65,6 +65,11 @@ class Preset:
     """From spawn to ready."""
     way_s: float = 3e-3
     """Client, gateway and HTTP, there and back, beside the engine: some 3 ms where both are on one machine."""
+
+    def with_host(self, multiple: float) -> Preset:
+        """The same with host memory of that many pools as a second tier of KV."""
+        tokens = round(multiple * self.shape.capacity_tokens)
+        return replace(self, shape=replace(self.shape, host_tokens=tokens))
 
 
 LLAMA_70B_A100 = Preset(

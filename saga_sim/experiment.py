@@ -42,6 +42,8 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     again_share: of the engines' busy time, spent on prefilling what had been computed before.
     useful_share: of the cached tokens, those of unfinished workflows, over the run's samples. slowdowns: completion
     times against the workflows' times alone, and per tenant. belady: against the oracle, where asked for.
+    host_hit_tokens, host_loaded_tokens: of prompts, found in host memory at first admission; and all that were loaded
+    from there, also after preemptions; None without host memory.
     events, wall_s, events_per_s: the simulator's own speed, in real time. trace_hash: of every fact and its time.
     """
 
@@ -62,6 +64,8 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     wall_s: float
     trace_hash: str = ""
     belady: Belady | None = None
+    host_hit_tokens: int | None = None
+    host_loaded_tokens: int | None = None
 
     @property
     def events_per_s(self) -> float:
@@ -217,6 +221,7 @@ def _figures(
     whole = summary(result)
     completions = sorted(run.completion_s for run in result.runs if run.state is RunState.FINISHED)
     waits = sorted(step.ttft_s for run in result.runs for step in run.steps)
+    with_host = world.spec.preset.shape.host_tokens > 0
     totals = [worker.engine.totals for node in world.nodes.values() for worker in node.workers.values()]
     busy_s = sum(total.busy_s for total in totals)
     return Figures(
@@ -232,6 +237,8 @@ def _figures(
         again_share=sum(total.again_s for total in totals) / busy_s if busy_s else 0.0,
         useful_share=world.useful_share,
         preemptions=sum(total.preemptions for total in totals),
+        host_hit_tokens=sum(total.host_hit_tokens for total in totals) if with_host else None,
+        host_loaded_tokens=sum(total.loaded_tokens for total in totals) if with_host else None,
         slowdowns=slowed,
         events=world.clock.events,
         wall_s=wall_s,

@@ -15,6 +15,7 @@ from saga_cli.commands.sim_options import (
     Concurrency,
     FaultPlan,
     Gpus,
+    Host,
     Limit,
     Lose,
     MaxGap,
@@ -54,6 +55,7 @@ def run(
     workers: Workers = None,
     per_node: PerNode = None,
     preset: PresetName = DEFAULT_PRESET,
+    host: Host = 0.0,
     pressure: Pressure = None,
     arrival_rate: ArrivalRate = None,
     concurrency: Concurrency = None,
@@ -87,7 +89,7 @@ def run(
     from saga_sim.experiment import Arrivals
 
     renderer = given(ctx).renderer
-    spec = simulating.cluster(preset, gpus, workers, per_node)
+    spec = simulating.cluster(preset, gpus, workers, per_node, host)
     setup = simulating.Setup(
         spec=spec,
         faults=simulating.faults(spec, fault or (), lose),

@@ -18,6 +18,9 @@ PresetName = Annotated[
         help="llama3-70b-a100, llama3-8b-h100, moe-30b-a3b-h100, agent-cpu, or a file of `saga calibrate`.",
     ),
 ]
+Host = Annotated[
+    float, typer.Option("--host", help="Host memory as a second KV tier, in multiples of the pool.", min=0.0)
+]
 Pressure = Annotated[
     float | None, typer.Option(help="Poisson arrivals that want this multiple of all KV memory.")
 ]
