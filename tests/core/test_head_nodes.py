@@ -125,6 +125,16 @@ def test_a_silent_node_is_lost_with_its_workers():
     assert dispatched(rig.step()) == "n2/0"
 
 
+def test_a_worker_whose_node_was_only_silent_is_taken_again_though_it_says_the_same():
+    rig = Rig()
+    rig.up("n1/0")
+    rig.tick(5.1)
+    assert rig.head.fleet.workers["n1/0"].state is WorkerState.LOST
+    rig.hello()
+    assert facts(rig.report(worker("n1/0"))) == [WorkerReady(worker="n1/0", incarnation=1, model="m")]
+    assert dispatched(rig.step()) == "n1/0"
+
+
 def test_steps_on_a_lost_worker_go_elsewhere_when_their_connection_is_closed():
     rig = Rig()
     rig.up("n1/0")
