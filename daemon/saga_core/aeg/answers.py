@@ -49,8 +49,8 @@ def remaining_steps(memory: Memory, live: Live) -> Estimate:
 
 
 def next_tool(memory: Memory, live: Live, session: str) -> tuple[str, float]:
-    if live.hints is not None and live.hints.graph:
-        declared = hinted.likeliest(live.hints.graph, live.node)
+    if live.graph:
+        declared = hinted.likeliest(live.graph, live.node)
         if declared is not None:
             return declared
     state = live.sessions.get(session)

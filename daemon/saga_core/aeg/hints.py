@@ -21,6 +21,8 @@ MARGIN = 1.1
 NODES, SWEEPS = 256, 200
 """Bounds on a declared graph: its size, and the rounds that solve for its length."""
 LEAST_GAIN = 1e-6
+MOST_STEPS, MOST_WORK_S = 1 << 24, 1e9
+"""Beyond: a client's nonsense."""
 
 
 @dataclass(slots=True, eq=False)
@@ -63,19 +65,22 @@ class Trust:
         return log_hint + ordered[n // 10], log_hint + ordered[n // 2], log_hint + ordered[n * 9 // 10]
 
 
-def declared_steps(hints: Hints | None) -> float | None:
+def declared_steps(hints: Hints) -> float | None:
     """Steps that the client expects, said by itself or by its graph."""
-    if hints is None:
-        return None
     if hints.steps is not None and hints.steps > 0:
-        return float(hints.steps)
-    return expected_steps(hints.graph) if hints.graph else None
+        return float(min(hints.steps, MOST_STEPS))
+    return expected_steps(hints.graph)
 
 
 def declared_log_work(hints: Hints | None) -> float | None:
-    if hints is None or hints.work_s is None or not 0.0 < hints.work_s < inf:
+    if hints is None or hints.work_s is None or not 0.0 < hints.work_s < MOST_WORK_S:
         return None
     return log(hints.work_s)
+
+
+def sound(graph: Sequence[Declared]) -> bool:
+    """May it be followed? It is small, its successors exist, and their probabilities are some."""
+    return 0 < len(graph) <= NODES and all(valid(step, len(graph)) for step in graph)
 
 
 def expected_steps(graph: Sequence[Declared]) -> float | None:
@@ -83,7 +88,7 @@ def expected_steps(graph: Sequence[Declared]) -> float | None:
 
     Solves E = 1 + P E by sweeps from the last step to the first: one sweep for a graph without loops.
     """
-    if not 0 < len(graph) <= NODES or not all(valid(step, len(graph)) for step in graph):
+    if not sound(graph):
         return None
     expected = [1.0] * len(graph)
     for _ in range(SWEEPS):
@@ -109,20 +114,20 @@ def valid(step: Declared, nodes: int) -> bool:
 
 
 def follow(graph: Sequence[Declared], node: int, tool: str) -> int:
-    """The declared step that has just run, after `node` (-1: none yet) and having asked for `tool`; -2: off course."""
-    if node == -2 or not graph:
+    """In a sound graph: the declared step that has just run, after `node` (-1: none yet) and having asked for `tool`; -2: off course."""
+    if node == -2:
         return -2
     nexts = graph[node].next if node >= 0 else ((0, 1.0),)
-    fitting = [(share, -to) for to, share in nexts if 0 <= to < len(graph) and graph[to].tool in ("", tool)]
+    fitting = [(share, -to) for to, share in nexts if graph[to].tool in ("", tool)]
     return -max(fitting)[1] if fitting else -2
 
 
 def likeliest(graph: Sequence[Declared], node: int) -> tuple[str, float] | None:
     """The tool of the likeliest declared step after `node`."""
-    if node == -2 or not graph:
+    if node == -2:
         return None
     nexts = graph[node].next if node >= 0 else ((0, 1.0),)
-    fitting = [(share, -to) for to, share in nexts if 0 <= to < len(graph)]
+    fitting = [(share, -to) for to, share in nexts]
     if not fitting:
         return None
     share, to = max(fitting)

@@ -62,6 +62,7 @@ class Learner:
         self.memory.programs.at(kind.tenant, kind.agent_type)
         if hints is not None:
             live.hints, live.steps_hint = hints, hinted.declared_steps(hints)
+            live.graph = hints.graph if hinted.sound(hints.graph) else ()
         if not live.guesses:
             self._guess(live)
 
@@ -126,8 +127,8 @@ class Learner:
         if program.steps <= Programs.YOUNG_STEPS:
             self.memory.programs.pool.sequel.add(past, tool)
         state.past = next_past(past, tool)
-        if live.hints is not None and live.hints.graph:
-            live.node = hinted.follow(live.hints.graph, live.node, tool)
+        if live.graph:
+            live.node = hinted.follow(live.graph, live.node, tool)
 
     def returned(self, workflow: int, session: str, *, at: float) -> None:
         """The session's next step arrived: its tool call is over."""

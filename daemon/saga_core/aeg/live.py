@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from saga_core.aeg.levels import PROGRAM, Keys
 from saga_core.aeg.sequel import Past
-from saga_core.aeg.words import UNKNOWN, Hints, Kind
+from saga_core.aeg.words import UNKNOWN, Declared, Hints, Kind
 from saga_core.aeg.work import Spot
 
 SESSIONS = 64
@@ -39,6 +39,8 @@ class Live:
     keys: Keys
     hints: Hints | None = None
     steps_hint: float | None = None
+    graph: tuple[Declared, ...] = ()
+    """As declared, if it is sound."""
     node: int = -1
     """Where it is in its declared graph (-1: before it, -2: off course)."""
     work_s: float = 0.0
