@@ -64,6 +64,9 @@ def test_expected_length_of_a_declared_graph():
     # A loop left with probability 1/4: 4 steps; then one more.
     loop = (Declared(next=((0, 0.75), (1, 0.25))), Declared())
     assert expected_steps(loop) == pytest.approx(5.0, rel=1e-4)
+    # Two steps in turn, left with probability 1/10 after the second: 20 in all.
+    turns = (Declared(next=((1, 1.0),)), Declared(next=((0, 0.9),)))
+    assert expected_steps(turns) == pytest.approx(20.0, rel=1e-2)
     assert expected_steps((Declared(next=((1, 1.0),)), Declared(next=((2, 0.5),)), Declared())) == 2.5
 
 
@@ -77,6 +80,8 @@ def test_expected_length_of_a_declared_graph():
         (Declared(next=((0, -0.5),)),),
         (Declared(next=((0, float("nan")),)),),
         tuple(Declared() for _ in range(257)),
+        tuple(Declared(next=((0, 0.1), (1, 0.1), (2, 0.1))) for _ in range(200)),
+        (Declared(next=((1, 1.0),)), Declared(next=((0, 1.0),))),
     ],
 )
 def test_a_graph_without_end_or_sense_says_nothing(graph):
