@@ -26,14 +26,16 @@ if TYPE_CHECKING:
 LEGEND = (
     "A size is enough when every target is reached under every seed (the worst seed's value stands here) and every "
     "workflow finishes. p50, p95, p99, mean, geomean: of completion times. slo: share of workflows that took at most "
-    "the given multiple of their time alone. A run that can no longer reach its targets is cut short."
+    "the given multiple of their time alone. A run that can no longer reach its targets is cut: so many of those that had ended were late, or the sum of their "
+    "times is above the mean's limit for all."
 )
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """What `saga sim plan` says. workers, gpus, nodes: the answer; None: no size up to most_workers is enough.
 
-    against: sizes tried that contradict a threshold at the answer: smaller and enough, or larger and not.
+    against: sizes tried that contradict a threshold at the answer: smaller and enough, or larger and not. beyond: why
+    no size at all can be enough, known without a run; else empty.
     """
 
     profile: str
@@ -49,6 +51,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     nodes: int | None
     monotone: bool
     against: list[int]
+    beyond: str
     tries: list[Try]
     wall_s: float
 
@@ -109,10 +112,12 @@ def outcome(tried: Try) -> str:
 def plan(question: Question, most_workers: int, show: Progress) -> Plan:
     """Search for the size, and say what was found."""
     from saga_sim.search import Search
+    from saga_sim.sizing import beyond
 
     trying = _Trying(question, show)
     search = trying.search = Search(trying, most_workers)
-    answer = search.answer()
+    why_none = beyond(question)
+    answer = None if why_none else search.answer()
     found = next((t for t in trying.tries if t.workers == answer), None)
     return Plan(
         profile=question.profile,
@@ -128,6 +133,7 @@ def plan(question: Question, most_workers: int, show: Progress) -> Plan:
         nodes=found.nodes if found else None,
         monotone=not search.against(answer),
         against=search.against(answer),
+        beyond=why_none,
         tries=sorted(trying.tries, key=lambda t: t.workers),
         wall_s=sum(t.wall_s for t in trying.tries),
     )
@@ -178,7 +184,9 @@ def answer(plan: Plan) -> str:
     from textwrap import fill
 
     wanted = " and ".join(_shown(target) for target in plan.targets)
-    if plan.workers is None:
+    if plan.beyond:
+        said = f"No size reaches {wanted}: {plan.beyond}."
+    elif plan.workers is None:
         said = f"No size up to {plural(plan.most_workers, 'worker')} reaches {wanted} (more: --max-workers)."
     else:
         gpus = f"{plural(plan.gpus, 'GPU')}, " if plan.gpus else ""

@@ -19,7 +19,7 @@ from saga_sim.trace.records import Step, Workflow
 
 def isolated_s(preset: Preset, link: Link, pace: Pace, workflows: Sequence[Workflow]) -> list[float]:
     """Seconds from each workflow's arrival to the end of its last step, were it alone."""
-    return [_longest_way_s(workflow, pace, steps_s(preset, link, workflow)) for workflow in workflows]
+    return [longest_way_s(workflow, pace, steps_s(preset, link, workflow)) for workflow in workflows]
 
 
 def steps_s(preset: Preset, link: Link, workflow: Workflow) -> list[float]:
@@ -33,8 +33,8 @@ def steps_s(preset: Preset, link: Link, workflow: Workflow) -> list[float]:
     ]
 
 
-def _longest_way_s(workflow: Workflow, pace: Pace, durations_s: Sequence[float]) -> float:
-    """The replay rules of `pacing`, for a workflow none of whose steps ever waits."""
+def longest_way_s(workflow: Workflow, pace: Pace, durations_s: Sequence[float]) -> float:
+    """Seconds to the end of the last step if each takes so long and none ever waits: the replay rules of `pacing`."""
     ends_s: list[float] = []
     for step, duration_s in zip(workflow.steps, durations_s, strict=True):
         if step.parents:

@@ -3,13 +3,15 @@
 Rules of this file
   1. A size reaches the targets when it does so under every seed and every workflow finishes; seeds are not averaged.
   2. A run is cut short when what has ended already misses a target for sure.
+  3. Where the work itself takes too long, with every prompt cached and nobody to wait for, no size is simulated.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from math import exp, fsum, log
+from math import exp, log
+from statistics import fmean
 from time import perf_counter
 
 import msgspec
@@ -20,6 +22,8 @@ from saga_core.ids import WorkflowId
 from saga_core.states import WorkflowState
 from saga_sim.experiment import Arrivals, Figures, simulate
 from saga_sim.faults import Faults
+from saga_sim.isolation import engine_s, longest_way_s
+from saga_sim.pacing import Pace
 from saga_sim.runs import ReplayResult, RunState
 from saga_sim.slowdown import SLO
 from saga_sim.targets import Metric, Target
@@ -151,23 +155,40 @@ class _Run:
         return all(target.met(self.values[target.metric]) for target in self._targets)
 
 
+def beyond(question: Question) -> str:
+    """Which target on completion times no cluster of any size can reach, and why; empty: none is known."""
+    for seed in range(question.seeds):
+        pace = question.arrivals.pace(question.spec, question.workflows, seed)
+        least = sorted(_least_s(question.spec, pace, workflow) for workflow in question.workflows)
+        for target in question.targets:
+            value = completion_of(target.metric, least)
+            if value is not None and not target.met(value):
+                return f"{target.metric} is at least {value:.3g} s with every prompt cached and nobody to wait for"
+    return ""
+
+
+def _least_s(spec: ClusterSpec, pace: Pace, workflow: Workflow) -> float:
+    links_s = 2 * (spec.link.client_s + spec.link.worker_s)
+    steps_s = [links_s + engine_s(spec.preset, step, step.prompt_tokens - 1) for step in workflow.steps]
+    return longest_way_s(workflow, pace, steps_s)
+
+
 def time_of(metric: Metric, result: ReplayResult) -> float | None:
     """Seconds of any metric but the share; None where no step ended."""
-    completions = sorted(run.completion_s for run in result.runs)
+    completion_s = completion_of(metric, sorted(run.completion_s for run in result.runs))
     waits = sorted(step.ttft_s for run in result.runs for step in run.steps)
-    match metric:
-        case Metric.MEAN:
-            return fsum(completions) / len(completions)
-        case Metric.GEOMEAN:
-            return exp(fsum(map(log, completions)) / len(completions))
-        case Metric.TTFT_MEAN:
-            return fsum(waits) / len(waits) if waits else None
-        case Metric.P50 | Metric.P95 | Metric.P99:
-            return percentile(completions, TIMES[metric])
-        case Metric.TTFT_P50 | Metric.TTFT_P95 | Metric.TTFT_P99:
-            return percentile(waits, WAITS[metric]) if waits else None
-        case Metric.SLO:
-            raise ValueError("the share of workflows that met their objective is no time")
+    if completion_s is not None or not waits:
+        return completion_s
+    return fmean(waits) if metric is Metric.TTFT_MEAN else percentile(waits, WAITS[metric])
+
+
+def completion_of(metric: Metric, rising: Sequence[float]) -> float | None:
+    """`metric` of completion times in rising order; None if it is about something else."""
+    if metric in TIMES:
+        return percentile(rising, TIMES[metric])
+    if metric is Metric.GEOMEAN:
+        return exp(fmean(map(log, rising)))
+    return fmean(rising) if metric is Metric.MEAN else None
 
 
 class Limits:
@@ -199,11 +220,11 @@ class Limits:
         self._total_s += completion_s
         for target in self._means:
             if not target.met(self._total_s / self._workflows):
-                return f"cut short: the first {self._ended} took too long for all"
+                return f"cut: sum after {self._ended} of {self._workflows}"
         for index, target in enumerate(self._shares):
             self._late[index] += not target.met(completion_s)
             # The percentile lies at or above the value in this place: when that one is late, so is it.
             place = int(TIMES[target.metric] * (self._workflows - 1))
             if self._late[index] >= self._workflows - place:
-                return f"cut short: {self._late[index]} of {self._ended} late"
+                return f"cut: {self._late[index]} of {self._ended} late"
         return ""

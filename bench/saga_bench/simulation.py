@@ -115,7 +115,8 @@ class Growth(msgspec.Struct, frozen=True, kw_only=True):
     """The cost of an event against the logarithm of the cluster: `base_us + doubling_us * log2(gpus)`, least squares.
 
     cost_ratio: the largest cluster's cost over the smallest's; log_ratio: the same of log2(gpus). within_log: cost_ratio
-    is not above log_ratio. off: the largest share by which a size lies off the line.
+    is not above log_ratio. off: the largest share by which a size lies off the line. bend: what a doubling costs at the
+    end over what it costs at the start; above 1 the cost grows faster and faster even on a logarithmic scale.
     """
 
     base_us: float
@@ -124,6 +125,7 @@ class Growth(msgspec.Struct, frozen=True, kw_only=True):
     cost_ratio: float
     log_ratio: float
     within_log: bool
+    bend: float | None
 
 
 class SimulationBench(msgspec.Struct, frozen=True, kw_only=True):
@@ -219,7 +221,13 @@ def growth(rows: list[SizeRow]) -> Growth | None:
         cost_ratio=cost_ratio,
         log_ratio=log_ratio,
         within_log=cost_ratio <= log_ratio,
+        bend=_bend(rows),
     )
+
+
+def _bend(rows: list[SizeRow]) -> float | None:
+    first, last = rows[1].per_doubling_us, rows[-1].per_doubling_us
+    return last / first if len(rows) > 2 and first and last else None
 
 
 # -- in the process ---------------------------------------------------------------------------

@@ -161,10 +161,15 @@ def growth_text(answer: SimulationBench) -> str:
         return "One size says nothing of growth."
     first, last = answer.rows[0].gpus, answer.rows[-1].gpus
     verdict = "no faster" if grown.within_log else "faster"
+    bend = (
+        ""
+        if grown.bend is None
+        else f" A doubling costs {grown.bend:.1f} times as much at the end as at the start."
+    )
     return (
         f"An event costs {grown.base_us:.1f} µs + {grown.doubling_us:.2f} µs x log2(GPUs), every size within "
         f"{100 * grown.off:.0f}% of that. From {first} to {last} GPUs it grew {grown.cost_ratio:.2f}-fold, the "
-        f"logarithm {grown.log_ratio:.2f}-fold: {verdict} than the logarithm."
+        f"logarithm {grown.log_ratio:.2f}-fold: {verdict} than the logarithm.{bend}"
     )
 
 

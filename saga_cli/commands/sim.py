@@ -223,6 +223,7 @@ def explain(
     from saga_cli import simulating, telling
     from saga_cli.progress import progress
     from saga_cli.replaying import Workload
+    from saga_cli.units import plain
     from saga_sim.experiment import Arrivals
 
     renderer = given(ctx).renderer
@@ -248,7 +249,7 @@ def explain(
     renderer.show(
         answer,
         table=telling.table,
-        quiet=lambda a: [f"{a.story.workflow_id} {a.story.completion_s}"],
+        quiet=lambda a: [f"{plain(a.story.workflow_id)} {a.story.completion_s}"],
     )
 
 
@@ -275,6 +276,7 @@ def validate(
     ] = "0.3,0.6,1.2",
     workers: Annotated[int, typer.Option(help="Live workers.", min=1)] = 2,
     workflows: Annotated[int, typer.Option(help="Workflows per run.", min=1)] = 24,
+    rounds: Annotated[int, typer.Option(help="Live runs of each cell; means are compared.", min=1)] = 1,
     engine: Annotated[str, typer.Option(help="vllm, or fake for a look at the way alone.")] = "vllm",
     seed: Annotated[int, typer.Option(help="Of workload and arrivals.")] = 0,
 ) -> None:
@@ -282,12 +284,12 @@ def validate(
 
     Starts workers of its own on this machine; nothing else should run here meanwhile.
     """
-    from saga_cli import calibrating, simulating
+    from saga_cli import simulating, validating
     from saga_cli.progress import progress
     from saga_cli.replaying import Workload
 
     renderer = given(ctx).renderer
-    plan = calibrating.Plan(
+    plan = validating.Plan(
         profiles=simulating.profiles(profile),
         pressures=simulating.numbers("--pressure", pressure),
         workers=workers,
@@ -300,13 +302,14 @@ def validate(
         ),
         engine=engine,
         seed=seed,
+        rounds=rounds,
     )
     with progress(renderer) as show:
-        answer = calibrating.validate(plan, show)
+        answer = validating.validate(plan, show)
     renderer.show(
         answer,
-        table=calibrating.validation_table,
-        quiet=lambda a: [f"{r.profile} {r.pressure:g} {r.tct_error} {r.cached_error}" for r in a.runs],
+        table=validating.table,
+        quiet=lambda a: [f"{c.profile} {c.pressure:g} {c.tct_error} {c.cached_error}" for c in a.cells],
     )
 
 

@@ -18,6 +18,7 @@ from saga_bench.crowd import crowded_head
 from saga_bench.decide import DecideOptions, Row, head_memory, run_decide
 from saga_bench.gateway import GatewayOptions, run_gateway
 from saga_bench.procfs import cpu_ns, tree
+from saga_bench.simulation import SimulationOptions, SizeRow, growth, run_simulation
 from saga_bench.summary import GatewayRow, summarise, with_added
 from saga_core.errors import ClusterError, UserError
 from saga_core.policy.profiles import PROFILES
@@ -168,3 +169,59 @@ def test_gateway_measures_the_whole_head_and_leaves_nothing_behind(monkeypatch, 
     assert set(tree(os.getpid())) == before, "no process of it is left"
     ours = {(s.scenario, s.figure) for s in summarise(rows) if s.candidate == "saga"}
     assert ("1 KB x 2", "added_p50_us") in ours
+
+
+def size_row(gpus, event_us, per_doubling_us):
+    return SizeRow(
+        gpus=gpus, nodes=gpus // 8, live=gpus, events=gpus, events_per_s=1.0, events_per_s_min=1.0,
+        events_per_s_max=1.0, event_us=event_us, per_doubling_us=per_doubling_us, speed=1.0, start_s=1.0,
+        peak_mb=1.0, load=0.0, rounds=1,
+    )  # fmt: skip
+
+
+def test_growth_is_the_line_through_the_logarithm():
+    straight = growth([size_row(16, 10.0, None), size_row(64, 12.0, 1.0), size_row(256, 14.0, 1.0)])
+    assert straight is not None
+    assert (straight.base_us, straight.doubling_us) == (pytest.approx(6.0), pytest.approx(1.0))
+    assert (straight.off, straight.bend) == (pytest.approx(0.0), pytest.approx(1.0))
+    assert (straight.cost_ratio, straight.log_ratio, straight.within_log) == (1.4, 2.0, True)
+    steep = growth([size_row(16, 10.0, None), size_row(64, 11.0, 0.5), size_row(256, 24.0, 6.5)])
+    assert steep is not None
+    assert (steep.within_log, steep.bend) == (False, pytest.approx(13.0))
+    assert steep.off > 0.1
+    assert growth([size_row(16, 10.0, None)]) is None
+
+
+def test_sizes_grow_fourfold_up_to_the_largest():
+    assert SimulationOptions().sizes() == [16, 64, 256, 1024]
+    assert SimulationOptions(most_gpus=10_000).sizes() == [16, 64, 256, 1024, 4096, 10_000]
+    assert SimulationOptions(most_gpus=100).sizes() == [16, 64, 100]
+    for wrong in (15, 10_001):
+        with pytest.raises(UserError, match="16 to 10000"):
+            SimulationOptions(most_gpus=wrong)
+
+
+def test_the_simulator_is_measured_in_processes_of_its_own():
+    options = SimulationOptions(most_gpus=32, profile="sticky", live=2, warm_s=4, span_s=4, rounds=2)
+    before, seen = set(tree(os.getpid())), []
+    answer = run_simulation(options, lambda number, gpus: seen.append((number, gpus)))
+    assert seen == [(0, 16), (0, 32), (1, 32), (1, 16)], "alternating"
+    assert set(tree(os.getpid())) == before
+    small, large = answer.rows
+    assert [(row.gpus, row.nodes, row.rounds) for row in answer.rows] == [(16, 2, 2), (32, 4, 2)]
+    assert 16 <= small.live <= 2 * 16
+    assert large.events > 0.5 * small.events, (
+        "small clusters are simulated as often as makes them as large together"
+    )
+    assert small.events_per_s_min <= small.events_per_s <= small.events_per_s_max
+    assert 10 < small.peak_mb < 2000
+    assert (small.per_doubling_us, large.per_doubling_us) == (
+        None,
+        pytest.approx(large.event_us - small.event_us),
+    )
+
+
+def test_a_run_that_fails_says_its_last_words():
+    options = SimulationOptions(most_gpus=16, profile="no-such-profile", live=1, rounds=1)
+    with pytest.raises(ClusterError, match=r"16 GPUs ended with 1: .*no-such-profile"):
+        run_simulation(options)

@@ -10,7 +10,7 @@ from saga_core.errors import UserError
 from saga_sim.costs import AGENT_CPU
 from saga_sim.experiment import Arrivals, fitted, simulate
 from saga_sim.faults import Faults, parse
-from saga_sim.sizing import TIMES, Limits, Question, attempt
+from saga_sim.sizing import TIMES, Limits, Question, attempt, beyond
 from saga_sim.targets import Metric, parse_all
 from saga_sim.trace.stats import percentile
 from saga_sim.trace.synth import synthesise
@@ -50,7 +50,7 @@ def test_a_lost_run_is_cut_short_and_the_next_seed_is_not_run():
     ended = []
     tried = attempt(question("mean <= 10ms", seeds=3), 2, lambda: ended.append(1))
     assert (tried.met, tried.seeds, tried.reached[0].value) == (False, 1, None)
-    assert tried.why.startswith("cut short: ")
+    assert tried.why.startswith("cut: ")
     assert len(ended) < 8
 
 
@@ -61,6 +61,18 @@ def test_a_workflow_that_fails_is_not_enough_and_says_why():
     tried = attempt(question(EASY, faults=crashing), 2)
     assert not tried.met
     assert "workflows failed; " in tried.why
+
+
+@pytest.mark.parametrize("name", ["demo", "webarena-like"])
+def test_the_least_that_work_takes_is_below_what_it_takes_on_many_workers(name):
+    asked = question(EASY, workflows=fitted(synthesise(name, 6, 1), SPEC))
+    assert beyond(asked) == ""
+    for one in attempt(asked, 12).reached:
+        if one.target.startswith(("p", "mean", "geomean")):
+            metric = one.target.split()[0]
+            missed = beyond(question(f"{metric} <= {one.value / 4!r}", workflows=asked.workflows))
+            assert missed.startswith(f"{metric} is at least "), "four times less than on an empty cluster"
+            assert beyond(question(f"{metric} <= {one.value!r}", workflows=asked.workflows)) == ""
 
 
 def test_arrivals_that_grow_with_the_cluster_are_refused():
