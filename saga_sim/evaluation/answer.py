@@ -66,11 +66,11 @@ def condition_words(condition: Condition) -> str:
     what = SETS[condition.work].what if condition.work in SETS else condition.work
     match condition.load:
         case Load.PRESSURE:
-            at = f"pressure {condition.at:g}"
+            at = f"pressure {condition.level:g}"
         case Load.PEAK:
-            at = f"{100 * condition.at:g} % of the peak"
+            at = f"{100 * condition.level:g} % of the peak"
         case Load.AT_ONCE:
-            at = f"{condition.at:g} at a time"
+            at = f"{condition.level:g} at a time"
     half = "" if condition.half == "all" else f", the half to {condition.half}"
     return f"{what}, {at}, {notation.plural(condition.workers, 'worker')}{half}"
 
@@ -78,11 +78,10 @@ def condition_words(condition: Condition) -> str:
 def headline(targets: Sequence[Judged], standings: Sequence[Standing]) -> str:
     """One sentence: targets, or what the best profile reached where none of ours was run."""
     count = {state: sum(judged.state is state for judged in targets) for state in State}
-    if count[State.MET] + count[State.MISSED]:
-        return (
-            f"{count[State.MET]} of {notation.plural(len(targets), 'target')} met, {count[State.MISSED]} missed, "
-            f"{count[State.NOT_RUN]} not run."
-        )
+    if len(targets) > count[State.NOT_RUN]:
+        words = [f"{count[State.MET]} of {notation.plural(len(targets), 'target')} met"]
+        words += [f"{number} {state}" for state, number in count.items() if number and state is not State.MET]
+        return f"{', '.join(words)}."
     pairs = [(v.geomean, s, v) for s in standings for v in s.versus if v.low is not None and v.low > 1]
     if not pairs:
         return "None of the profiles with targets was run, and no profile is shown to beat a baseline."

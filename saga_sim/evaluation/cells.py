@@ -57,9 +57,9 @@ def arrivals(cell: Cell) -> Arrivals:
     """When its workflows come. Raises UserError for a share of a peak that nobody found yet."""
     match cell.load:
         case Load.PRESSURE:
-            return Arrivals(pressure=cell.at)
+            return Arrivals(pressure=cell.level)
         case Load.AT_ONCE:
-            return Arrivals(max_live=round(cell.at))
+            return Arrivals(max_live=round(cell.level))
         case Load.PEAK:
             if cell.rate_per_s is None:
                 raise UserError(f"{cell}: the peak is not known yet")

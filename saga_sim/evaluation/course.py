@@ -69,7 +69,7 @@ class Course:
             return cell
         for peak in self.peaks:
             if (peak.work, peak.workers, peak.workflows) == (cell.work, cell.workers, cell.workflows):
-                return msgspec.structs.replace(cell, rate_per_s=cell.at * peak.per_min / MINUTE_S)
+                return msgspec.structs.replace(cell, rate_per_s=cell.level * peak.per_min / MINUTE_S)
         self.failures.append(Failure(cell=cell, why="the sustainable peak was not found"))
         return None
 
@@ -99,7 +99,7 @@ def peaks(results: Iterable[CellResult]) -> list[Peak]:
     for result in results:
         if result.steady_per_min is not None:
             cell = result.cell
-            rates.setdefault((cell.work, cell.workers, cell.workflows, cell.at), []).append(
+            rates.setdefault((cell.work, cell.workers, cell.workflows, cell.level), []).append(
                 result.steady_per_min
             )
     best: dict[tuple[str, int, int], Peak] = {}
@@ -139,4 +139,4 @@ class Pace:
 
 
 def _kind(cell: Cell) -> tuple[str, Load, float, str]:
-    return cell.work, cell.load, cell.at, cell.profile
+    return cell.work, cell.load, cell.level, cell.profile

@@ -42,8 +42,8 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 class Crew:
     """Use it as a context: leaving it ends its processes."""
 
-    def __init__(self, size: int, traces: Path | None, command: tuple[str, ...] = COMMAND) -> None:
-        self._size, self._traces, self._command = size, traces, command
+    def __init__(self, size: int, traces: Path | None) -> None:
+        self._size, self._traces = size, traces
         self._at_work: dict[subprocess.Popen[bytes], Asked] = {}
         self._resting: list[subprocess.Popen[bytes]] = []
         self._ready = selectors.DefaultSelector()
@@ -74,7 +74,7 @@ class Crew:
             _pipe(process.stdin).flush()
 
     def _start(self) -> subprocess.Popen[bytes]:
-        process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # noqa: S603 - ours
+        process = subprocess.Popen(COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # noqa: S603 - ours
         self._ready.register(_pipe(process.stdout), selectors.EVENT_READ, process)
         return process
 

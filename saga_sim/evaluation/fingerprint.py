@@ -17,7 +17,7 @@ import saga_core
 import saga_sim
 from saga_sim.evaluation.plan import Cell
 
-APART = ("report", "oracle", "evaluation")
+APART = ("report", "evaluation")
 """Folders of the simulator that only look at results; `evaluation`'s own `cells` and `sets` count."""
 COUNTED = ("evaluation/cells.py", "evaluation/sets.py")
 

@@ -82,7 +82,7 @@ def _plots(evaluation: Evaluation) -> Iterator[Markup | None]:
         if load is not Load.PRESSURE:
             continue
         hardest = max(
-            (c for c in evaluation.conditions() if (c.work, c.load) == (work, load)), key=lambda c: c.at
+            (c for c in evaluation.conditions() if (c.work, c.load) == (work, load)), key=lambda c: c.level
         )
         yield plots.pareto(evaluation, hardest)
 

@@ -12,7 +12,7 @@ from saga_core.errors import UserError, choose
 
 
 class Load(StrEnum):
-    """How arrivals are set: `at` is a pressure, a share of the sustainable peak, or workflows at a time."""
+    """How arrivals are set: `level` is a pressure, a share of the sustainable peak, or workflows at a time."""
 
     PRESSURE = "pressure"
     PEAK = "peak"
@@ -27,13 +27,13 @@ class Half(StrEnum):
     REPORT = "report"
 
 
-class Cell(msgspec.Struct, frozen=True, kw_only=True):
+class Cell(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One run. rate_per_s: arrivals per second, of a share of the peak once the peak is known."""
 
     work: str
     profile: str
     load: Load
-    at: float
+    level: float
     seed: int
     workflows: int
     workers: int
@@ -42,7 +42,7 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
 
     def __str__(self) -> str:
         """`swe pressure 1.5, sticky, seed 0`."""
-        return f"{self.work} {self.load} {self.at:g} on {self.workers}, {self.profile}, seed {self.seed}"
+        return f"{self.work} {self.load} {self.level:g} on {self.workers}, {self.profile}, seed {self.seed}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +51,7 @@ class Grid:
 
     works: tuple[str, ...]
     load: Load
-    at: tuple[float, ...]
+    levels: tuple[float, ...]
     workers: tuple[int, ...]
     per_worker: int
     least: int = 0
@@ -86,15 +86,15 @@ CHAT = 600
 def _pressure(
     works: tuple[str, ...], *at: float, per_worker: int, workers: tuple[int, ...] = (WORKERS,)
 ) -> Grid:
-    return Grid(works=works, load=Load.PRESSURE, at=at, workers=workers, per_worker=per_worker)
+    return Grid(works=works, load=Load.PRESSURE, levels=at, workers=workers, per_worker=per_worker)
 
 
 def _chat(*at: float) -> Grid:
-    return Grid(works=("chat",), load=Load.PRESSURE, at=at, workers=(WORKERS,), per_worker=0, least=CHAT)
+    return Grid(works=("chat",), load=Load.PRESSURE, levels=at, workers=(WORKERS,), per_worker=0, least=CHAT)
 
 
 def _mix(at: tuple[float, ...], per_worker: int) -> Grid:
-    return Grid(works=(MIX,), load=Load.PEAK, at=at, workers=(WORKERS,), per_worker=per_worker)
+    return Grid(works=(MIX,), load=Load.PEAK, levels=at, workers=(WORKERS,), per_worker=per_worker)
 
 
 SUITES = {
@@ -165,19 +165,19 @@ def enumerate_cells(plan: Suite, profiles: Sequence[str], choice: Choice) -> lis
 def _chosen(grid: Grid, choice: Choice) -> Grid:
     works = grid.works if choice.works is None else tuple(work for work in grid.works if work in choice.works)
     given = choice.pressures if grid.load is Load.PRESSURE else None
-    return replace(grid, works=works, at=given or grid.at)
+    return replace(grid, works=works, levels=given or grid.levels)
 
 
 def _cells(grid: Grid, profiles: Sequence[str], seed: int, choice: Choice) -> Iterator[Cell]:
     for work in grid.works:
         for workers in grid.workers:
-            for at in grid.at:
+            for at in grid.levels:
                 for profile in profiles:
                     yield Cell(
                         work=work,
                         profile=profile,
                         load=grid.load,
-                        at=at,
+                        level=at,
                         seed=seed,
                         workflows=choice.workflows or grid.workflows(workers),
                         workers=workers,
@@ -190,11 +190,16 @@ def probes(cells: Sequence[Cell]) -> list[Cell]:
     asked = [cell for cell in cells if cell.load is Load.PEAK]
     found = {
         msgspec.structs.replace(
-            cell, profile=PROBE_PROFILE, load=Load.AT_ONCE, at=at * cell.workers, seed=seed, rate_per_s=None
+            cell,
+            profile=PROBE_PROFILE,
+            load=Load.AT_ONCE,
+            level=at * cell.workers,
+            seed=seed,
+            rate_per_s=None,
         )
         for cell in asked
         for at in PROBES_PER_WORKER
         for seed in (0, 1)
         if cell.seed == 0
     }
-    return sorted(found, key=lambda cell: (cell.work, cell.workers, cell.seed, cell.at))
+    return sorted(found, key=lambda cell: (cell.work, cell.workers, cell.seed, cell.level))

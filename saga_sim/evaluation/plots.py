@@ -74,7 +74,7 @@ def pressures(evaluation: Evaluation, work: str, load: Load = Load.PRESSURE) -> 
             and (condition.work, condition.load) == (work, load)
             and condition.workers == WORKERS
         ):
-            curves.setdefault(standing.profile, []).append((condition.at, found))
+            curves.setdefault(standing.profile, []).append((condition.level, found))
     at = sorted({at for curve in curves.values() for at, _ in curve})
     if len(at) < 2:
         return None

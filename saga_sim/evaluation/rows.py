@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import inf
 
 from saga_sim.evaluation.answer import Evaluation, condition_words, versus_words
 from saga_sim.evaluation.sets import SETS
@@ -12,7 +11,12 @@ from saga_sim.evaluation.summary import Condition, Standing
 from saga_sim.evaluation.targets import Figure, Judged, Over, State, Target
 from saga_sim.report import notation
 
-SIGNS = {State.MET: "✓ met", State.MISSED: "✗ missed", State.NOT_RUN: "– not run"}
+SIGNS = {
+    State.MET: "✓ met",
+    State.PARTLY: "(✓) met where run",
+    State.MISSED: "✗ missed",
+    State.NOT_RUN: "– not run",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +134,9 @@ def targets(judged: Sequence[Judged]) -> Table:
 
 def _asked(target: Target) -> str:
     where = ", ".join(SETS[work].what if len(target.works) == 1 else work for work in target.works)
-    load = f"pressure {target.at:g}" if target.load == "pressure" else f"{100 * target.at:g} % of the peak"
+    load = (
+        f"pressure {target.level:g}" if target.load == "pressure" else f"{100 * target.level:g} % of the peak"
+    )
     against_ = f" against {target.baseline}" if target.baseline else ""
     over = f", {target.over}" if len(target.works) > 1 else ""
     return f"{target.figure.capitalize()}{against_}: {where}, {load}{over}"
@@ -141,11 +147,10 @@ def _write(target: Target, value: float) -> str:
 
 
 def _bound(target: Target) -> str:
-    if target.most == inf:
-        return f"≥ {_write(target, target.least)}"
-    if target.least == -inf:
-        return f"≤ {_write(target, target.most)}"
-    return f"{_write(target, target.least)} to {_write(target, target.most)}"
+    least, most = (notation.UNKNOWN if b is None else _write(target, b) for b in (target.least, target.most))
+    if target.most is None:
+        return f"≥ {least}"
+    return f"≤ {most}" if target.least is None else f"{least} to {most}"
 
 
 def _reached(judged: Judged) -> str:

@@ -21,7 +21,7 @@ class Condition(msgspec.Struct, frozen=True, kw_only=True):
 
     work: str
     load: Load
-    at: float
+    level: float
     workers: int
     workflows: int
     half: Half = Half.ALL
@@ -102,7 +102,7 @@ def condition_of(cell: Cell) -> Condition:
     return Condition(
         work=cell.work,
         load=cell.load,
-        at=cell.at,
+        level=cell.level,
         workers=cell.workers,
         workflows=cell.workflows,
         half=cell.half,

@@ -41,7 +41,7 @@ class Over(StrEnum):
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of the table. at: the pressure, or the share of the peak. least, most: between these it is met.
+    """One line of the table. level: the pressure, or the share of the peak. least, most: between these it is met; None: unbounded.
 
     paper: the paper's figure for the nearest thing, in words.
     """
@@ -49,12 +49,12 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     figure: Figure
     profile: str
     works: tuple[str, ...]
-    at: float
+    level: float
     baseline: str | None = None
     load: Load = Load.PRESSURE
     over: Over = Over.EACH
-    least: float = -inf
-    most: float = inf
+    least: float | None = None
+    most: float | None = None
     paper: str = ""
     source: str = "issue 4, what it must reach"
 
@@ -73,7 +73,7 @@ def _times(profile: str, work: str, least: float, paper: str = "", at: float = C
         figure=Figure.GEOMEAN,
         profile=profile,
         works=(work,),
-        at=at,
+        level=at,
         baseline=STICKY,
         least=least,
         paper=paper,
@@ -82,7 +82,7 @@ def _times(profile: str, work: str, least: float, paper: str = "", at: float = C
 
 def _slo(share: float, at: float, figure: Figure = Figure.SLO, paper: str = "") -> Target:
     return Target(
-        figure=figure, profile=LEARNED, works=(MIX,), at=at, load=Load.PEAK, least=share, paper=paper
+        figure=figure, profile=LEARNED, works=(MIX,), level=at, load=Load.PEAK, least=share, paper=paper
     )
 
 
@@ -99,28 +99,28 @@ TARGETS = (
     _times(LEARNED, "web", 2.2, "1.55× over vLLM with prefix cache (mean, WebArena)", WEB_OVERLOAD),
     *(
         Target(
-            figure=Figure.GEOMEAN, profile=profile, works=(*AGENTS, "chat"), at=BELOW_CLIFF, baseline=STICKY,
+            figure=Figure.GEOMEAN, profile=profile, works=(*AGENTS, "chat"), level=BELOW_CLIFF, baseline=STICKY,
             least=0.98, most=1.02,
         )
         for profile in (BLIND, LEARNED)
     ),
-    Target(figure=Figure.GEOMEAN, profile=BLIND, works=AGENTS, at=CLIFF, baseline=THUNDER, least=1.0),
+    Target(figure=Figure.GEOMEAN, profile=BLIND, works=AGENTS, level=CLIFF, baseline=THUNDER, least=1.0),
     Target(
-        figure=Figure.GEOMEAN, profile=LEARNED, works=AGENTS, at=CLIFF, baseline=THUNDER, over=Over.AVERAGE, least=1.35
+        figure=Figure.GEOMEAN, profile=LEARNED, works=AGENTS, level=CLIFF, baseline=THUNDER, over=Over.AVERAGE, least=1.35
     ),
-    Target(figure=Figure.P95, profile=LEARNED, works=AGENTS, at=CLIFF, baseline=THUNDER, least=0.97),
+    Target(figure=Figure.P95, profile=LEARNED, works=AGENTS, level=CLIFF, baseline=THUNDER, least=0.97),
     Target(
-        figure=Figure.GEOMEAN, profile=LEARNED, works=AGENTS, at=CLIFF, baseline=PAPER, over=Over.AVERAGE, least=2.0,
+        figure=Figure.GEOMEAN, profile=LEARNED, works=AGENTS, level=CLIFF, baseline=PAPER, over=Over.AVERAGE, least=2.0,
     ),
     Target(
-        figure=Figure.THROUGHPUT, profile=LEARNED, works=AGENTS, at=CLIFF, baseline=THUNDER, least=1.0,
+        figure=Figure.THROUGHPUT, profile=LEARNED, works=AGENTS, level=CLIFF, baseline=THUNDER, least=1.0,
         paper="0.70× of request-level batching",
     ),
     _slo(0.999, 0.8, paper=PAPER_SLO),
     _slo(0.99, 0.8, Figure.SLO_LEAST, "98.7 % (light tenants)"),
     _slo(0.995, 0.9),
     _slo(0.97, 0.97),
-    Target(figure=Figure.SLOWDOWN, profile=LEARNED, works=(MIX,), at=0.97, load=Load.PEAK, most=4.0),
+    Target(figure=Figure.SLOWDOWN, profile=LEARNED, works=(MIX,), level=0.97, load=Load.PEAK, most=4.0),
 )  # fmt: skip
 
 ELSEWHERE = (
@@ -131,6 +131,7 @@ ELSEWHERE = (
 
 class State(StrEnum):
     MET = "met"
+    PARTLY = "met where run"
     MISSED = "missed"
     NOT_RUN = "not run"
 
@@ -166,12 +167,11 @@ def _judged(target: Target, standings: Sequence[Standing]) -> Judged:
         reached = geometric_mean(list(each.values()))
     else:
         reached = min(each.values(), key=lambda value: _room(target, value))
-    met = target.least <= reached <= target.most
     only = _versus(target, found[next(iter(each))]) if len(target.works) == 1 else None
     told = only is not None and target.figure is Figure.GEOMEAN
     return Judged(
         target=target,
-        state=State.MET if met else State.MISSED,
+        state=_state(target, reached, missing),
         reached=reached,
         low=only.low if told and only else None,
         high=only.high if told and only else None,
@@ -180,9 +180,17 @@ def _judged(target: Target, standings: Sequence[Standing]) -> Judged:
     )
 
 
+def _state(target: Target, reached: float, missing: tuple[str, ...]) -> State:
+    if _room(target, reached) < 0:
+        return State.MISSED
+    return State.PARTLY if missing else State.MET
+
+
 def _room(target: Target, value: float) -> float:
-    """How far within the bounds: the least decides."""
-    return min(value - target.least, target.most - value)
+    """How far within the bounds; below 0 without them."""
+    above = inf if target.least is None else value - target.least
+    below = inf if target.most is None else target.most - value
+    return min(above, below)
 
 
 def _asked(target: Target, standings: Sequence[Standing]) -> Iterator[Standing]:
@@ -193,7 +201,7 @@ def _asked(target: Target, standings: Sequence[Standing]) -> Iterator[Standing]:
         if s.profile == target.profile
         and s.condition.work in target.works
         and s.condition.load is target.load
-        and s.condition.at == target.at
+        and s.condition.level == target.level
     ]
     for work in target.works:
         of_work = [s for s in right if s.condition.work == work]
