@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 TRACES = Path("../shared/traces")
 """Where a checkout may have the recordings beside it."""
-BASELINES = ("sticky", "thunder", "ttl", "saga-paper")
+BASELINES = ("sticky", "thunder", "ttl", "saga-paper", "saga+declared")
 """What the targets are set against; of these, those that are run."""
 
 
@@ -51,11 +51,20 @@ def traces_folder(given: Path | None) -> Path | None:
     return TRACES.resolve() if TRACES.is_dir() else None
 
 
-def known_profiles() -> list[str]:
-    """All there are."""
+def profiles(names: str | None) -> list[str]:
+    """Of a comma-separated list; None: all there are, and ours with declared work. Raises UserError for unknown ones."""
+    from saga_cli.simulating import profiles as known
     from saga_core.policy.profiles import PROFILES
+    from saga_sim.evaluation.plan import variant
+    from saga_sim.evaluation.targets import LEARNED, PERFECT
 
-    return list(PROFILES)
+    if names is None:
+        return [*PROFILES, *([PERFECT] if LEARNED in PROFILES else [])]
+    chosen = [name.strip() for name in names.split(",") if name.strip()]
+    known(",".join(dict.fromkeys(variant(name).profile for name in chosen)))
+    if len(set(chosen)) < len(chosen):
+        raise UserError(f"--profile {names!r}: name each profile once")
+    return chosen
 
 
 def works(names: str | None) -> tuple[str, ...] | None:

@@ -19,7 +19,8 @@ def evaluate(
     ctx: typer.Context,
     suite: Annotated[str, typer.Argument(help="quick, standard or full.")] = "quick",
     profile: Annotated[
-        str | None, typer.Option(help="Comma-separated; by default all there are.", metavar="NAMES")
+        str | None,
+        typer.Option(help="Comma-separated; NAME+declared is told the work. [all]", metavar="NAMES"),
     ] = None,
     baseline: Annotated[
         str | None, typer.Option(help="Comma-separated; by default the targets'.", metavar="NAMES")
@@ -54,7 +55,7 @@ def evaluate(
     from saga_sim.evaluation.plan import Choice, Half
 
     renderer = given(ctx).renderer
-    profiles = simulating.profiles(profile or ",".join(evaluating.known_profiles()))
+    profiles = evaluating.profiles(profile)
     setup = evaluating.Setup(
         suite=suite,
         profiles=profiles,

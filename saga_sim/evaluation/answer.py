@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from saga_sim.evaluation.course import Failure, Peak
-from saga_sim.evaluation.plan import Load
+from saga_sim.evaluation.plan import Load, variant
 from saga_sim.evaluation.sets import SETS
 from saga_sim.evaluation.summary import Condition, Standing, Versus
 from saga_sim.evaluation.targets import BLIND, LEARNED, Judged, State
@@ -103,8 +103,8 @@ def losses(standings: Sequence[Standing], profiles: Sequence[str]) -> list[Loss]
 
 
 def is_ours(profile: str) -> bool:
-    """`saga`, `saga-blind` and their variants; not the paper's."""
-    return profile in (LEARNED, BLIND) or profile.startswith((f"{LEARNED}:", f"{BLIND}:"))
+    """`saga` and `saga-blind`, whatever is declared to them; not the paper's."""
+    return variant(profile).profile in (LEARNED, BLIND)
 
 
 def _points(standing: Standing) -> Iterator[str]:

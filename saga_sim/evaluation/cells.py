@@ -9,10 +9,11 @@ import msgspec
 from saga_core.errors import UserError
 from saga_sim.cluster import Link
 from saga_sim.costs import preset
-from saga_sim.evaluation.plan import Cell, Load
+from saga_sim.evaluation.plan import Cell, Load, variant
 from saga_sim.evaluation.sets import draw, work_set
 from saga_sim.experiment import Arrivals, Figures, fitted, simulate
 from saga_sim.runs import ReplayResult, RunState
+from saga_sim.work import told
 from saga_sim.world import ClusterSpec
 
 GPUS_PER_NODE = 8
@@ -42,7 +43,11 @@ def run_cell(cell: Cell, traces: Path | None, key: str = "") -> CellResult:
         preset=kind, workers=cell.workers, per_node=GPUS_PER_NODE // kind.gpus, link=Link.of(kind.way_s)
     )
     workflows = fitted(draw(made, traces, cell.workflows, cell.seed, cell.half), spec)
-    figures, result = simulate(cell.profile, workflows, spec, arrivals(cell), seed=cell.seed)
+    named = variant(cell.profile)
+    declared = None if named.sigma is None else told(kind.costs, named.sigma, cell.seed)
+    figures, result = simulate(
+        named.profile, workflows, spec, arrivals(cell), seed=cell.seed, declared=declared
+    )
     return CellResult(
         key=key,
         cell=cell,

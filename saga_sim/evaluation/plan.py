@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from math import inf
 
 import msgspec
 
@@ -28,7 +30,7 @@ class Half(StrEnum):
 
 
 class Cell(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One run. rate_per_s: arrivals per second, of a share of the peak once the peak is known."""
+    """One run. profile: by its name, perhaps with what workflows declare (`variant`). rate_per_s: arrivals per second, of a share of the peak once the peak is known."""
 
     work: str
     profile: str
@@ -68,6 +70,32 @@ class Suite:
     what: str
     grids: tuple[Grid, ...]
     seeds: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """A profile and what workflows tell it: sigma of the log-normal error of the work they declare; None: nothing."""
+
+    profile: str
+    sigma: float | None = None
+
+
+DECLARED = "+declared"
+
+
+def variant(name: str) -> Variant:
+    """Of `saga`, `saga+declared` or `saga+declared~0.7`. Raises UserError for any other addition."""
+    profile, plus, addition = name.partition("+")
+    if not plus:
+        return Variant(profile=profile)
+    word, tilde, sigma = addition.partition("~")
+    with suppress(ValueError):
+        error = float(sigma) if tilde else 0.0
+        if f"+{word}" == DECLARED and 0 <= error < inf:
+            return Variant(profile=profile, sigma=error)
+    raise UserError(
+        f"profile {name!r}: not known after '+' (valid: {profile}{DECLARED}, {profile}{DECLARED}~SIGMA)"
+    )
 
 
 WORKERS = 4

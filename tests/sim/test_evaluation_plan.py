@@ -16,9 +16,11 @@ from saga_sim.evaluation.plan import (
     Choice,
     Half,
     Load,
+    Variant,
     enumerate_cells,
     probes,
     suite,
+    variant,
 )
 from saga_sim.evaluation.sets import SETS, USER_GAP_S, absent, draw, in_half, shaped
 from saga_sim.trace.profiles import TEN_TENANTS
@@ -88,6 +90,20 @@ def test_the_peak_is_probed_once_for_all_profiles_and_shares():
     }  # fmt: skip
     assert len(set(asked)) == len(asked) == 2 * len(PROBES_PER_WORKER)
     assert probes([cell()]) == []
+
+
+def test_a_profile_may_be_told_the_work():
+    assert variant("saga") == Variant(profile="saga")
+    assert variant("saga+declared") == Variant(profile="saga", sigma=0.0)
+    assert variant("saga+declared~0.7") == Variant(profile="saga", sigma=0.7)
+
+
+@pytest.mark.parametrize(
+    "name", ["saga+", "saga+told", "saga+declared~", "saga+declared~-1", "saga+declared~inf"]
+)
+def test_other_additions_are_refused(name):
+    with pytest.raises(UserError, match=r"valid: saga\+declared"):
+        variant(name)
 
 
 def test_mistakes_are_told_with_what_is_valid():
