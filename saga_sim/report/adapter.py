@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from saga_sim.experiment import Arrivals, Figures
+from saga_sim.isolation import isolated_s
 from saga_sim.report import notation
 from saga_sim.report.data import Metrics, Outcome, ReportData, Run, Sample, SetUp, TraceSource
 from saga_sim.report.series import means
 from saga_sim.report.watch import Watch
 from saga_sim.runs import ReplayResult, RunState, WorkflowRun
+from saga_sim.slowdown import NOBODY, slowdown_of
 from saga_sim.trace.records import Workflow
+from saga_sim.trace.stats import percentile
 from saga_sim.world import ClusterSpec
 
-NOBODY = "default"
-"""The tenant of workflows that name none, as the world submits them."""
+QUANTILES = 200
+"""Points of a curve of times to first token; more cannot be told apart."""
 
 
 def report_data(
-    runs: Iterable[tuple[Figures, ReplayResult, Watch | None]],
+    runs: Sequence[tuple[Figures, ReplayResult, Watch | None]],
     *,
     workflows: Sequence[Workflow],
     sources: Sequence[TraceSource],
@@ -29,6 +32,8 @@ def report_data(
     command: str = "",
 ) -> ReportData:
     """The report of runs as `experiment.simulate` gave them, the baseline's first; `workflows` as they were run."""
+    paces = {figures.seed: arrivals.pace(spec, workflows, figures.seed) for figures, _, _ in runs}
+    alone_s = {seed: isolated_s(spec.preset, spec.link, pace, workflows) for seed, pace in paces.items()}
     return ReportData(
         title=f"saga sim: {notation.plural(len(workflows), 'workflow')} on {notation.plural(spec.workers, 'worker')}",
         set_up=SetUp(
@@ -41,11 +46,14 @@ def report_data(
             per_node=spec.per_node,
             gpus=spec.workers * spec.preset.gpus,
             arrivals=arrivals_words(arrivals),
+            slo=runs[0][0].slowdowns.slo if runs else None,
             faults=tuple(faults),
             versions=tuple(versions),
             command=command,
         ),
-        runs=tuple(_run(figures, result, watch, workflows) for figures, result, watch in runs),
+        runs=tuple(
+            _run(figures, result, watch, alone_s[figures.seed], workflows) for figures, result, watch in runs
+        ),
     )
 
 
@@ -88,13 +96,23 @@ def arrivals_words(arrivals: Arrivals) -> str:
     return come
 
 
-def _run(figures: Figures, result: ReplayResult, watch: Watch | None, workflows: Sequence[Workflow]) -> Run:
+def _run(
+    figures: Figures,
+    result: ReplayResult,
+    watch: Watch | None,
+    alone_s: Sequence[float],
+    workflows: Sequence[Workflow],
+) -> Run:
     until_s = max((run.ended_s for run in result.runs), default=0.0)
     return Run(
         profile=figures.profile,
         seed=figures.seed,
         metrics=_metrics(figures),
-        outcomes=tuple(_outcome(run, of) for run, of in zip(result.runs, workflows, strict=True)),
+        outcomes=tuple(
+            _outcome(run, of, slowed)
+            for run, of, slowed in zip(result.runs, workflows, slowdown_of(result, alone_s), strict=True)
+        ),
+        ttfts_s=_quantiles(sorted(step.ttft_s for run in result.runs for step in run.steps)),
         live_workflows=means(((run.arrived_s, run.ended_s) for run in result.runs), until_s),
         steps_in_service=_steps(result, until_s),
         busy_workers=means(watch.busy_spans(), until_s) if watch else (),
@@ -107,13 +125,20 @@ def _steps(result: ReplayResult, until_s: float) -> tuple[Sample, ...]:
     return means(((step.started_s, step.started_s + step.duration_s) for step in steps), until_s)
 
 
-def _outcome(run: WorkflowRun, workflow: Workflow) -> Outcome:
+def _quantiles(ordered: Sequence[float]) -> tuple[float, ...]:
+    if not ordered:
+        return ()
+    return tuple(percentile(ordered, point / (QUANTILES - 1)) for point in range(QUANTILES))
+
+
+def _outcome(run: WorkflowRun, workflow: Workflow, slowed: float | None) -> Outcome:
     return Outcome(
         agent_type=run.agent_type,
         tenant=workflow.tenant or NOBODY,
         arrived_s=run.arrived_s,
         ended_s=run.ended_s,
         completion_s=run.completion_s if run.state is RunState.FINISHED else None,
+        slowdown=slowed,
     )
 
 
@@ -137,4 +162,12 @@ def _metrics(figures: Figures) -> Metrics:
         busy_share=figures.busy_share,
         preemptions=figures.preemptions,
         retries=whole.retries,
+        belady_ratio=figures.belady.ratio_s if figures.belady is not None else None,
+        slowdown_mean=figures.slowdowns.mean,
+        slowdown_p95=figures.slowdowns.p95,
+        slowdown_max=figures.slowdowns.max,
+        slo_share=figures.slowdowns.slo_share,
+        slo_least=figures.slowdowns.slo_least,
+        fairness_tenants=figures.slowdowns.jain_tenants,
+        fairness_workflows=figures.slowdowns.jain_workflows,
     )

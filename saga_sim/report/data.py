@@ -18,7 +18,7 @@ class TraceSource(msgspec.Struct, frozen=True, kw_only=True):
 class SetUp(msgspec.Struct, frozen=True, kw_only=True):
     """What was simulated, enough to do it again.
 
-    arrivals, faults: in words. versions: name and version of what took part. command: the command line.
+    slo: the slowdown that meets the objective. arrivals, faults: in words. versions: name and version of what took part. command: the command line.
     """
 
     sources: tuple[TraceSource, ...]
@@ -30,19 +30,23 @@ class SetUp(msgspec.Struct, frozen=True, kw_only=True):
     per_node: int
     gpus: int
     arrivals: str
+    slo: float | None = None
     faults: tuple[str, ...] = ()
     versions: tuple[tuple[str, str], ...] = ()
     command: str = ""
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """One workflow of one run. completion_s: arrival to its last token; None if it did not finish."""
+    """One workflow of one run. completion_s: arrival to its last token; slowdown: that over its time alone on a worker
+    without a cache. None if it did not finish.
+    """
 
     agent_type: str
     tenant: str
     arrived_s: float
     ended_s: float
     completion_s: float | None
+    slowdown: float | None = None
 
 
 class Metrics(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,8 +54,9 @@ class Metrics(msgspec.Struct, frozen=True, kw_only=True):
 
     regenerated_tokens: prompt tokens prefilled again although computed before. retries: steps tried again. again_share: the same as a share
     of the engines' busy time. useful_share: of the cached tokens, those of unfinished workflows. belady_ratio:
-    cached tokens over those of the oracle. slo_share: workflows within their objective. fairness: Jain's index
-    over tenants.
+    seconds of computing again over those of an oracle on the same accesses. slo_share: workflows within their
+    objective, slo_least: of the worst-served tenant's. fairness: Jain's index of slowdowns over tenants and over
+    workflows.
     """
 
     tct_mean_s: float | None = None
@@ -72,8 +77,13 @@ class Metrics(msgspec.Struct, frozen=True, kw_only=True):
     preemptions: int | None = None
     retries: int | None = None
     belady_ratio: float | None = None
+    slowdown_mean: float | None = None
+    slowdown_p95: float | None = None
+    slowdown_max: float | None = None
     slo_share: float | None = None
-    fairness: float | None = None
+    slo_least: float | None = None
+    fairness_tenants: float | None = None
+    fairness_workflows: float | None = None
 
 
 class Sample(msgspec.Struct, frozen=True, array_like=True):
@@ -96,12 +106,16 @@ class MemorySample(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
-    """One profile with one seed. Outcomes stand in the same order in every run; empty series: not recorded."""
+    """One profile with one seed. Outcomes stand in the same order in every run; empty series: not recorded.
+
+    ttfts_s: quantiles of the steps' times to first token, evenly spaced from the least to the most.
+    """
 
     profile: str
     seed: int
     metrics: Metrics
     outcomes: tuple[Outcome, ...]
+    ttfts_s: tuple[float, ...] = ()
     live_workflows: tuple[Sample, ...] = ()
     steps_in_service: tuple[Sample, ...] = ()
     busy_workers: tuple[Sample, ...] = ()

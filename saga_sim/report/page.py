@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from saga_sim.report import curves, pairs, tables, timelines
+from saga_sim.report import curves, pairs, tables, tenants, timelines
 from saga_sim.report.comparison import Comparison
 from saga_sim.report.data import ReportData
 from saga_sim.report.markup import Markup, tag
@@ -51,7 +51,10 @@ def _figures(report: ReportData, found: list[Comparison]) -> Markup:
 FIGURES = (
     "Means over seeds, in bold the best of its row; below in small type the lowest and the highest seed, for the ratio its "
     "95 % confidence interval. Completion time: from a workflow's arrival to its last token. Regenerated: prompt tokens "
-    "prefilled again although computed before. Useful: what an unfinished workflow could still use. All times are virtual."
+    "prefilled again although computed before. Useful: what an unfinished workflow could still use. Slowdown: completion time over the workflow's time alone on a "
+    "worker without a cache; objective: a slowdown that is met; Jain's index of slowdowns: 1 is all alike. Belady ratio: "
+    "seconds of prefilling again over an oracle's on the accesses of the same run (each profile has its own), compulsory "
+    "misses left out. All times are virtual."
 )
 
 
@@ -74,8 +77,13 @@ def _losses(losses: Iterable[Loss]) -> Markup:
 
 
 def _plots(report: ReportData, found: list[Comparison]) -> list[Markup | None]:
-    plots = [curves.completion_curves(report), timelines.live_workflows(report)]
-    plots += [timelines.steps_in_service(report), timelines.busy_workers(report)]
+    plots = [curves.completion_curves(report), curves.slowdown_curves(report), curves.ttft_curves(report)]
+    plots += [
+        tenants.tenant_plot(report),
+        timelines.live_workflows(report),
+        timelines.steps_in_service(report),
+        timelines.busy_workers(report),
+    ]
     for comparison in found:
         plots += [pairs.ratio_histogram(report, comparison), pairs.ratio_dots(report, comparison)]
     return plots + [timelines.memory(report.of(profile)[0]) for profile in report.profiles]
@@ -85,10 +93,10 @@ def _groups(report: ReportData) -> list[Markup]:
     parts = []
     for name, table in (
         ("Agent type", tables.groups(report, "agent type", lambda o: o.agent_type)),
-        ("Tenant", tables.groups(report, "tenant", lambda o: o.tenant)),
+        ("Tenant", tenants.table(report)),
     ):
         if table is not None:
-            said = tag("p", GROUPS, class_="remark")
+            said = tag("p", tenants.READ if name == "Tenant" else GROUPS, class_="remark")
             parts.append(tag("section", tag("h2", f"By {name.lower()}"), table, said))
     return parts
 

@@ -55,24 +55,22 @@ def figures(data: ReportData, comparisons: Sequence[Comparison]) -> Markup:
     shown = [m for m in MEASURES if any(m.values(data.of(profile)) for profile in data.profiles)]
     found = {comparison.profile: comparison for comparison in comparisons}
     rows = [
-        _row("Workflows finished", [_finished(data.of(profile)) for profile in data.profiles]),
-        _row(f"Times as fast as {data.baseline}", [_against(found.get(p)) for p in data.profiles], "key"),
+        row("Workflows finished", [_finished(data.of(profile)) for profile in data.profiles]),
+        row(f"Times as fast as {data.baseline}", [_against(found.get(p)) for p in data.profiles], "key"),
         *(_measure_row(data, measure) for measure in shown),
     ]
-    return scrolling(tag("table", _head(data, "Figure"), tag("tbody", *rows)))
+    return scrolling(tag("table", head(data, "Figure"), tag("tbody", *rows)))
 
 
-def _head(data: ReportData, *first: str) -> Markup:
+def head(data: ReportData, *first: str) -> Markup:
     profiles = [
-        tag(
-            "th", swatch(index), " ", name, _small("baseline") if name == data.baseline else None, scope="col"
-        )
+        tag("th", swatch(index), " ", name, small("baseline") if name == data.baseline else None, scope="col")
         for index, name in enumerate(data.profiles)
     ]
     return tag("thead", tag("tr", *(tag("th", name, scope="col") for name in first), *profiles))
 
 
-def _row(name: str, cells: Sequence[Child], class_: str | None = None) -> Markup:
+def row(name: str, cells: Sequence[Child], class_: str | None = None) -> Markup:
     return tag("tr", tag("th", name, scope="row"), *(tag("td", cell) for cell in cells), class_=class_)
 
 
@@ -87,18 +85,18 @@ def _against(found: Comparison | None) -> Child:
         return notation.ratio(1.0)
     if found.low is None or found.high is None:
         return notation.ratio(found.ratio)
-    spread = _small(f"{notation.ratio(found.low)} to {notation.ratio(found.high)}")
+    spread = small(f"{notation.ratio(found.low)} to {notation.ratio(found.high)}")
     return join([notation.ratio(found.ratio), spread])
 
 
-def _small(text: str) -> Markup:
+def small(text: str) -> Markup:
     return tag("small", text)
 
 
 def _measure_row(data: ReportData, measure: Measure) -> Markup:
     means = [measure.mean(data.of(profile)) for profile in data.profiles]
     best = _best(measure, means)
-    return _row(
+    return row(
         measure.name,
         [
             _cell(
@@ -123,7 +121,7 @@ def _best(measure: Measure, means: Sequence[float | None]) -> str | None:
 def _cell(measure: Measure, mean: float | None, values: Sequence[float], *, is_best: bool) -> Markup:
     written = measure.write(mean)
     low, high = (measure.write(min(values)), measure.write(max(values))) if values else ("", "")
-    spread = _small(f"{low} to {high}") if low != high else None
+    spread = small(f"{low} to {high}") if low != high else None
     return join([tag("b", written) if is_best else written, spread])
 
 
@@ -143,8 +141,8 @@ def groups(data: ReportData, name: str, of: Callable[[Outcome], str]) -> Markup 
     rows = [_group_row(data, group, counts[group], of) for group in largest]
     left = len(counts) - len(largest)
     more = tag("p", f"{left} smaller ones are not shown.") if left else None
-    head = _head(data, name, "workflows")
-    return join([scrolling(tag("table", head, tag("tbody", *rows))), more])
+    top = head(data, name, "workflows")
+    return join([scrolling(tag("table", top, tag("tbody", *rows))), more])
 
 
 def _group_row(data: ReportData, group: str, count: int, of: Callable[[Outcome], str]) -> Markup:
@@ -157,6 +155,6 @@ def _group_row(data: ReportData, group: str, count: int, of: Callable[[Outcome],
             if of(o) == group and o.completion_s is not None
         ]
         found = None if profile == data.baseline else compare(data, profile, lambda o: of(o) == group)
-        against = _small(f"{found.words}") if found else None
+        against = small(f"{found.words}") if found else None
         cells.append(join([notation.seconds(fmean(times) if times else None), against]))
-    return _row(group, cells)
+    return row(group, cells)
