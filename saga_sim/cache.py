@@ -17,7 +17,7 @@ Rules of this file
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from saga_core.kv.queue import Entry, FreeQueue, Party
 from saga_core.kv.retention import OVER, UNVALUED, Worth
@@ -158,17 +158,20 @@ class Cache:
         self.idle -= blocks
         assert self.idle >= 0, "more blocks taken than were free"
         while blocks:
-            span = self._queue.first()
+            span = self._queue.first() if self._valued else cast("Span", self._queue.common.after)
             assert span is not None
             self.changed.add(span.stream)
-            evicted = min(blocks, len(span))
+            left = span.high - blocks
+            if left > span.low:
+                if self.spill is not None:
+                    self.spill(span.stream, left, span.high)
+                span.high = left
+                return
             if self.spill is not None:
-                self.spill(span.stream, span.high - evicted, span.high)
-            blocks -= evicted
-            span.high -= evicted
-            if span.high == span.low:
-                self._queue.remove(span)
-                self._forget(span)
+                self.spill(span.stream, span.low, span.high)
+            blocks -= span.high - span.low
+            self._queue.remove(span)
+            self._forget(span)
 
     def store(self, pieces: Iterable[Piece], holder: Holder) -> None:
         """These blocks, taken before, are full now: `holder` computed them, and they can be found."""

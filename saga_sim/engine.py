@@ -53,6 +53,7 @@ class Engine:
         self.next_at = NEVER
         """When `advance` is to be called."""
         self._prefilling: dict[Request, None] = {}
+        self._hosted = shape.host_tokens > 0
         self._loads = Loads(shape, self.cache)
         self._standing: list[Request] = []
         """They decode, but not in the step under way (rule 6)."""
@@ -151,8 +152,10 @@ class Engine:
 
     def _begin_step(self, now: float) -> bool:
         """Decide a step and begin it; False when it only preempted, which takes no time."""
-        self._let_on()
-        self._land(now)
+        if self._standing:
+            self._let_on()
+        if self._hosted:
+            self._land(now)
         preempted = self.totals.preemptions
         budget, prefill_s = 0, 0.0
         served = self._serve_decoding()
@@ -165,7 +168,7 @@ class Engine:
             self._begin(now, prefill_s, 1)
         else:
             self._begin(now, 0.0, self._decodes(single=not calm))
-        if self._loads:
+        if self._hosted and self._loads:
             self._await_load(now)
         return calm or self._stretch > 0
 
@@ -265,7 +268,7 @@ class Engine:
             if not self._fits(request):
                 break
             self.waiting.popleft()
-            if request in self._loads:
+            if self._hosted and request in self._loads:
                 continue
             tokens = min(request.known_tokens - request.computed, budget)
             budget -= tokens
@@ -288,7 +291,7 @@ class Engine:
         self._orders += 1
         request.order = self._orders
         self.running[request] = None
-        loaded = self._load(request) * size
+        loaded = self._load(request) * size if self._hosted else 0
         if not loaded:
             self._prefilling[request] = None
         if request.cached_tokens is None:
@@ -299,8 +302,6 @@ class Engine:
 
     def _load(self, request: Request) -> int:
         """Begin to load what host memory has of the rest of its prompt; how many blocks that is."""
-        if self._loads.host is None:
-            return 0
         last = (request.known_tokens - 1) // self.shape.block_tokens
         blocks = self._loads.begin(request, last, self._started_at)
         self.totals.loaded_tokens += blocks * self.shape.block_tokens
@@ -354,7 +355,7 @@ class Engine:
     def _free(self, request: Request) -> None:
         """Give all blocks back, the tail first: it is evicted first."""
         del self.running[request]
-        loading = self._loads.drop(request)
+        loading = self._loads.drop(request) if self._hosted else 0
         if request in self._prefilling:
             del self._prefilling[request]
         elif not loading:
