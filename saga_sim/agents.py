@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Protocol
 
 from saga_core.actions import Dispatch
+from saga_core.identity import Identity, identify
 from saga_core.ids import TenantId, WorkflowId
 from saga_sim.client import FIRST_PAUSE_S, LONGEST_PAUSE_S, Patience
 from saga_sim.clock import Clock
@@ -207,3 +209,9 @@ class Agents:
             retries=agent.retries,
             why=agent.why,
         )
+
+
+@lru_cache(maxsize=4096)
+def identity_of(session: str) -> Identity:
+    """Who calls, by the live rules; all workflows name their sessions alike, so few names are asked about."""
+    return identify({b"x-saga-session-id": session.encode()}, None, by_token=True)

@@ -31,18 +31,18 @@ from saga_core.events import (
 )
 from saga_core.events import Tick as HeadTick
 from saga_core.head import Head
-from saga_core.identity import identify
 from saga_core.ids import NodeId, StepId, TenantId, WorkerId, WorkflowId
 from saga_core.mirror import node_of
 from saga_core.policy.profiles import PROFILES
 from saga_core.states import WorkflowState
-from saga_sim.agents import Agent, Agents, Call
+from saga_sim.agents import Agent, Agents, Call, identity_of
 from saga_sim.client import RETRIED_STATUSES
 from saga_sim.clock import Clock
 from saga_sim.cluster import MODEL, ClusterSpec, SimNode, SimWorker
 from saga_sim.costs import Preset
 from saga_sim.engine import Request
 from saga_sim.faults import Fault, FaultKind, Faults, Line
+from saga_sim.garbage import seldom_collected
 from saga_sim.pacing import Pace
 from saga_sim.runs import ReplayResult
 from saga_sim.trace.records import Workflow
@@ -126,8 +126,10 @@ class World:
             self._line.spoil()
             for fault in self._faults.plan:
                 self.clock.after(fault.at_s, self._strike, fault)
-        while agents.left and self._step():
-            pass
+        step = self.clock.step if self._on_event is None else self._step
+        with seldom_collected():
+            while agents.left and step():
+                pass
         if agents.left:
             raise ClusterError(f"the simulation stands still with {agents.left} workflows unfinished")
         return agents.result()
@@ -231,7 +233,7 @@ class World:
         self._last_step += 1
         step = StepId(self._last_step)
         self._calls[step] = call
-        who = identify({b"x-saga-session-id": call.session.encode()}, None, by_token=True)
+        who = identity_of(call.session)
         self.handle(
             StepArrived(
                 step=step,
