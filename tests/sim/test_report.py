@@ -98,6 +98,13 @@ def test_figures_and_outcomes_are_those_of_the_runs(data, experiment):
         for name in ("tct_p50_s", "tct_p99_s", "workflows_per_min", "pressure", "again_share", "useful_share",
                      "busy_share", "preemptions"):  # fmt: skip
             assert getattr(known, name) == getattr(figures, name)
+        slowed = figures.slowdowns
+        assert (known.slowdown_max, known.slo_share, known.slo_least, known.fairness_tenants) == (
+            slowed.max, slowed.slo_share, slowed.slo_least, slowed.jain_tenants,
+        )  # fmt: skip
+        assert max(o.slowdown for o in made.outcomes) == slowed.max
+        steps = sorted(step.ttft_s for run in result.runs for step in run.steps)
+        assert (made.ttfts_s[0], made.ttfts_s[-1]) == (steps[0], steps[-1])
         assert [o.completion_s for o in made.outcomes] == [run.completion_s for run in result.runs]
         assert {o.tenant for o in made.outcomes} == {w.tenant or "default" for w in workflows}
 

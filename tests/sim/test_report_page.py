@@ -10,7 +10,7 @@ import pytest
 from report_makers import full, outcome, report, run
 from test_report import Reader
 
-from saga_sim.report import axis, curves, pairs, render, tables, timelines
+from saga_sim.report import axis, curves, pairs, render, tables, tenants, timelines
 from saga_sim.report.comparison import compare
 from saga_sim.report.plot import colour, dashes
 from saga_sim.report.verdict import comparisons
@@ -25,7 +25,11 @@ FRAGMENTS = {
     "memory": lambda data, _: timelines.memory(data.runs[0]),
     "set-up": lambda data, _: tables.set_up(data),
     "figures": tables.figures,
-    "by-tenant": lambda data, _: tables.groups(data, "tenant", lambda o: o.tenant),
+    "by-agent-type": lambda data, _: tables.groups(data, "agent type", lambda o: o.agent_type),
+    "by-tenant": lambda data, _: tenants.table(data),
+    "tenant-plot": lambda data, _: tenants.tenant_plot(data),
+    "slowdown-curves": lambda data, _: curves.slowdown_curves(data),
+    "ttft-curves": lambda data, _: curves.ttft_curves(data),
 }
 
 
@@ -47,12 +51,36 @@ def drawings(page):
 def test_every_plot_has_a_text_alternative_axis_names_and_a_caption():
     page = render(full())
     plots = drawings(page)
-    assert len(plots) == 9
+    assert len(plots) == 12
     for plot in plots:
         assert re.search(r"<title>[^<]+</title><desc>[^<]{20,}</desc>", plot)
         assert plot.count('class="name"') == 2
     assert page.count("<figcaption>") == len(plots)
     assert not re.search(r"<figcaption>[^<]{0,30}<", page)
+
+
+def test_a_tenant_is_told_its_slowdown_and_its_share_within_the_objective():
+    """Tenant b under the baseline, both seeds: slowdowns 20/8, 40/8, 21/8, 44/8; only the first is within 2.5."""
+    row = tenants.table(full()).split('<th scope="row">b</th>')[1].split("</tr>")[0]
+    assert row.startswith("<td>2</td><td>3.91, 25")
+    assert tenants.table(report(run("sticky", [1.0, 2.0]))) is None
+    assert tenants.tenant_plot(report(run("sticky", [1.0, 2.0]))) is None
+
+
+def test_curves_that_nobody_measured_are_left_out():
+    bare = report(run("sticky", [1.0, 2.0]))
+    assert curves.slowdown_curves(bare) is None
+    assert curves.ttft_curves(bare) is None
+
+
+def test_a_slowdown_curve_ends_where_workflows_did_not_finish():
+    """Half of them finished, so the curve goes half way up; the objective is a line."""
+    half = report(run("sticky", (), outcomes=(outcome(4.0, alone_s=2.0), outcome(None))))
+    drawn = curves.slowdown_curves(half)
+    low, high = 254.0, 26.0  # the frame's floor and top
+    ends = float(re.search(r'<circle class="mark c0"[^>]*cy="([\d.]+)"', drawn.split('class="grid"')[-1])[1])
+    assert ends == pytest.approx((low + high) / 2)
+    assert 'class="unity"' in drawn
 
 
 def test_profiles_differ_in_dashes_and_marks_not_by_colour_alone():
