@@ -1,11 +1,15 @@
 """What the learner makes of small histories, one rule at a time."""
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from saga_core.aeg import ANSWER, Declared, Hints, Kind, Learner
+from saga_core.aeg.bands import Band
 from saga_core.aeg.curves import Curve
 from saga_core.aeg.pauses import Pauses
 from saga_core.aeg.rings import Ring
+from saga_core.aeg.scores import Tally
 from saga_core.aeg.sequel import CONTEXTS, Sequel
 
 SWE = Kind("t", "swe")
@@ -161,13 +165,24 @@ def test_kaplan_and_meier_by_hand():
 def test_the_next_tool_follows_the_last_two():
     stream = Stream()
     workflow = stream.begin()
-    for tool in ["read", "edit", "run", "read", "look", "run"] * 8:
+    for tool in ["read", "run", "edit", "look", "run", "test"] * 8:
         stream.step(workflow, tool=tool)
-    # After "look run" comes read; after "run read" it is edit or look in turn.
-    assert stream.learner.next_tool(workflow, "main")[0] == "read"
+    # "run" alone is followed by "edit" or "test"; what came before it tells which.
+    for tool in ["read", "run"]:
+        stream.step(workflow, tool=tool)
+    assert stream.learner.next_tool(workflow, "main")[0] == "edit"
+    for tool in ["edit", "look", "run"]:
+        stream.step(workflow, tool=tool)
+    assert stream.learner.next_tool(workflow, "main")[0] == "test"
     assert stream.learner.next_tool(workflow, "main")[1] > 0.8
-    stream.step(workflow, tool="read")
-    assert stream.learner.next_tool(workflow, "main")[1] < 0.7
+
+
+def test_where_one_sample_is_left_its_double_stands_beside_it():
+    pauses = Pauses()
+    for pause_s in [1.0] * 9 + [100.0]:
+        pauses.ring.add(pause_s)
+    low, _, high, _ = pauses.left(20.0)
+    assert (low, high) == (20.0, 80.0)
 
 
 def test_a_new_program_of_a_known_tool_asks_the_pool():
@@ -316,3 +331,110 @@ def test_sub_agents_have_their_own_pauses():
     tools = stream.learner.memory.programs.by_name["t", "swe"].tools
     assert tools["Task"].pauses.ring.ordered == [60.0]
     assert tools[ANSWER].pauses.ring.ordered == []
+
+
+def test_one_run_of_an_instance_does_not_silence_its_class():
+    stream = Stream()
+    for _ in range(40):
+        stream.run(10)
+    stream.run(90, Kind("t", "swe", "django-1"))
+    # Half and half, in logarithms: about sqrt(10 * 90).
+    assert stream.learner.total_work(stream.begin(Kind("t", "swe", "django-1"))).median == pytest.approx(
+        30.0, rel=0.1
+    )
+
+
+def test_no_part_of_the_band_is_below_what_is_attained():
+    stream = Stream()
+    workflow = stream.begin(hints=Hints(work_s=30.0))
+    stream.step(workflow, work_s=20.0)
+    expected = stream.learner.total_work(workflow)
+    assert (expected.median, expected.low) == (pytest.approx(30.0), 20.0)
+
+
+def test_the_first_guess_of_all_is_of_the_order_of_seconds():
+    stream = Stream()
+    assert stream.learner.total_work(stream.begin()).median == pytest.approx(2.0)
+
+
+def test_a_step_that_arrives_twice_closes_one_pause():
+    stream = Stream()
+    workflow = stream.begin()
+    stream.step(workflow)
+    stream.learner.returned(workflow, "main", at=stream.now)
+    stream.learner.returned(workflow, "main", at=stream.now + 5.0)
+    assert stream.learner.memory.programs.by_name["t", "swe"].tools["bash"].pauses.ring.ordered == [1.0]
+
+
+@pytest.mark.parametrize("at", [-5.0, float("nan"), float("inf"), 1e12])
+def test_a_clock_that_was_set_teaches_no_pause(at):
+    stream = Stream()
+    workflow = stream.begin()
+    stream.step(workflow)
+    stream.learner.returned(workflow, "main", at=at)
+    assert stream.learner.memory.programs.by_name["t", "swe"].tools["bash"].pauses.ring.ordered == []
+
+
+@pytest.mark.parametrize("work_s", [float("nan"), float("inf"), -3.0, 1e300])
+def test_senseless_work_is_not_counted(work_s):
+    stream = Stream()
+    workflow = stream.begin()
+    stream.step(workflow, work_s=3.0)
+    stream.step(workflow, work_s=work_s)
+    assert stream.learner.memory.live[workflow].work_s == 3.0
+
+
+def test_quantiles_of_what_is_left():
+    curve = Curve(Ring(8))
+    for value in range(8):
+        curve.add(float(value))
+    curve.draw()
+    assert curve.quantile(0, 0.5) == 3.0
+    assert curve.quantile(4, 0.5) == 5.0
+    assert curve.quantile(4, 0.9) == 7.0
+
+
+def test_counts_of_tools_forget():
+    sequel = Sequel()
+    for _ in range(300):
+        sequel.add((), "old")
+    for _ in range(300):
+        sequel.add((), "new")
+    assert sequel.next(())[0] == "new"
+
+
+def test_scores_are_of_late():
+    tally = Tally()
+    for _ in range(10_000):
+        tally.add(1.0, 1.0, False)
+    for _ in range(20_000):
+        tally.add(0.0, 0.0, True)
+    assert tally.count < 5000
+    assert tally.within > 0.95 * tally.count
+
+
+@given(st.lists(st.floats(0, 9), max_size=40), st.integers(1, 7))
+def test_a_ring_holds_the_latest_in_order(values, limit):
+    ring = Ring(limit)
+    for value in values:
+        ring.add(value)
+    assert ring.values() == values[-limit:]
+    assert ring.ordered == sorted(values[-limit:])
+
+
+@given(st.lists(st.floats(0, 1e6), min_size=400, max_size=400))
+@settings(max_examples=20)
+def test_a_band_stays_in_order(values):
+    band = Band()
+    for value in values:
+        band.add(value)
+        assert 0.0 <= band.low <= band.middle <= band.high
+
+
+def test_a_band_finds_its_percentiles():
+    band = Band()
+    for turn in range(4000):
+        band.add(float((turn * 37) % 100))
+    assert band.estimate("x").median == pytest.approx(50, rel=0.2)
+    assert band.estimate("x").low == pytest.approx(10, rel=0.4)
+    assert band.estimate("x").high == pytest.approx(90, rel=0.2)

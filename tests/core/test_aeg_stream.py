@@ -15,7 +15,7 @@ NUMBERS = st.one_of(
     st.floats(min_value=0, max_value=100),
 )
 TOKENS = st.one_of(st.integers(-10, 200_000), st.just(10**400))
-IDS = st.integers(0, 5)
+IDS = st.integers(0, 2)
 SESSIONS = st.sampled_from(["main", "sub", "x"])
 TOOLS = st.sampled_from(["", "-", "^", "bash", "edit", "é" * 500])
 KINDS = st.builds(
@@ -44,6 +44,14 @@ EVENTS = st.one_of(
 )
 
 
+def opened():
+    """A learner with all workflows under way, so that most events mean something."""
+    learner = Learner()
+    for workflow in range(3):
+        learner.began(workflow, Kind("t", "swe"), 0.0)
+    return learner
+
+
 def tell(learner, event):
     match event:
         case "began", workflow, kind, hints, prompt:
@@ -60,7 +68,7 @@ def tell(learner, event):
 
 def answers(learner, elapsed_s=3.0):
     out = []
-    for workflow in range(6):
+    for workflow in range(4):
         out += [
             learner.total_work(workflow),
             learner.remaining_work(workflow),
@@ -96,7 +104,7 @@ def sane(answer):
 @settings(max_examples=150, deadline=None)
 @given(st.lists(EVENTS, max_size=60), NUMBERS)
 def test_every_answer_is_sane_after_any_stream(events, elapsed_s):
-    learner = Learner()
+    learner = opened()
     for event in events:
         tell(learner, event)
         wrong = [answer for answer in answers(learner, elapsed_s) if not sane(answer)]
@@ -132,7 +140,7 @@ def test_senseless_hints_do_no_harm(hints):
 @settings(max_examples=100, deadline=None)
 @given(st.lists(EVENTS, max_size=60), st.lists(EVENTS, max_size=20))
 def test_what_is_saved_goes_on_alike(before, after):
-    learner = Learner()
+    learner = opened()
     for event in before:
         tell(learner, event)
     again = decode(encode(learner), "test")
@@ -174,13 +182,13 @@ def flood(learner, turns):
 
 def test_memory_is_bounded(monkeypatch):
     monkeypatch.setattr(memory, "LIVE", 50)
-    monkeypatch.setattr(memory, "TENANTS", 30)
+    monkeypatch.setattr(memory, "TENANTS", 10)
     monkeypatch.setattr(levels, "LEVELS", 100)
     learner = Learner()
     flood(learner, 1000)
     held = learner.memory
     assert len(held.live) <= 50
-    assert len(held.trusts) <= 30
+    assert 0 < len(held.trusts) <= 10
     assert len(held.shelf.levels) <= 100
     assert len(held.programs.by_name) <= program.PROGRAMS
     assert len(held.programs.pool.tools) <= program.TOOLS + 1
