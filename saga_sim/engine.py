@@ -35,7 +35,6 @@ from saga_sim.requests import Request, Totals
 from saga_sim.waiting import ByPriority
 
 __all__ = ["NEVER", "Engine", "Request", "Totals"]
-
 NEVER = float("inf")
 
 
@@ -113,7 +112,9 @@ class Engine:
             if not request.over:
                 self._leave(request)
         self._aborted.clear()
-        self._schedule(now)
+        self._started_at = now
+        while not self._begin_step(now):
+            pass
 
     def _complete(self, now: float) -> None:
         decoding, steps = self.decoding, self._stretch
@@ -145,15 +146,11 @@ class Engine:
 
     # -- one step ------------------------------------------------------------------------
 
-    def _schedule(self, now: float) -> None:
-        self._started_at = now
-        while not self._begin_step(now):
-            pass
-
     def _begin_step(self, now: float) -> bool:
         """Decide a step and begin it; False when it only preempted, which takes no time."""
-        if self._standing:
-            self._let_on()
+        for request in self._standing:
+            self.decoding.join(request)
+        self._standing.clear()
         if self._hosted:
             self._land(now)
         preempted = self.totals.preemptions
@@ -164,10 +161,8 @@ class Engine:
         calm = self.totals.preemptions == preempted
         if calm:
             prefill_s += self._serve_waiting(budget)
-        if served and self._prefilling:
-            self._begin(now, prefill_s, 1)
-        else:
-            self._begin(now, 0.0, self._decodes(single=not calm))
+        self._stretch = steps = 1 if served and self._prefilling else self._decodes(single=not calm)
+        self.next_at = now + prefill_s + self.decoding.cost_s(self.costs, steps) if steps else NEVER
         if self._hosted and self._loads:
             self._await_load(now)
         return calm or self._stretch > 0
@@ -181,10 +176,6 @@ class Engine:
         free = self.cache.free + decoding.next_blocks
         return max(1, decoding.affordable(decoding.until_end, free))
 
-    def _begin(self, now: float, prefill_s: float, steps: int) -> None:
-        self._stretch = steps
-        self.next_at = now + prefill_s + self.decoding.cost_s(self.costs, steps) if steps else NEVER
-
     def _await_load(self, now: float) -> None:
         """The next load that comes in is seen: at once when nothing else is under way, else after the step it is in."""
         ready_at = self._loads.ready_at
@@ -197,9 +188,7 @@ class Engine:
     def _land(self, now: float) -> None:
         """What has been loaded by now can be found, and the rest of its prompts be computed."""
         while self._loads and self._loads.ready_at <= now:
-            request = self._loads.land()
-            request.computed = request.stored * self.shape.block_tokens
-            self._prefilling[request] = None
+            self._prefilling[self._loads.land()] = None
 
     def _serve_decoding(self) -> bool:
         """A block for each that needs one; False when one of them had to give way itself."""
@@ -220,12 +209,6 @@ class Engine:
                 self.cache.take(1)
             served.add(request)
         return True
-
-    def _let_on(self) -> None:
-        """Those that stood still in the last step decode again."""
-        for request in self._standing:
-            self.decoding.join(request)
-        self._standing.clear()
 
     def _hold_back(self, requests: list[Request]) -> None:
         """Those of them that decode do not in this step."""
@@ -291,21 +274,15 @@ class Engine:
         self._orders += 1
         request.order = self._orders
         self.running[request] = None
-        loaded = self._load(request) * size if self._hosted else 0
+        loaded = self._loads.begin(request, self._started_at) if self._hosted else 0
         if not loaded:
             self._prefilling[request] = None
         if request.cached_tokens is None:
             request.cached_tokens = request.computed + loaded
             self.totals.hit_tokens += request.computed
             self.totals.host_hit_tokens += loaded
+        self.totals.loaded_tokens += loaded
         return True
-
-    def _load(self, request: Request) -> int:
-        """Begin to load what host memory has of the rest of its prompt; how many blocks that is."""
-        last = (request.known_tokens - 1) // self.shape.block_tokens
-        blocks = self._loads.begin(request, last, self._started_at)
-        self.totals.loaded_tokens += blocks * self.shape.block_tokens
-        return blocks
 
     def _missing(self, request: Request, tokens: int) -> int:
         size = self.shape.block_tokens

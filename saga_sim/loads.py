@@ -23,6 +23,7 @@ class Loads:
 
     def __init__(self, shape: Shape, cache: Cache) -> None:
         self._cache = cache
+        self._block_tokens = shape.block_tokens
         self._block_s = shape.block_tokens / shape.link_tokens_per_s
         self._under_way: dict[Request, _Load] = {}
         self._link_free_at = 0.0
@@ -42,12 +43,13 @@ class Loads:
         """When the next one is there."""
         return next(iter(self._under_way.values())).ready_at
 
-    def begin(self, request: Request, last: int, now: float) -> int:
-        """Load what host memory has of its blocks behind those found and before `last`; how many that is.
+    def begin(self, request: Request, now: float) -> int:
+        """Load what host memory has of its blocks behind those found in the pool; how many tokens that is.
 
-        Their room in the pool is taken at once, as vLLM does. The caller asked for it before.
+        One token at least is left to be computed. Their room in the pool is taken at once, as vLLM does. The caller asked for it before.
         """
         assert self.host is not None
+        last = (request.known_tokens - 1) // self._block_tokens
         pieces = self.host.lookup(request.stream.pieces(last, request.stored))
         blocks = sum(high - low for _, low, high in pieces)
         if blocks:
@@ -55,7 +57,7 @@ class Loads:
             self._cache.take(blocks)
             self._link_free_at = max(now, self._link_free_at) + blocks * self._block_s
             self._under_way[request] = _Load(pieces, blocks, self._link_free_at)
-        return blocks
+        return blocks * self._block_tokens
 
     def land(self) -> Request:
         """The next one is there: its blocks can be found."""
@@ -63,6 +65,7 @@ class Loads:
         del self._under_way[request]
         self._cache.store(load.pieces, request)
         request.stored += load.blocks
+        request.computed = request.stored * self._block_tokens
         return request
 
     def drop(self, request: Request) -> int:
