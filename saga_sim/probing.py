@@ -158,7 +158,7 @@ class Prober:
         self._on_probe(len(self.probes))
 
     async def _call(
-        self, line: _Line, prompt: list[int], decoded: int, *, on_first: Callable[[], object] = lambda: None
+        self, line: _Line, prompt: list[int], decoded: int, *, on_first: Callable[[], None] = lambda: None
     ) -> tuple[Probe, Reply]:
         started_at = asyncio.get_running_loop().time()
         try:
