@@ -127,7 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             trial = Trial(workflows, engine, options.half, blind=options.blind)
             for told in stream(workflows, engine, options.live, options.seed):
                 trial.tell(told)
-            name = Path(source).name if not source.startswith("synth:") else source
+            name = "+".join(Path(part).name for part in source.split("+"))
             for line in report(f"{name}, {len(workflows)} workflows, half {options.half}", trial.sums):
                 sys.stdout.write(line + "\n")
     except UserError as error:

@@ -271,7 +271,13 @@ class Trial:
 
 
 def load(source: str) -> list[Workflow]:
-    """A trace file, or `synth:PRESET[:COUNT]`."""
+    """A trace file, `synth:PRESET[:COUNT]`, or several joined by `+`, dealt out evenly."""
+    if "+" in source:
+        parts = [load(part) for part in source.split("+")]
+        placed = [
+            (index / len(part), which, w) for which, part in enumerate(parts) for index, w in enumerate(part)
+        ]
+        return [workflow for _, _, workflow in sorted(placed, key=lambda place: place[:2])]
     if not source.startswith("synth:"):
         return load_trace(source)
     _, name, *count = source.split(":")
