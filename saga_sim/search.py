@@ -22,7 +22,7 @@ class Search:
         """A size as the rule of this file says; None: no size that was tried is one."""
         low = 0
         while (high := self._doubled(low)) is not None:
-            found = self._bisected(low, high)
+            found = self._bisected(high)
             if found == self.most or self._asked(found + 1):
                 return found
             low = found + 1
@@ -60,9 +60,9 @@ class Search:
                 return size
         return None
 
-    def _bisected(self, low: int, high: int) -> int:
-        """A size that reaches it with one below that does not, between `low` (misses) and `high` (reaches)."""
-        low = max([low, *(size for size, met in self.tried.items() if not met and size < high)])
+    def _bisected(self, high: int) -> int:
+        """A size that reaches it with one below that does not: between the last that misses below `high`, and `high`."""
+        low = max((size for size, met in self.tried.items() if not met and size < high), default=0)
         while high - low > 1:
             middle = (low + high) // 2
             low, high = (low, middle) if self._asked(middle) else (middle, high)

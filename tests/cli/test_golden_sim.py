@@ -58,7 +58,7 @@ def story():
         "least loaded (0.54); home gpu-node-0017/3 has load 0.84 >= 0.8, and a reason that needs another line"
     )
     steps = (
-        step(0, wait_s=3.2, gap_s=0.2),
+        step(0, wait_s=3.2, gap_s=0.2, why="least loaded (0.08); no home yet"),
         step(1),
         step(2, worker="n0001/1", why=came.why, attempts=2, placements=(lost, came), moved_from="n0001/0"),
         step(3, session="sub.3", worker="gpu-node-0017/3", why=why, on_way=False, gap_s=None),

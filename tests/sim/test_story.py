@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 from trace_makers import chain, step, workflow
 
 from saga_sim.costs import AGENT_CPU
@@ -68,6 +69,24 @@ def test_alone_nothing_is_waited_for():
     assert story.way == story.all_steps
 
 
+def test_a_step_that_lost_its_worker_waits_for_the_next_one():
+    spec = ClusterSpec(preset=AGENT_CPU, workers=2, per_node=2)
+    faults = Faults(plan=[parse("death:n0001@3+8", 1, lambda _: 2)])
+    _, stories = told(demo(), spec=spec, faults=faults, profile="saga-paper")
+    moved = [
+        one
+        for story in stories
+        for one in story.steps
+        if any("lost: " in turn.lost for turn in one.placements)
+    ]
+    assert moved
+    for one in moved:
+        assert one.placements[-1].at_s - one.placements[0].at_s == pytest.approx(
+            one.wait_s + one.parts.lost_s, abs=2
+        )
+        assert one.wait_s > 1
+
+
 def test_what_runs_beside_the_longest_way_costs_no_time():
     forked = workflow(
         step(0, 200),
@@ -75,6 +94,12 @@ def test_what_runs_beside_the_longest_way_costs_no_time():
         step(2, 300, 100, 5, ctx=0, agent="sub"),
         step(3, 8200, 200, 5, ctx=1, parents=(1, 2)),
     )
+    slow, fast = forked.steps[1], forked.steps[2]
+    swapped = workflow(
+        forked.steps[0], replace(fast, id=1), replace(slow, id=2), replace(forked.steps[3], ctx_parent=2)
+    )
+    _, (other,) = told([swapped])
+    assert [one.step for one in other.steps if one.on_way] == [0, 2, 3]
     _, (story,) = told([forked])
     assert [one.step for one in story.steps if one.on_way] == [0, 1, 3]
     assert story.all_steps.total_s > story.way.total_s == pytest.approx(story.completion_s)
