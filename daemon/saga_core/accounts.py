@@ -12,13 +12,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from saga_core.aeg import Hints, Kind, Learner
 from saga_core.costs import CostTable
 from saga_core.ids import WorkflowId
-
-UNKNOWN_S = 60.0
-"""Expected work where nothing at all is known. The same for all, so that they go in the order of arrival."""
-MEMORY = 0.05
-"""Weight of the latest workflow in the mean of its kind: some 20 workflows count."""
 
 
 @dataclass(slots=True, eq=False)
@@ -26,14 +22,11 @@ class Account:
     """One workflow's."""
 
     workflow: WorkflowId
-    kind: str
     arrived_at: float
     born_v: float
     expected_s: float
     weight: float = 1.0
     attained_s: float = 0.0
-    declared: bool = False
-    """Its expected work was told, not learned."""
 
 
 @dataclass(slots=True, eq=False)
@@ -53,8 +46,7 @@ class Accounts:
         self.costs = costs
         self._services: dict[str, Service] = {}
         self._models: dict[WorkflowId, str] = {}
-        self._means: dict[str, float] = {}
-        """Work of a workflow by kind, the recent ones weighing more."""
+        self.learner = Learner()
 
     def of(self, workflow: WorkflowId) -> Account | None:
         model = self._models.get(workflow)
@@ -64,41 +56,60 @@ class Accounts:
         self,
         workflow: WorkflowId,
         model: str,
+        kind: Kind,
         *,
-        kind: str,
         at: float,
+        prompt_tokens: int = 0,
         work_s: float = 0.0,
         weight: float = 1.0,
     ) -> Account:
-        """The account of `workflow`, opened at its first step. `work_s`: what it says it will take; 0: nothing."""
+        """The account of `workflow`, opened at its first step, whose prompt has some `prompt_tokens`.
+
+        work_s: what it says it will take; 0: nothing.
+        """
         found = self.of(workflow)
         if found is not None:
             return found
         service = self._services.setdefault(model, Service())
-        account = Account(
-            workflow,
-            kind,
-            at,
-            service.virtual_s,
-            expected_s=work_s or self._means.get(kind, UNKNOWN_S),
-            weight=weight,
-            declared=work_s > 0.0,
-        )
+        hints = Hints(work_s=work_s) if work_s > 0.0 else None
+        self.learner.began(workflow, kind, at, hints, prompt_tokens=prompt_tokens)
+        expected_s = self._expected_s(workflow)
+        account = Account(workflow, at, service.virtual_s, expected_s, weight)
         service.accounts[workflow] = account
         service.weight += weight
         self._models[workflow] = model
         return account
 
-    def served(self, workflow: WorkflowId, work_s: float) -> None:
-        """A step of `workflow` took `work_s` of useful work."""
+    def _expected_s(self, workflow: WorkflowId) -> float:
+        return self.learner.total_work(workflow).mean
+
+    def returned(self, workflow: WorkflowId, session: str, *, at: float) -> None:
+        """A step of `session` arrives: whatever tool it waited for is done."""
+        self.learner.returned(workflow, session, at=at)
+
+    def served(
+        self,
+        workflow: WorkflowId,
+        session: str,
+        work_s: float,
+        *,
+        at: float,
+        prompt_tokens: int,
+        output_tokens: int,
+    ) -> None:
+        """A step of `session` took `work_s` of useful work."""
         account = self.of(workflow)
         if account is None:
             return
         service = self._services[self._models[workflow]]
         account.attained_s += work_s
         service.virtual_s += work_s / service.weight
+        self.learner.stepped(
+            workflow, session, at=at, work_s=work_s, prompt_tokens=prompt_tokens, output_tokens=output_tokens
+        )
+        account.expected_s = self._expected_s(workflow)
 
-    def close(self, workflow: WorkflowId, *, complete: bool) -> None:
+    def close(self, workflow: WorkflowId, *, at: float, complete: bool) -> None:
         """It is over; only a `complete` one says how much work its kind takes."""
         account = self.of(workflow)
         if account is None:
@@ -106,10 +117,7 @@ class Accounts:
         service = self._services[self._models.pop(workflow)]
         del service.accounts[workflow]
         service.weight = service.weight - account.weight if service.accounts else 0.0
-        if complete and account.attained_s > 0.0:
-            mean = self._means.get(account.kind)
-            new = account.attained_s
-            self._means[account.kind] = new if mean is None else mean + MEMORY * (new - mean)
+        self.learner.ended(workflow, at=at, complete=complete)
 
     def virtual_s(self, model: str) -> float:
         service = self._services.get(model)

@@ -13,12 +13,13 @@ from msgspec.structs import replace
 
 from saga_core.accounts import Account, Accounts
 from saga_core.actions import Abort, Dispatch, Refuse
+from saga_core.aeg import Kind
 from saga_core.book import SESSIONS, Book, Session, Step, Workflow
 from saga_core.config import Config
 from saga_core.desk import Desk
 from saga_core.events import Outcome, SessionPaused, StepArrived, StepFinished, StepLost, StepPlaced
 from saga_core.fleet import Fleet, Pool, Worker
-from saga_core.gate import Gate
+from saga_core.gate import BYTES_PER_TOKEN, Gate
 from saga_core.ids import SessionId, StepId, WorkerId, WorkflowId
 from saga_core.policy.placement import Ask, place
 from saga_core.policy.profiles import PROFILES, Profile, profile_of
@@ -88,16 +89,21 @@ class Steps:
         """Take an admitted step in, as one of `workflow`'s."""
         self.desk.record(replace(event, workflow=workflow.id) if workflow is not None else event)
         if workflow is not None:
-            self._account(workflow, event.model)
+            self._account(workflow, event)
+            self.accounts.returned(workflow.id, event.session, at=self.desk.now)
         self._place_or_wait(self.book.steps[event.step])
 
-    def _account(self, workflow: Workflow, model: str) -> Account:
+    def _account(self, workflow: Workflow, event: StepArrived) -> Account:
         found = self.accounts.of(workflow.id)
         if found is not None:
             return found
-        kind = f"{workflow.tenant}/{workflow.agent_type}"
         return self.accounts.open(
-            workflow.id, model, kind=kind, at=workflow.submitted_at, work_s=workflow.work_s
+            workflow.id,
+            event.model,
+            Kind(workflow.tenant, workflow.agent_type),
+            at=workflow.submitted_at,
+            prompt_tokens=int(event.body_bytes / BYTES_PER_TOKEN),
+            work_s=workflow.work_s,
         )
 
     # -- placement -----------------------------------------------------------------------
@@ -133,7 +139,7 @@ class Steps:
         """The key in milliseconds; a step of no workflow goes by its own arrival or with the least served."""
         account = self.accounts.of(step.workflow) if step.workflow is not None else None
         if account is None:
-            account = Account(WorkflowId(0), "", step.arrived_at, 0.0, 0.0)
+            account = Account(WorkflowId(0), step.arrived_at, 0.0, 0.0)
         return int(1000 * self.profile.key(account, session.context_tokens if session is not None else 0))
 
     def _leave_worker(self, step: Step) -> None:
@@ -156,7 +162,7 @@ class Steps:
         account = self.accounts.of(step.workflow) if step.workflow is not None else None
         if session is None or account is None:
             born_v = self.accounts.virtual_s(step.model)
-            account = Account(WorkflowId(0), "", step.arrived_at, born_v, 0.0)
+            account = Account(WorkflowId(0), step.arrived_at, born_v, 0.0)
         gate.ask(step.id, _claimant(step, session), account, step.body_bytes, self.desk.now)
         self._follow(gate)
 
@@ -189,7 +195,7 @@ class Steps:
 
     def leave(self, workflow: Workflow, *, complete: bool) -> None:
         """`workflow` is over: its memory and its share are for others. `complete`: it did what it wanted to."""
-        self.accounts.close(workflow.id, complete=complete)
+        self.accounts.close(workflow.id, at=self.desk.now, complete=complete)
         for gate in self.gates.values():
             for session in workflow.sessions.values():
                 gate.leave(session.id, self.desk.now)
@@ -315,7 +321,15 @@ class Steps:
         )  # else it was compacted: all new
         known = max(cached, had)
         costs = self.accounts.costs
-        self.accounts.served(step.workflow, costs.work_s(known, prompt, event.output_tokens or 0))
+        output = event.output_tokens or 0
+        self.accounts.served(
+            step.workflow,
+            step.session,
+            costs.work_s(known, prompt, output),
+            at=self.desk.now,
+            prompt_tokens=prompt,
+            output_tokens=output,
+        )
         return costs.chunk_s(cached, known - cached)
 
     def _note_done(self, step: Step, event: StepFinished) -> None:

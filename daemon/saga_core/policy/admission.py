@@ -21,8 +21,11 @@ class Admission:
     """Share of the limit above which sessions are paused. Without the gap to `low`: 0.38 of the speed."""
     reserve_tokens: int = 2000
     """Growth of a session that is counted before it happens: some 3 steps. 0: 0.85 of the speed."""
-    half_life_s: float = 0.0
-    """In which what a session that waits for its tool counts for halves; 0: it counts fully."""
+    half_life_s: float = 60.0
+    """In which what a session that waits for its tool counts for halves; 0: it counts fully, as in the study.
+
+    Sessions that come back late, or never (sub-agents that are done), would hold room that nobody uses: 60 s makes
+    entire-cli 1.5 times as fast, swe-like 1.1, and costs iso-bench nothing (docs/evaluation.md)."""
     adaptive: bool = True
     """Whether the limit follows the worker's idleness; otherwise it is its memory."""
     window_s: float = 20.0
