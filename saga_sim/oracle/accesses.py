@@ -32,6 +32,7 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
     private_blocks: blocks held meanwhile whose content nobody can find, such as the last one, part full.
     tokens: its context at its end. new_tokens: of its prompt, what its session had not computed before.
     tool: class of what follows it, such as `tool:bash`; empty where unknown.
+    filled_s: when it takes, all at once, the blocks that it does not find; None: at its start.
     found_blocks: how many of `prompt_blocks` the run's own cache had; None where nobody looked.
     """
 
@@ -45,6 +46,7 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
     tokens: int
     new_tokens: int = 0
     tool: str = ""
+    filled_s: float | None = None
     found_blocks: int | None = None
 
     @property
@@ -78,6 +80,8 @@ class Recording(msgspec.Struct, frozen=True, kw_only=True):
 def _fault(access: Access, trunks: dict[int, tuple[Run, ...]]) -> str | None:
     if access.end_s < access.start_s:
         return f"ends at {access.end_s:g} s, before its start at {access.start_s:g} s"
+    if access.filled_s is not None and not access.start_s <= access.filled_s <= access.end_s:
+        return f"is filled at {access.filled_s:g} s, not between its start and its end"
     if not 0 <= access.prompt_blocks <= access.blocks or access.private_blocks < 0:
         return f"a prompt of {access.prompt_blocks} blocks in {access.blocks} (valid: 0 to {access.blocks})"
     if not 0 <= (access.found_blocks or 0) <= access.prompt_blocks:

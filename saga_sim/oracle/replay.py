@@ -49,6 +49,8 @@ class _Cache:
         self.free = blocks
         self.running: list[tuple[float, int, int, list[tuple[Row, int]]]] = []
         """When they end, their numbers, private blocks, and how far they hold which rows."""
+        self.filling: list[tuple[float, int, Path, list[tuple[Row, int]]]] = []
+        """When which accesses take the blocks that they did not find, and how far they hold which rows until then."""
         self.ends = sorted(((at_s, name) for name, at_s in recording.ends_s.items()), reverse=True)
         self.used_by: dict[str, dict[Row, None]] = {}
         """What each live workflow used."""
@@ -76,11 +78,21 @@ class _Cache:
     # -- what ends -----------------------------------------------------------------------
 
     def _pass_time(self, now_s: float) -> None:
-        while self.running and self.running[0][0] <= now_s:
-            self._release()
+        while self.filling and self.filling[0][0] <= now_s:
+            at_s, number, path, held = heapq.heappop(self.filling)
+            self._release_until(at_s)
+            for row, reach in held:
+                row.held.remove(reach)
+            self._fill(number, path)
+        self._release_until(now_s)
         while self.ends and self.ends[-1][0] <= now_s:
             self._finish(self.ends.pop()[1])
         self.moment.now_s = now_s
+
+    def _release_until(self, now_s: float) -> None:
+        self.moment.now_s = now_s
+        while self.running and self.running[0][0] <= now_s:
+            self._release()
 
     def _release(self) -> None:
         end_s, number, private, held = heapq.heappop(self.running)
@@ -102,8 +114,19 @@ class _Cache:
         path = [(self.rows[stream], low, high) for stream, low, high in access.runs]
         self._count(access, path)
         self._know(number, access, path)
+        if access.filled_s is None or access.filled_s <= access.start_s:
+            self._fill(number, path)
+            return
+        held = [(row, min(row.end, high)) for row, low, high in path if row.end > low]
+        for row, reach in held:
+            row.held.append(reach)
+        heapq.heappush(self.filling, (access.filled_s, number, path, held))
+
+    def _fill(self, number: int, path: Path) -> None:
+        access = self.recording.accesses[number]
         for row, _, high in path:
             row.held.append(high)
+            row.computed = max(row.computed, high)
         short = self._missing(path) + access.private_blocks - self.free
         if short > 0:
             taken = self.candidates.take(short)
@@ -123,7 +146,6 @@ class _Cache:
             self.compulsory += reach - before
             if before > here:
                 self.missed_s += self.moment.blocks_s(here, before)
-            row.computed = max(row.computed, high)
 
     def _know(self, number: int, access: Access, path: Path) -> None:
         """Who is where: the session has moved to this access's path."""

@@ -13,6 +13,7 @@ from saga_core.costs import CostTable
 from saga_core.events import Fact, WorkflowEnded
 from saga_core.ids import WorkerId
 from saga_sim.clock import Clock
+from saga_sim.costs import Shape
 from saga_sim.oracle.accesses import Access, Recorder, Recording
 from saga_sim.oracle.belady import compare
 from saga_sim.oracle.own import own_outcome
@@ -60,7 +61,7 @@ class Witness:
         self._clock = world.clock
         for node in world.nodes.values():
             for name, worker in node.workers.items():
-                looker = _Looker(world.clock, world.spec.preset.shape.block_tokens)
+                looker = _Looker(world.clock, world.spec.preset.shape)
                 self._recorders[name] = worker.engine.cache.observer = looker
 
     def fact(self, at: float, fact: Fact) -> None:
@@ -78,8 +79,9 @@ class Witness:
 class _Looker:
     """Told by one cache who holds what; the holder is a request."""
 
-    def __init__(self, clock: Clock, block_tokens: int) -> None:
-        self.recorder = Recorder(block_tokens)
+    def __init__(self, clock: Clock, shape: Shape) -> None:
+        self.recorder = Recorder(shape.block_tokens)
+        self._chunk_blocks = shape.step_tokens // shape.block_tokens
         self._clock = clock
         self._came: dict[int, tuple[float, int, int]] = {}
         """By request: since when, what it looked up, and what it found, in blocks."""
@@ -102,10 +104,18 @@ class _Looker:
                 prompt_blocks=min(looked_up, holder.stored),
                 private_blocks=private,
                 tokens=holder.known_tokens,
+                filled_s=self._filled_s(holder, start_s, looked_up - found),
                 new_tokens=max(0, holder.prompt_tokens - holder.computed_before),
                 found_blocks=found,
             )
         )
+
+    def _filled_s(self, holder: Request, start_s: float, fresh: int) -> float | None:
+        """One chunk is taken at the start; many are taken one by one until the first token, so here in the middle of it."""
+        if fresh <= self._chunk_blocks:
+            return None
+        until_s = holder.first_at if holder.first_at is not None else self._clock.now
+        return (start_s + max(start_s, until_s)) / 2
 
 
 def belady(recordings: list[Recording], blocks: int, costs: CostTable, reference: str) -> Belady:

@@ -132,6 +132,35 @@ def test_own_misses_by_hand():
     assert got.missed_s == pytest.approx(2 * COSTS.chunk_s(4 * BLOCK, 6 * BLOCK))
 
 
+@pytest.mark.parametrize(("filled_s", "found"), [(None, 2), (3.0, 6)])
+def test_what_is_taken_later_is_not_missing_before(filled_s, found):
+    """A pool of ten: eight new blocks of b push out four of a's six, at once or only after a has come back for them."""
+    pushing = replace(access(2, 9, 8, 7, 0, name="b", stream=1), filled_s=filled_s)
+    back = access(2.5, 2.7, 6, 6, 6)
+    late = access(8, 9, 1, 0, 0, name="c", stream=2)
+    recording = Recording(
+        block_tokens=BLOCK, ends_s={}, accesses=(access(0, 1, 6, 5, 0), pushing, back, late)
+    )
+    recording.check()
+    played = replay_cache(recording, 10, RULES["lru"](), COSTS)
+    assert played.hit_tokens == found * BLOCK
+    assert played.missed_tokens == (6 - found) * BLOCK
+    assert played.evicted_blocks >= 4
+
+
+def test_a_prompt_of_many_chunks_is_filled_between_its_start_and_its_first_token():
+    _, result, recordings = witnessed([chain(steps=1, first=9000, output=20)], small(400), 1)
+    [only] = recordings[0].accesses
+    first_s = only.start_s + result.runs[0].steps[0].ttft_s
+    assert only.start_s < only.filled_s < first_s
+    assert only.prompt_blocks == (9000 - 1) // BLOCK
+
+
+def test_the_last_token_of_a_prompt_is_never_looked_up():
+    _, _, recordings = witnessed([chain(steps=1, first=4 * BLOCK, output=20)], small(400), 1)
+    assert recordings[0].accesses[0].prompt_blocks == 3
+
+
 def test_accesses_that_contradict_themselves_are_refused():
     wrong = Recording(block_tokens=BLOCK, ends_s={}, accesses=(access(0, 1, 10, 9, 10),))
     with pytest.raises(UserError, match="10 blocks found of 9"):
