@@ -93,11 +93,14 @@ def headline(targets: Sequence[Judged], standings: Sequence[Standing]) -> str:
 
 
 def losses(standings: Sequence[Standing], profiles: Sequence[str]) -> list[Loss]:
-    """What speaks against ours where ours were run, else against all, baseline by baseline."""
-    ours = [profile for profile in profiles if is_ours(profile)] or list(profiles)
+    """What speaks against ours, baseline by baseline; where none of ours was run, against each in comparison with the first baseline."""
+    ours = [profile for profile in profiles if is_ours(profile)]
+    most = None if ours else 1
     found = [
-        Loss(profile=p, points=tuple(point for s in standings if s.profile == p for point in _points(s)))
-        for p in ours
+        Loss(
+            profile=p, points=tuple(point for s in standings if s.profile == p for point in _points(s, most))
+        )
+        for p in ours or profiles
     ]
     return [loss for loss in found if loss.points]
 
@@ -107,12 +110,13 @@ def is_ours(profile: str) -> bool:
     return variant(profile).profile in (LEARNED, BLIND)
 
 
-def _points(standing: Standing) -> Iterator[str]:
+def _points(standing: Standing, most: int | None) -> Iterator[str]:
+    """most: so many baselines; None: all."""
     where = condition_words(standing.condition)
     if standing.finished < standing.workflows:
         missing = standing.workflows - standing.finished
         yield f"{where}: {missing} of {notation.plural(standing.workflows, 'workflow')} did not finish"
-    for found in standing.versus:
+    for found in standing.versus[:most]:
         worse = [words for words, ratio, bound in _ratios(found) if ratio is not None and ratio < bound]
         if worse:
             yield f"{where}, against {found.baseline}: {', '.join(worse)}"

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from saga_sim.evaluation import rows
 from saga_sim.evaluation.answer import Evaluation, condition_words
-from saga_sim.evaluation.targets import ELSEWHERE
+from saga_sim.evaluation.targets import ELSEWHERE, State
 from saga_sim.report import notation
 
 
@@ -19,7 +19,7 @@ def _lines(evaluation: Evaluation) -> Iterator[str]:
     yield f"**{evaluation.headline}**"
     yield ""
     yield from _set_up(evaluation)
-    yield from _section("Targets", rows.targets(evaluation.targets), ELSEWHERE)
+    yield from _targets(evaluation)
     yield from _losses(evaluation)
     for baseline in evaluation.set_up.baselines:
         table = rows.overview(evaluation, baseline)
@@ -53,6 +53,18 @@ def _set_up(evaluation: Evaluation) -> Iterator[str]:
     for failure in evaluation.failures:
         yield f"- **Failed**: {failure.cell}: {failure.why}"
     yield ""
+
+
+def _targets(evaluation: Evaluation) -> Iterator[str]:
+    """Those that were run; the others are counted, with what they lack."""
+    run = [judged for judged in evaluation.targets if judged.state is not State.NOT_RUN]
+    if run:
+        yield from _section("Targets", rows.targets(run), "")
+    left = [judged.target for judged in evaluation.targets if judged.state is State.NOT_RUN]
+    if left:
+        names = ", ".join(dict.fromkeys(target.profile for target in left))
+        yield from (f"Not run: {len(left)} of {len(evaluation.targets)} targets, of {names}.", "")
+    yield from (ELSEWHERE, "")
 
 
 def _section(title: str, table: rows.Table, remark: str) -> Iterator[str]:

@@ -30,10 +30,13 @@ from saga_sim.trace.synth import synthesise
 
 def test_quick_is_two_sets_at_two_pressures():
     cells = enumerate_cells(suite("quick"), ["sticky", "saga"], Choice())
-    assert [(c.work, c.level, c.profile) for c in cells] == [
-        (work, at, profile) for work in ("swe", "iso") for at in (0.3, 1.5) for profile in ("sticky", "saga")
+    assert [(c.level, c.workflows, c.work, c.profile) for c in cells] == [
+        (level, workflows, work, profile)
+        for level, workflows in ((0.3, 160), (1.5, 300))
+        for work in ("swe", "iso")
+        for profile in ("sticky", "saga")
     ]
-    assert {(c.workers, c.workflows, c.seed, c.load) for c in cells} == {(4, 160, 0, Load.PRESSURE)}
+    assert {(c.workers, c.seed, c.load) for c in cells} == {(4, 0, Load.PRESSURE)}
 
 
 def test_seeds_come_one_after_the_other():

@@ -219,6 +219,13 @@ def test_losses_are_listed_for_ours_and_name_what_is_worse():
     assert "against sticky: geomean 0.909, mean 0.909, p95 0.909, throughput 0.833" in slower
 
 
+def test_without_ours_all_are_measured_against_the_first_baseline():
+    slow = [result("sticky", [10.0]), result("thunder", [20.0]), result("las", [30.0])]
+    found = losses(standings(slow, ["sticky", "thunder"]), ["sticky", "thunder", "las"])
+    assert [(loss.profile, len(loss.points)) for loss in found] == [("thunder", 1), ("las", 1)]
+    assert "against sticky" in found[1].points[0]
+
+
 def test_the_headline_counts_targets_or_names_the_best():
     met = judge(standings(pair("swe", 6.0), ["sticky"]))
     assert (
