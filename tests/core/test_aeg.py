@@ -270,6 +270,31 @@ def test_a_hint_is_believed_until_the_history_is_better():
     assert stream.learner.total_work(stream.begin(hints=Hints(work_s=23.0))).median == pytest.approx(23.0)
 
 
+def test_a_constant_bias_is_taken_out():
+    stream = Stream()
+    for turn in range(40):
+        steps = 3 + 20 * (turn % 2)
+        stream.run(steps, hints=Hints(work_s=float(steps) / 10))
+    assert stream.learner.total_work(stream.begin(hints=Hints(work_s=2.3))).median == pytest.approx(23.0)
+
+
+def test_a_hint_that_is_used_up_says_no_more():
+    stream = Stream()
+    for _ in range(20):
+        stream.run(40)
+    workflow = stream.begin(hints=Hints(work_s=5.0))
+    for _ in range(6):
+        stream.step(workflow)
+    assert stream.learner.total_work(workflow).median == pytest.approx(40.0)
+
+
+def test_a_new_program_knows_the_usual_tools():
+    stream = Stream()
+    for _ in range(10):
+        stream.run(5, Kind("t", "swe"), tool="bash")
+    assert stream.learner.next_tool(stream.begin(Kind("u", "new")), "main")[0] == "bash"
+
+
 def test_a_liar_is_corrected_or_ignored():
     stream = Stream()
     for _ in range(20):
@@ -398,7 +423,7 @@ def test_counts_of_tools_forget():
     sequel = Sequel()
     for _ in range(300):
         sequel.add((), "old")
-    for _ in range(300):
+    for _ in range(200):
         sequel.add((), "new")
     assert sequel.next(())[0] == "new"
 

@@ -215,6 +215,25 @@ def test_sessions_of_one_workflow_are_bounded():
     assert len(learner.memory.programs.by_name["t", "swe"].tools) <= program.TOOLS + 1
 
 
+def test_rings_that_went_round_are_saved_in_their_order():
+    learner = Learner()
+    for turn in range(600):
+        learner.began(turn, Kind("t", "swe"), 0.0)
+        learner.stepped(
+            turn, "main", at=0.0, work_s=float(turn * 37 % 601), prompt_tokens=9, output_tokens=9, tool="a"
+        )
+        learner.returned(turn, "main", at=float(turn * 31 % 599))
+        learner.ended(turn, at=9.0, complete=True)
+    again = decode(encode(learner), "test")
+    for turn in range(600, 900):
+        for one in (learner, again):
+            one.began(turn, Kind("t", "swe"), 0.0)
+            one.stepped(turn, "main", at=0.0, work_s=1.0, prompt_tokens=9, output_tokens=9, tool="a")
+            one.returned(turn, "main", at=3.0)
+            one.ended(turn, at=9.0, complete=True)
+    assert encode(again) == encode(learner)
+
+
 def test_a_long_stream_takes_no_more_room():
     learner = Learner()
     sizes = []

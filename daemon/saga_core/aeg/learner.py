@@ -28,7 +28,7 @@ MOST_S = 1e9
 NAME_CHARS = 128
 """Of a tool's name; the rest says nothing."""
 EACH = 3
-"""Growth and output are scored at every fourth step (mask): enough to see, and cheap."""
+"""Growth and output are scored at every fourth step, the end in every fourth workflow (masks)."""
 
 
 class Learner:
@@ -91,7 +91,7 @@ class Learner:
         state = live.session(session)
         program = self.memory.program(live)
         program.steps += 1
-        if live.steps > 1:
+        if live.steps > 1 and workflow & EACH == 0:
             program.score_end(live.last_tool, last=False)
         self._sizes(program, live, state, prompt, output)
         if tool:
@@ -157,7 +157,8 @@ class Learner:
         if not complete:
             program.unask(live.last_tool)
             return
-        program.score_end(live.last_tool, last=True)
+        if workflow & EACH == 0:
+            program.score_end(live.last_tool, last=True)
         program.end(live.last_tool)
         if live.work_s > 0.0:
             self._score_work(program, live)
