@@ -142,7 +142,6 @@ def measured_table(measured: Measured) -> RenderableType:
         "decode": f"{1e3 * costs.decode_s:.3f} ms/sequence",
         "context": f"{1e9 * costs.context_token_s:.1f} ns/token",
         "intake": f"{1e3 * costs.call_s:.2f} ms/call and {1e6 * costs.prompt_token_s:.2f} µs/prompt token, cached or not",
-        "masked": f"{1e9 * costs.masked_token2_s:.3f} ns/token²",
         "way": f"{1e3 * measured.way_s:.2f} ms there and back, no part of the table",
         "mean error": f"{measured.mean_error:.1%} of {len(measured.residuals)} measurements",
     }

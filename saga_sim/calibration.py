@@ -18,7 +18,6 @@ NAMES = (
     "step_s",
     "prefill_token_s",
     "attention_token2_s",
-    "masked_token2_s",
     "decode_s",
     "context_token_s",
     "call_s",
@@ -90,7 +89,7 @@ def fit(probes: Sequence[Probe], step_tokens: int) -> Calibration:
     several contexts and batch sizes are needed.
     """
     rows = [_prefill(probe, step_tokens) for probe in probes if probe.batch == 1 and not probe.visits]
-    rows += [_decode(probe, step_tokens) for probe in probes if probe.output_tokens > 1]
+    rows += [_decode(probe) for probe in probes if probe.output_tokens > 1]
     rows = [row for row in rows if row.seconds > 0]
     found = _least_squares(rows)
     told = dict(zip(NAMES, found, strict=True))
@@ -112,11 +111,11 @@ def fit(probes: Sequence[Probe], step_tokens: int) -> Calibration:
 def _prefill(probe: Probe, step_tokens: int) -> _Row:
     """The time to the first token of a call to an idle engine."""
     chunks = -(-(probe.prompt_tokens - probe.cached_tokens) // step_tokens)
-    taken = _taken_in(probe, step_tokens)
+    taken = _taken_in(probe)
     return _Row("prefill", probe, _features(taken, step_s=chunks, way_s=1), probe.ttft_s)
 
 
-def _decode(probe: Probe, step_tokens: int) -> _Row:
+def _decode(probe: Probe) -> _Row:
     """Seconds per token once the first one is there; the others of the batch are of the same size.
 
     What a visit takes, less the step in which it was prefilled: that one gave our call a token too.
@@ -126,7 +125,7 @@ def _decode(probe: Probe, step_tokens: int) -> _Row:
     for visit in probe.visits:
         later = visit.output_tokens - 1
         decoded = {"decode_s": later, "context_token_s": later * visit.prompt_tokens}
-        for features in (_taken_in(visit, step_tokens), decoded):
+        for features in (_taken_in(visit), decoded):
             row = [a + b / tokens for a, b in zip(row, _features(features), strict=True)]
     what = "visited" if probe.visits else "decode"
     return _Row(what, probe, row, (probe.duration_s - probe.ttft_s) / tokens)
@@ -137,18 +136,12 @@ def _features(given: Mapping[str, float], **more: float) -> list[float]:
     return [float(whole.get(name, 0.0)) for name in NAMES]
 
 
-def _taken_in(probe: Probe, step_tokens: int) -> dict[str, float]:
+def _taken_in(probe: Probe) -> dict[str, float]:
     """What a call costs an engine until its first token, beside the steps themselves."""
-    done, attended, masked = probe.cached_tokens, 0.0, 0.0
-    while done < probe.prompt_tokens:
-        chunk = min(step_tokens, probe.prompt_tokens - done)
-        attended += chunk * (done + chunk / 2)
-        masked += chunk * chunk / 2
-        done += chunk
+    fresh = probe.prompt_tokens - probe.cached_tokens
     return {
-        "prefill_token_s": probe.prompt_tokens - probe.cached_tokens,
-        "attention_token2_s": attended,
-        "masked_token2_s": masked,
+        "prefill_token_s": fresh,
+        "attention_token2_s": fresh * (probe.cached_tokens + fresh / 2),
         "call_s": 1,
         "prompt_token_s": probe.prompt_tokens,
     }

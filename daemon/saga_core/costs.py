@@ -1,7 +1,7 @@
 """What an engine step costs in seconds: the head weighs work by it, the simulator runs by it.
 
 One step takes `step + prefill * tokens + attention * tokens * context + decode * n + context * sum of contexts` seconds
-(policy study, section 1; there: a, b, e, c, d).
+(policy study, section 1; there: a, b, e, c, d), and what it admits has to be taken in beside (`intake_s`).
 """
 
 from __future__ import annotations
@@ -24,8 +24,6 @@ class CostTable:
     attention_token2_s: float = 1.3e-9
     decode_s: float = 0.03e-3
     context_token_s: float = 49e-9
-    masked_token2_s: float = 0.0
-    """For each pair of tokens of a chunk that the causal mask excludes; 0 for a kernel that leaves them out."""
     call_s: float = 0.0
     """For taking in a call, in the step that admits it."""
     prompt_token_s: float = 0.0
@@ -38,8 +36,7 @@ class CostTable:
     def chunk_s(self, context_tokens: int, tokens: int) -> float:
         """Prefill of `tokens` behind `context_tokens`; each attends to all before it, on average half the chunk."""
         attended = context_tokens + tokens / 2
-        masked = self.masked_token2_s * tokens * tokens / 2
-        return self.prefill_token_s * tokens + self.attention_token2_s * tokens * attended + masked
+        return self.prefill_token_s * tokens + self.attention_token2_s * tokens * attended
 
     def work_s(self, cached_tokens: int, prompt_tokens: int, output_tokens: int) -> float:
         """Engine seconds that a call takes of a batch: its own prefill, and its share of the steps it decodes in."""

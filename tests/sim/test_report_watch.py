@@ -73,7 +73,7 @@ def test_watching_changes_no_fact_and_busy_spans_cover_the_steps():
 
 
 def test_memory_is_of_steps_in_service_kept_left_over_or_free():
-    workflows = [chain(f"w/{i}", 3, first=900, grow=200, output=50, gap_s=1.0) for i in range(4)]
+    workflows = [chain(f"w/{i}", 3, first=900, grow=500, output=300, gap_s=1.0) for i in range(4)]
     world, _, watch, _ = watched(workflows)
     assert len(watch.memory) > 3
     for sample in watch.memory:

@@ -14,7 +14,7 @@ from saga_sim.engine import Engine
 from saga_sim.requests import Request
 from saga_sim.streams import Stream
 
-TABLE = replace(AGENT_CPU.costs, masked_token2_s=9e-9, call_s=0.011, prompt_token_s=1.1e-5)
+TABLE = replace(AGENT_CPU.costs, call_s=0.011, prompt_token_s=1.1e-5)
 SHAPE = AGENT_CPU.shape
 STEP_TOKENS = SHAPE.step_tokens
 WAY_S = 0.004

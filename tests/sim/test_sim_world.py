@@ -118,7 +118,7 @@ def test_a_node_that_only_goes_on_decoding_says_so_once():
             node._quiet = quiet
         reports = []
         world.say = lambda message, w=world, r=reports: (r.append(message), World.say(w, message))
-        world.run([workflow(step(0, 1000, output=4000), step(1, 5500, 1000, output=10, gap_s=2.0))], Pace())
+        world.run([workflow(step(0, 1000, output=8000), step(1, 9500, 1000, output=10, gap_s=2.0))], Pace())
         assert world.clock.now > 20
         said[quiet] = (len(reports), digest.text)
     assert said[True][0] <= 12 < 20 < said[False][0]
@@ -138,11 +138,11 @@ def test_times_of_a_lone_workflow_are_those_of_the_cost_table():
     run = World(SPEC, quiet_config("sticky")).run([plan], Pace()).runs[0]
     way = 2 * (link.client_s + link.worker_s)
     decode = 2 * (costs.step_s + costs.decode_s) + costs.context_token_s * (1000 + 1001)
-    first = costs.step_s + costs.chunk_s(0, 1000)
+    first = costs.intake_s(1000) + costs.step_s + costs.chunk_s(0, 1000)
     assert run.steps[0].ttft_s == pytest.approx(way + first)
     assert run.steps[0].duration_s == pytest.approx(way + first + decode)
     cached = 1002 // BLOCK * BLOCK
-    second = costs.step_s + costs.chunk_s(cached, 1500 - cached)
+    second = costs.intake_s(1500) + costs.step_s + costs.chunk_s(cached, 1500 - cached)
     assert run.steps[1].cached_tokens == cached
     assert run.completion_s == pytest.approx(2 * way + first + decode + 2.0 + second)
 
