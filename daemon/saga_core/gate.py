@@ -3,7 +3,7 @@
 Rules of this file
   1. Of a session that is live, every step goes to the worker that has its context, at once.
   2. Who is let in is counted with its whole context and some growth, also while its tool runs. Between `low` and
-     `high` nothing happens; above `high` the sessions with the largest keys that compute nothing are paused.
+     `high` nothing happens; above `high` the sessions with the largest keys (of `victim`, where there is one) that compute nothing are paused.
   3. The paused go before the new, smaller keys before larger ones. A paused session that does not fit blocks nobody;
      a new one that does not fit is waited for, or the large would never get in.
   4. Nothing waits for good: an empty room takes anybody, and after `force_s` everybody is let in.
@@ -15,6 +15,7 @@ Source: policy study, section 5; ThunderAgent (arXiv 2602.13692) for pause and r
 from __future__ import annotations
 
 import heapq
+from collections import deque
 from typing import NamedTuple
 
 from saga_core.accounts import Account
@@ -56,16 +57,20 @@ class Flight(NamedTuple):
 class Gate:
     """The gate of one model's workers. `grants` and `pauses` collect what follows from a call; the caller takes them."""
 
-    def __init__(self, pool: Pool, policy: Admission, key: Key) -> None:
+    def __init__(self, pool: Pool, policy: Admission, key: Key, victim: Key | None = None) -> None:
+        """`victim`: whose largest value is paused first; None: that of `key`."""
         self.pool, self.policy = pool, policy
         self.rooms: dict[WorkerId, Room] = {}
         self.claims: dict[SessionId, Claim] = {}
         self.grants: list[Grant] = []
         self.pauses: list[Pause] = []
         self._key_of = key
+        self._victim_of = victim or key
         self._emptiest: Least[Room] = Least(self._fullness)
         self._line: list[tuple[int, float, SessionId]] = []
         """Those without a room: (0 been in before or 1 new, key, session), and entries that are past."""
+        self._oldest: deque[tuple[float, SessionId]] = deque()
+        """The same in the order in which they came, for the one who has waited too long."""
         self._flights: dict[StepId, Flight] = {}
         self._waiting: dict[StepId, tuple[Claim, int]] = {}
         self._version = -1
@@ -94,6 +99,9 @@ class Gate:
 
     def _key(self, claim: Claim) -> tuple[float, SessionId]:
         return (self._key_of(claim.account, claim.tokens), claim.id)
+
+    def _victim(self, claim: Claim) -> tuple[float, SessionId]:
+        return (self._victim_of(claim.account, claim.tokens), claim.id)
 
     # -- rooms ---------------------------------------------------------------------------
 
@@ -161,6 +169,7 @@ class Gate:
 
     def _stand_in_line(self, claim: Claim) -> None:
         heapq.heappush(self._line, (claim.steps == 0, *self._key(claim)))
+        self._oldest.append((self._now, claim.id))
 
     def land(
         self,
@@ -221,11 +230,11 @@ class Gate:
 
     def _relieve(self, room: Room) -> None:
         """Above the upper limit, pause those with the largest keys among those that compute nothing."""
-        while len(room.live) > 1 and room.need(self._now) > room.room(self.policy.high):
+        while len(room.live) > 1 and room.burden(self._now) > room.room(self.policy.high):
             idle = [claim for claim in room.live.values() if not claim.flying]
             if not idle:
                 break
-            last = max(idle, key=self._key)
+            last = max(idle, key=self._victim)
             room.leave(last, self._now)
             share = room.need(self._now) / room.room(1.0)
             self.pauses.append(Pause(last.id, room.id, f"{room.id} is full ({share:.2f} without it)"))
@@ -252,7 +261,7 @@ class Gate:
         while self._line and self.rooms:
             _, _, name = self._line[0]
             claim = self.claims.get(name)
-            if claim is None or claim.live or not claim.waiting or claim.worker in self.rooms:
+            if claim is None or not self._in_line(claim):
                 heapq.heappop(self._line)
                 continue
             room = self._emptiest.least()
@@ -292,14 +301,26 @@ class Gate:
                 self._emptiest.touch(room)
             if room.paused:
                 self._look_after(room)
+        self._force()
         self._admit()
+
+    def _force(self) -> None:
+        """Nobody stands in line for good."""
+        late = self._now - self.policy.force_s
+        while self._oldest and self._oldest[0][0] <= late and self.rooms:
+            claim = self.claims.get(self._oldest.popleft()[1])
+            if claim is not None and self._in_line(claim) and claim.since <= late:
+                self._let_in(claim, self._emptiest.least(), "let in by force")
+
+    def _in_line(self, claim: Claim) -> bool:
+        return bool(claim.waiting) and not claim.live and claim.worker not in self.rooms
 
     def _look_after(self, room: Room) -> None:
         self._fill(room)
         for claim in sorted(room.paused.values(), key=self._key):
             best = self._emptiest.least()
             if self._now - claim.since > self.policy.force_s:
-                self._let_in(claim, room, f"let in by force after {self.policy.force_s:g} s")
+                self._let_in(claim, room, "let in by force")
             elif (
                 self._may_move(claim, room)
                 and best is not room

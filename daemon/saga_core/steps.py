@@ -154,7 +154,9 @@ class Steps:
         assert self.profile.admission is not None
         gate = self.gates.get(model)
         if gate is None:
-            gate = self.gates[model] = Gate(pool, self.profile.admission, self.profile.key)
+            gate = self.gates[model] = Gate(
+                pool, self.profile.admission, self.profile.key, self.profile.victim
+            )
         gate.attach(pool)
         return gate
 

@@ -48,3 +48,8 @@ def least_attained(standing: Standing, tokens: int) -> float:  # noqa: ARG001
 def smallest(standing: Standing, tokens: int) -> float:  # noqa: ARG001
     """The session with the smallest context: the cheapest to compute again (ThunderAgent)."""
     return float(tokens)
+
+
+def smallest_last(standing: Standing, tokens: int) -> float:  # noqa: ARG001
+    """The session with the largest context first, so that the smallest is the first to be paused (ThunderAgent)."""
+    return -float(tokens)

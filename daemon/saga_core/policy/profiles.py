@@ -22,6 +22,8 @@ class Profile:
     admission: Admission | None = None
     """Constants of the gate; None: every step goes to its worker as it comes."""
     key: Key = ordering.arrival
+    victim: Key | None = None
+    """Of whom the largest value is paused first; None: that of `key`."""
     engine_order: bool = False
     """Whether engines serve by the key too (vLLM --scheduling-policy priority) and not as steps come."""
 
@@ -64,6 +66,7 @@ PROFILES: Mapping[str, Profile] = {
         sticky,
         THUNDER,
         ordering.smallest,
+        victim=ordering.smallest_last,
     ),
 }
 
