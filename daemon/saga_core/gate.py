@@ -195,15 +195,16 @@ class Gate:
             if not claim.steps:
                 claim.shared = cached_tokens
             claim.steps += 1
-        if self._room_of(claim) is room:
-            room.land(claim, now, tokens)
-        else:
+        home = self._room_of(claim)
+        if home is None:
             claim.flying -= 1
             claim.tokens = tokens
-            room.down(now)
+        else:
+            home.land(claim, now, tokens)
+            self._relieve(home)
+        room.down(now)
         room.again_s += again_s
-        self._relieve(room)
-        self._settle(room)
+        self._settle(home)
 
     def drop(self, step: StepId) -> None:
         """A step that waits does so no more."""
@@ -351,5 +352,13 @@ class Gate:
         flying: dict[SessionId, int] = {}
         for flight in self._flights.values():
             flying[flight.claim.id] = flying.get(flight.claim.id, 0) + 1
+        for room in self.rooms.values():
+            there = sum(flight.room is room for flight in self._flights.values())
+            assert room.flying == there, f"{room.id} miscounts what is on the worker"
+            if not room.live:
+                assert not room.paused, f"{room.id} is empty and somebody waits for it"
+                assert not any(self._in_line(c) for c in self.claims.values()), (
+                    f"{room.id} is empty and there is a line"
+                )
         for claim in self.claims.values():
             assert claim.flying == flying.get(claim.id, 0), f"{claim.id} miscounts its steps"

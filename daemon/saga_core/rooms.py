@@ -154,12 +154,11 @@ class Room:
         self.fly(now)
 
     def land(self, claim: Claim, now: float, tokens: int) -> None:
-        """A step of a live claim is over; its context is `tokens` long now."""
+        """A step of a live claim is over, wherever it was; its context is `tokens` long now."""
         self._take_out(claim, now)
         claim.flying -= 1
         claim.tokens = tokens
         self._put_in(claim, now)
-        self.down(now)
 
     # -- the worker's time ---------------------------------------------------------------
 
@@ -204,4 +203,3 @@ class Room:
         assert abs(total - self.need(now)) < 1e-6 * (1.0 + total), f"{self.id} miscounts its need"
         whole = sum(claim.counted for claim in self.live.values())
         assert abs(whole - self.whole) < 1e-6 * (1.0 + whole), f"{self.id} miscounts the whole of it"
-        assert self.flying >= sum(claim.flying for claim in self.live.values()), self.id
