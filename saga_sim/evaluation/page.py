@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from saga_sim.evaluation import plots, rows
 from saga_sim.evaluation.answer import Evaluation, condition_words
 from saga_sim.evaluation.plan import Load
-from saga_sim.evaluation.targets import ELSEWHERE
+from saga_sim.evaluation.targets import ELSEWHERE, State
 from saga_sim.report import notation
 from saga_sim.report.markup import Child, Markup, join, tag
 from saga_sim.report.page import POLICY
@@ -16,7 +16,7 @@ from saga_sim.report.tables import scrolling
 
 MORE_CSS = Markup("""
 .verdict td,.verdict th{white-space:normal;text-align:left;min-width:4.5rem}
-.verdict td:nth-child(5){white-space:nowrap;font-weight:600}
+.verdict td:nth-child(5){font-weight:600}.verdict td:nth-child(2),.verdict td:nth-child(3){white-space:nowrap}
 .verdict .met td:nth-child(5){color:var(--good)}.verdict .missed td:nth-child(5){color:var(--bad)}
 td.word{text-align:left}details{margin:.4rem 0}summary{cursor:pointer}
 """)
@@ -64,6 +64,17 @@ def table(shown: rows.Table, class_: str | None = None) -> Markup:
 def _cells(shown: rows.Table, row: tuple[str, ...]) -> Iterator[Markup]:
     for at, cell in enumerate(row[1:], start=1):
         yield tag("td", cell, class_="word" if at < shown.words else None)
+
+
+def _targets(evaluation: Evaluation) -> Iterator[Markup]:
+    """The verdict; what was not run is folded away."""
+    run = [judged for judged in evaluation.targets if judged.state is not State.NOT_RUN]
+    left = [judged for judged in evaluation.targets if judged.state is State.NOT_RUN]
+    if run:
+        yield table(rows.targets(run), "verdict")
+    if left:
+        said = f"{notation.plural(len(left), 'target')} not run"
+        yield tag("details", tag("summary", said), table(rows.targets(left), "verdict"))
 
 
 def _losses(evaluation: Evaluation) -> Markup:
