@@ -116,6 +116,8 @@ class Pair:
         session, worth = self.rng.choice(self.sessions), self.rng.choice(WORTHS)
         self.queue.value(session, worth)
         self.model.worths[session] = worth
+        if worth == OVER and not any(session in members for members in self.model.members.values()):
+            del self.model.worths[session]  # nothing to be over
 
     def forget(self):
         session = self.rng.choice(self.sessions)
@@ -211,6 +213,7 @@ def test_a_worth_is_remembered_until_the_session_has_blocks_and_forgotten_with_i
     queue.dissolve(party)
     assert queue.sessions == 1
     queue.forget("other")
+    queue.value("nobody", OVER)
     assert queue.sessions == 0
 
 

@@ -108,10 +108,15 @@ class FreeQueue(Generic[E]):
         party.members = {}
 
     def value(self, session: str, worth: Worth) -> None:
-        """What the KV of `session` is worth from now on. ValueError for what is no number."""
+        """What the KV of `session` is worth from now on. ValueError for what is no number.
+
+        Of a session that is over and has nothing here nothing is kept, so that nobody has to `forget` it.
+        """
         if worth[1] != worth[1]:
             raise ValueError(f"session {session}: a worth of {worth}")
-        if self._worths.get(session, UNVALUED) != worth:
+        if worth[0] == OVER[0] and session not in self._parties:
+            self._worths.pop(session, None)
+        elif self._worths.get(session, UNVALUED) != worth:
             self._worths[session] = worth
             for party in self._parties.get(session, ()):
                 self._claim(party, session)
