@@ -16,7 +16,8 @@ from saga_sim.report.tables import scrolling
 
 MORE_CSS = Markup("""
 .verdict td,.verdict th{white-space:normal;text-align:left;min-width:4.5rem}
-.verdict td:nth-child(5){font-weight:600}.verdict td:nth-child(2),.verdict td:nth-child(3){white-space:nowrap}
+.verdict td:nth-child(5){font-weight:600}
+.verdict td:nth-child(2),.verdict td:nth-child(3){white-space:nowrap}
 .verdict .met td:nth-child(5){color:var(--good)}.verdict .missed td:nth-child(5){color:var(--bad)}
 td.word{text-align:left}details{margin:.4rem 0}summary{cursor:pointer}
 """)
@@ -38,7 +39,7 @@ def render(evaluation: Evaluation) -> str:
         tag("p", evaluation.headline, class_="headline"),
         tag(
             "section",
-            table(rows.targets(evaluation.targets), "verdict"),
+            *_targets(evaluation),
             tag("p", ELSEWHERE, class_="remark"),
         ),
         tag("section", tag("h2", "Losses"), _losses(evaluation)),

@@ -278,6 +278,8 @@ def test_the_page_holds_the_verdict_first_and_fetches_nothing():
     first, rest = html.index('class="verdict"'), html.index("<h2>Losses</h2>")
     assert html.index("headline") < first < rest < html.index("<h2>Plots</h2>")
     assert "1.73× over vLLM with prefix cache" in html
+    folded = html.index("19\N{NO-BREAK SPACE}targets not run</summary>")
+    assert html.index("✗ missed") < folded < html.index("– not run") < rest
     assert "not &lt;here&gt;" in html
     assert "<script" not in html
     assert "src=" not in html
