@@ -113,14 +113,18 @@ class Gate:
         self._version = self.pool.version
         for name in [name for name in self.rooms if name not in self.pool.workers]:
             self._close(self.rooms.pop(name))
+        opened: list[Room] = []
         for worker in self.pool.workers.values():
             if worker.id not in self.rooms:
                 room = self.rooms[worker.id] = Room(worker, self.policy, now, worker.capacity_tokens)
                 self._emptiest.add(room)
+                opened.append(room)
         for _, _, session in self._line:
             claim = self.claims.get(session)
             if claim is not None and claim.waiting and not claim.live and claim.worker in self.rooms:
                 self.rooms[claim.worker].paused[session] = claim
+        for room in opened:
+            self._fill(room)
         self._admit()
 
     def _close(self, room: Room) -> None:
@@ -149,14 +153,14 @@ class Gate:
         if room is not None and claim.live:
             self._go(step, claim, room, body_bytes, "home")
         else:
-            self._hold(step, claim, body_bytes)
-            self._settle(room)
+            self._settle(self._hold(step, claim, body_bytes))
 
     def _room_of(self, claim: Claim) -> Room | None:
         """Where it is live."""
         return self.rooms.get(claim.worker) if claim.live and claim.worker is not None else None
 
-    def _hold(self, step: StepId, claim: Claim, body_bytes: int) -> None:
+    def _hold(self, step: StepId, claim: Claim, body_bytes: int) -> Room | None:
+        """Let it wait where it was live, or in line."""
         self._waiting[step] = (claim, body_bytes)
         if not claim.waiting:
             claim.since = self._now
@@ -166,6 +170,7 @@ class Gate:
             home.paused[claim.id] = claim
         elif len(claim.waiting) == 1:
             self._stand_in_line(claim)
+        return home
 
     def _stand_in_line(self, claim: Claim) -> None:
         heapq.heappush(self._line, (claim.steps == 0, *self._key(claim)))

@@ -394,7 +394,7 @@ class GateUnderFire(RuleBasedStateMachine):
 
 TestGateUnderFire = GateUnderFire.TestCase
 TestGateUnderFire.settings = settings(
-    max_examples=60, stateful_step_count=40, deadline=None, phases=[Phase.generate]
+    max_examples=100, stateful_step_count=40, deadline=None, phases=[Phase.generate]
 )
 
 
