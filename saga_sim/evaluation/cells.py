@@ -12,11 +12,14 @@ from saga_sim.costs import preset
 from saga_sim.evaluation.plan import Cell, Load, variant
 from saga_sim.evaluation.sets import draw, work_set
 from saga_sim.experiment import Arrivals, Figures, fitted, simulate
+from saga_sim.oracle.witness import Witness
 from saga_sim.runs import ReplayResult, RunState
 from saga_sim.work import told
 from saga_sim.world import ClusterSpec
 
 GPUS_PER_NODE = 8
+WITNESSED_WORKERS = 16
+"""Up to so many workers a run is compared with the oracle, for a third more time; the ratio does not depend on size."""
 DECIMALS = 3
 """Completion times are kept to the millisecond."""
 MINUTE_S = 60.0
@@ -45,8 +48,10 @@ def run_cell(cell: Cell, traces: Path | None, key: str = "") -> CellResult:
     workflows = fitted(draw(made, traces, cell.workflows, cell.seed, cell.half), spec)
     named = variant(cell.profile)
     declared = None if named.sigma is None else told(kind.costs, named.sigma, cell.seed)
+    witnessed = cell.load is Load.PRESSURE and cell.workers <= WITNESSED_WORKERS
+    witness = Witness() if witnessed else None
     figures, result = simulate(
-        named.profile, workflows, spec, arrivals(cell), seed=cell.seed, declared=declared
+        named.profile, workflows, spec, arrivals(cell), seed=cell.seed, declared=declared, witness=witness
     )
     return CellResult(
         key=key,

@@ -47,12 +47,14 @@ COLUMNS = (
     Column("workflows/min", lambda s: notation.rate(s.workflows_per_min)),
     Column("regenerated", lambda s: notation.share(s.again_share)),
     Column("useful KV", lambda s: notation.share(s.useful_share)),
+    Column("Bélády", lambda s: notation.ratio(s.belady)),
     Column("within SLO", lambda s: notation.share(s.slo_share)),
     Column("max slowdown", lambda s: notation.ratio(s.slowdown_max)),
 )
 LEGEND = (
     "TCT: from a workflow's arrival to its last token; means over seeds. Regenerated: of the engines' busy time, spent on "
-    "prefilling what had been computed before. Useful KV: of the cached tokens, those of unfinished workflows. Within SLO: "
+    "prefilling what had been computed before. Useful KV: of the cached tokens, those of unfinished workflows. Bélády: seconds of recomputing over those of an "
+    "oracle on the same accesses (docs/oracle.md). Within SLO: "
     "workflows whose completion time is at most 2.5 times that alone. Max slowdown: of any workflow in any seed."
 )
 VERSUS_LEGEND = (

@@ -63,7 +63,7 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
 
     again_share: of busy time, spent on prefilling anew. useful_share: of the cached KV, that of unfinished workflows.
     slo_share: workflows within the objective; slo_least: the least of any tenant and seed. slowdown_max: of any workflow
-    in any seed. jain: over tenants. pressure: as it came out.
+    in any seed. jain: over tenants. belady: seconds of recomputing over the oracle's, on the run's own accesses. pressure: as it came out.
     """
 
     condition: Condition
@@ -83,6 +83,7 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     again_share: float | None
     useful_share: float | None
     preemptions: float | None
+    belady: float | None
     slo: float
     slo_share: float | None
     slo_least: float
@@ -154,6 +155,7 @@ def _standing(
         again_share=_mean(figure.again_share for figure in figures),
         useful_share=_mean(figure.useful_share for figure in figures),
         preemptions=_mean(figure.preemptions for figure in figures),
+        belady=_mean(None if f.belady is None else f.belady.ratio_s for f in figures),
         slo=slowed[0].slo,
         slo_share=_mean(found.slo_share for found in slowed),
         slo_least=min(found.slo_least for found in slowed),

@@ -17,6 +17,7 @@ from saga_sim.evaluation.course import Failure, Pace, Peak, peaks
 from saga_sim.evaluation.plan import Load
 from saga_sim.evaluation.summary import Condition, standings
 from saga_sim.evaluation.targets import TARGETS, Figure, Over, State, Target, judge
+from saga_sim.oracle.witness import Belady
 from saga_sim.pairing import Basis
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "report" / "evaluation.md"
@@ -198,6 +199,18 @@ def test_objectives_and_slowdowns_are_judged_without_a_baseline():
     assert (slo.state, slow.state) == (State.MISSED, State.MET)
 
 
+def test_the_belady_ratio_has_an_upper_bound():
+    told = Belady(
+        reference="a run", ratio_s=1.2, ratio_tokens=1.3, again_s=12.0, again_tokens=13, oracle_s=10.0, oracle_tokens=10,
+        looked_up_tokens=100, compulsory_tokens=10, uncached_share=0.0,
+    )  # fmt: skip
+    runs = [result("saga", [1.0], seed=0, belady=told), result("saga", [1.0], seed=1)]
+    assert standings(runs, [])[0].belady == pytest.approx(1.2)
+    asked = {"figure": Figure.BELADY, "baseline": None}
+    assert judged(runs, **asked, most=1.2).state is State.MET
+    assert judged(runs, **asked, most=1.1).state is State.MISSED
+
+
 def test_targets_count_on_the_studys_cluster():
     results = [*pair("swe", 9.0, workers=64), *pair("swe", 3.0, workers=4)]
     assert judged(results, least=4.0).reached == pytest.approx(3.0)
@@ -278,7 +291,7 @@ def test_the_page_holds_the_verdict_first_and_fetches_nothing():
     first, rest = html.index('class="verdict"'), html.index("<h2>Losses</h2>")
     assert html.index("headline") < first < rest < html.index("<h2>Plots</h2>")
     assert "1.73× over vLLM with prefix cache" in html
-    folded = html.index("19\N{NO-BREAK SPACE}targets not run</summary>")
+    folded = html.index("23\N{NO-BREAK SPACE}targets not run</summary>")
     assert html.index("✗ missed") < folded < html.index("– not run") < rest
     assert "not &lt;here&gt;" in html
     assert "<script" not in html
