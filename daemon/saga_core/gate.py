@@ -236,7 +236,7 @@ class Gate:
 
     def _relieve(self, room: Room) -> None:
         """Above the upper limit, pause those with the largest keys among those that compute nothing."""
-        while len(room.live) > 1 and room.burden(self._now) > room.room(self.policy.high):
+        while len(room.live) > 1 and room.need(self._now) > room.room(self.policy.high):
             idle = [claim for claim in room.live.values() if not claim.flying]
             if not idle:
                 break

@@ -65,8 +65,6 @@ class Room:
     """Need of live claims with a step on the worker, in tokens."""
     resting: float = 0.0
     """Need of the others, as of `rested_at`."""
-    whole: float = 0.0
-    """Need of all live claims, those that wait for a tool counted fully."""
     rested_at: float = 0.0
     flying: int = 0
     busy_s: float = 0.0
@@ -81,10 +79,6 @@ class Room:
     def need(self, now: float) -> float:
         """Tokens that the live claims need or soon will."""
         return max(0.0, self.computing + self.resting * self._decay(self.rested_at, now))
-
-    def burden(self, now: float) -> float:
-        """What is compared with the upper limit: the need, or all of it where the policy says so."""
-        return self.need(now) if self.policy.pause_by_decayed else max(0.0, self.whole)
 
     def room(self, share: float) -> float:
         """Tokens that claims may need, at that share of the limit."""
@@ -123,7 +117,6 @@ class Room:
         claim.live = False
 
     def _take_out(self, claim: Claim, now: float) -> None:
-        self.whole -= claim.counted
         if claim.flying:
             self.computing -= claim.counted
         else:
@@ -132,7 +125,6 @@ class Room:
 
     def _put_in(self, claim: Claim, now: float) -> None:
         claim.counted = self.cost(claim)
-        self.whole += claim.counted
         if claim.flying:
             self.computing += claim.counted
         else:
@@ -201,5 +193,3 @@ class Room:
             for claim in self.live.values()
         )
         assert abs(total - self.need(now)) < 1e-6 * (1.0 + total), f"{self.id} miscounts its need"
-        whole = sum(claim.counted for claim in self.live.values())
-        assert abs(whole - self.whole) < 1e-6 * (1.0 + whole), f"{self.id} miscounts the whole of it"

@@ -16,6 +16,7 @@ from saga_core.actions import Abort, Dispatch, Refuse
 from saga_core.aeg import Kind
 from saga_core.book import SESSIONS, Book, Session, Step, Workflow
 from saga_core.config import Config
+from saga_core.coordinator import Coordinator
 from saga_core.desk import Desk
 from saga_core.events import Outcome, SessionPaused, StepArrived, StepFinished, StepLost, StepPlaced
 from saga_core.fleet import Fleet, Pool, Worker
@@ -36,6 +37,7 @@ class Steps:
         self._waiting_for: dict[str, dict[StepId, None]] = {}
         """The same by model."""
         self.accounts = Accounts(config.costs)
+        self.coordinator = Coordinator(desk.book, fleet, self.accounts)
         self.gates: dict[str, Gate] = {}
         """By model; none where the profile has no gate."""
         name = self.book.profile if self.book.profile in PROFILES else config.profile
@@ -89,7 +91,9 @@ class Steps:
         """Take an admitted step in, as one of `workflow`'s."""
         self.desk.record(replace(event, workflow=workflow.id) if workflow is not None else event)
         if workflow is not None:
-            self._account(workflow, event)
+            account = self._account(workflow, event)
+            if self.profile.epochs:
+                self.coordinator.arrived(workflow, account, self.desk.now)
             self.accounts.returned(workflow.id, event.session, at=self.desk.now)
         self._place_or_wait(self.book.steps[event.step])
 
@@ -118,6 +122,11 @@ class Steps:
         if self.profile.admission is not None:
             self._ask(step, session, self._gate(step.model, pool))
             return
+        if self.profile.epochs and session is not None and avoid is None:
+            stolen = self.coordinator.stolen(session, step.model, pool)
+            if stolen is not None:
+                self._place(step, session, pool.workers[stolen.worker], stolen.why)
+                return
         home = session.home if session is not None else None
         root = f"workflow {step.workflow}" if step.workflow is not None else f"step {step.id}"
         tokens = session.context_tokens if session is not None else 0
@@ -137,6 +146,8 @@ class Steps:
 
     def _priority(self, step: Step, session: Session | None) -> int:
         """The key in milliseconds; a step of no workflow goes by its own arrival or with the least served."""
+        if self.profile.epochs:
+            return self.coordinator.priority(step.tenant)
         account = self.accounts.of(step.workflow) if step.workflow is not None else None
         if account is None:
             account = Account(WorkflowId(0), step.arrived_at, 0.0, 0.0)
@@ -198,6 +209,7 @@ class Steps:
     def leave(self, workflow: Workflow, *, complete: bool) -> None:
         """`workflow` is over: its memory and its share are for others. `complete`: it did what it wanted to."""
         self.accounts.close(workflow.id, at=self.desk.now, complete=complete)
+        self.coordinator.left(workflow, self.desk.now, complete=complete)
         for gate in self.gates.values():
             for session in workflow.sessions.values():
                 gate.leave(session.id, self.desk.now)
@@ -214,6 +226,8 @@ class Steps:
     def tick(self) -> None:
         """Time passed."""
         self.expire()
+        if self.profile.epochs:
+            self.coordinator.tick(self.desk.now)
         for gate in self.gates.values():
             gate.tick(self.desk.now)
             self._follow(gate)
@@ -385,6 +399,7 @@ class Steps:
                 placed[step.worker] = placed.get(step.worker, 0) + 1
         assert self.waiting.keys() <= self.book.steps.keys(), "a step waits that is over"
         self.accounts.check()
+        self.coordinator.check()
         for gate in self.gates.values():
             gate.check()
         by_model = {s for queue in self._waiting_for.values() for s in queue}

@@ -26,8 +26,6 @@ class Admission:
 
     Sessions that come back late, or never (sub-agents that are done), would hold room that nobody uses: 60 s makes
     entire-cli 1.5 times as fast, swe-like 1.1, and costs iso-bench nothing (docs/evaluation.md)."""
-    pause_by_decayed: bool = True
-    """Whether the same is so when somebody is to be paused; otherwise those who wait count fully there (ThunderAgent)."""
     adaptive: bool = True
     """Whether the limit follows the worker's idleness; otherwise it is its memory."""
     window_s: float = 20.0
