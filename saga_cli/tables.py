@@ -48,6 +48,18 @@ def cluster_table(cluster: ClusterView) -> RenderableType:
     )
 
 
+def profile_table(current: str, profiles: Mapping[str, str]) -> RenderableType:
+    """`saga profile`: every profile and what it does; the one that decides is marked."""
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, what in profiles.items():
+        mine = name == current
+        table.add_row("*" if mine else "", Text(name, style="bold" if mine else ""), Text(what))
+    return table
+
+
 def _cluster_facts(cluster: ClusterView) -> dict[str, str | Text]:
     return {
         "cluster": f"{cluster.name} (saga {cluster.version}), up {duration(cluster.up_s)}",

@@ -134,7 +134,8 @@ def profile(
     ctx: typer.Context,
     name: Annotated[str | None, typer.Argument(help="The one to use from here on.")] = None,
 ) -> None:
-    """Show how steps are placed, or change it while the cluster runs."""
+    """List the profiles and show which one decides, or change it while the cluster runs."""
+    from saga_cli.tables import profile_table
     from saga_core.errors import choose
     from saga_core.policy.profiles import PROFILES
 
@@ -144,9 +145,12 @@ def profile(
     control = held.control()
     if name is not None:
         control.use_profile(name)
-    answer: dict[str, Any] = {"profile": control.cluster().profile, "valid": sorted(PROFILES)}
+    answer: dict[str, Any] = {
+        "profile": control.cluster().profile,
+        "valid": {name: known.what for name, known in PROFILES.items()},
+    }
     held.renderer.show(
         answer,
-        table=lambda a: f"{a['profile']} (valid: {', '.join(a['valid'])})",
+        table=lambda a: profile_table(a["profile"], a["valid"]),
         quiet=lambda a: [a["profile"]],
     )

@@ -66,10 +66,20 @@ PROFILES: Mapping[str, Profile] = {
         engine_order=True,
     ),
     "program-fcfs": Profile(
-        "sticky; engines serve the workflow that came first (Continuum's order, arXiv 2511.02230, without its TTL)",
+        "sticky; engines serve the workflow that came first",
         sticky,
         key=ordering.arrival,
         engine_order=True,
+    ),
+    "ttl": Profile(
+        "program-fcfs until engines take values of KV: then its TTL as well (Continuum, arXiv 2511.02230)",
+        sticky,
+        key=ordering.arrival,
+        engine_order=True,
+    ),
+    "kvflow": Profile(
+        "sticky until engines take values of KV: then by steps to execution (KVFlow, arXiv 2507.07400)",
+        sticky,
     ),
     "thunder": Profile(
         "pause and resume by working set, smallest first (ThunderAgent, arXiv 2602.13692)",
