@@ -266,6 +266,7 @@ class SimNode:
                 capacity_tokens=shape.capacity_tokens,
                 max_model_len=shape.max_model_len_tokens,
                 max_seqs=shape.max_num_seqs,
+                host_tokens=shape.host_tokens,
             )
         )
 

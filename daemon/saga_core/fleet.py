@@ -38,6 +38,7 @@ class Worker:
     key: str = ""
     capacity_tokens: int = 0
     max_model_len: int = 0
+    host_tokens: int = 0
     max_seqs: int = DEFAULT_MAX_SEQS
     running: int = 0
     waiting: int = 0
@@ -64,6 +65,15 @@ class Worker:
         return load if load < 1.0 else 1.0  # noqa: FURB136
 
     @property
+    def memory_tokens(self) -> int:
+        """What contexts may take before something is computed again: host memory is loaded faster than that.
+
+        Policy study, section 7: the cliff moves to about 1 + host / pool, and a limit that leaves host memory out
+        is too strict. 0: not known.
+        """
+        return self.capacity_tokens + self.host_tokens if self.capacity_tokens else 0
+
+    @property
     def rank(self) -> tuple[float, int, int, WorkerId]:
         """Order of "least loaded"; ties go to fewer steps, then fewer homes, then the name."""
         return (self.load, self.placed, self.homes, self.id)
@@ -73,6 +83,7 @@ class Worker:
         self.incarnation, self.state, self.model = fact.incarnation, fact.state, fact.model
         self.host, self.port, self.key = fact.host, fact.port, fact.key
         self.capacity_tokens, self.max_model_len = fact.capacity_tokens, fact.max_model_len
+        self.host_tokens = max(0, fact.host_tokens)
         self.max_seqs = fact.max_seqs if fact.max_seqs > 0 else DEFAULT_MAX_SEQS
         self.running, self.waiting = fact.running, fact.waiting
         self.kv_usage = min(1.0, max(0.0, fact.kv_usage))  # in this order NaN becomes 0

@@ -116,7 +116,7 @@ class Gate:
         opened: list[Room] = []
         for worker in self.pool.workers.values():
             if worker.id not in self.rooms:
-                room = self.rooms[worker.id] = Room(worker, self.policy, now, worker.capacity_tokens)
+                room = self.rooms[worker.id] = Room(worker, self.policy, now, worker.memory_tokens)
                 self._emptiest.add(room)
                 opened.append(room)
         for _, _, session in self._line:

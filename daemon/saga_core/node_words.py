@@ -31,6 +31,8 @@ class WorkerUp(msgspec.Struct, frozen=True):
     capacity_tokens: int
     max_model_len: int
     max_seqs: int
+    host_tokens: int = 0
+    """KV that the engine keeps in host memory behind its own."""
 
 
 class WorkerExited(msgspec.Struct, frozen=True):

@@ -166,8 +166,8 @@ class Room:
 
     def watch(self, now: float, *, held: bool) -> bool:
         """After a full window, move the limit. Whether it moved."""
-        if self.capacity_tokens != self.worker.capacity_tokens:
-            self.capacity_tokens = self.worker.capacity_tokens
+        if self.capacity_tokens != self.worker.memory_tokens:
+            self.capacity_tokens = self.worker.memory_tokens
             return True
         window_s = now - self.opened_at
         if window_s < self.policy.window_s:

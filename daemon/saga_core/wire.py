@@ -44,6 +44,8 @@ class WorkerFact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     capacity_tokens: int = 0
     max_model_len: int = 0
     max_seqs: int = 0
+    host_tokens: int = 0
+    """KV in host memory, from where it is loaded again instead of computed."""
     running: int = 0
     waiting: int = 0
     kv_usage: float = 0.0
