@@ -193,13 +193,23 @@ def enumerate_cells(plan: Suite, profiles: Sequence[str], choice: Choice) -> lis
     ]
     if not cells:
         raise UserError("this choice of sets leaves nothing to run")
-    return list(dict.fromkeys(cells))
+    return _largest(cells)
 
 
 def _chosen(grid: Grid, choice: Choice) -> Grid:
-    works = grid.works if choice.works is None else tuple(work for work in grid.works if work in choice.works)
+    works = grid.works if choice.works is None else tuple(w for w in grid.works if w in choice.works)
     given = choice.pressures if grid.load is Load.PRESSURE else None
     return replace(grid, works=works, levels=given or grid.levels)
+
+
+def _largest(cells: Sequence[Cell]) -> list[Cell]:
+    """Given pressures fall into several grids: of cells that differ in size alone, the largest."""
+    best: dict[Cell, Cell] = {}
+    for cell in cells:
+        alike = msgspec.structs.replace(cell, workflows=0)
+        if alike not in best or cell.workflows > best[alike].workflows:
+            best[alike] = cell
+    return list(best.values())
 
 
 def _cells(grid: Grid, profiles: Sequence[str], seed: int, choice: Choice) -> Iterator[Cell]:

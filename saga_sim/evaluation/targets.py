@@ -217,7 +217,7 @@ def _asked(target: Target, standings: Sequence[Standing]) -> Iterator[Standing]:
     for work in target.works:
         of_work = [s for s in right if s.condition.work == work]
         if of_work:
-            yield min(of_work, key=lambda s: abs(s.condition.workers - WORKERS))
+            yield min(of_work, key=lambda s: (abs(s.condition.workers - WORKERS), -s.condition.workflows))
 
 
 def _versus(target: Target, standing: Standing) -> Versus | None:

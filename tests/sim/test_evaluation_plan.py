@@ -79,6 +79,13 @@ def test_a_person_may_narrow_a_suite():
     ]
 
 
+def test_given_pressures_take_the_largest_grid_of_each_set():
+    cells = enumerate_cells(
+        suite("standard"), ["sticky"], Choice(works=("swe", "kvct"), pressures=(2.0,), seeds=1)
+    )
+    assert [(c.work, c.level, c.workflows) for c in cells] == [("swe", 2.0, 800), ("kvct", 2.0, 200)]
+
+
 def test_pressures_do_not_replace_shares_of_the_peak():
     cells = enumerate_cells(suite("standard"), ["sticky"], Choice(works=("mix",), pressures=(2.0,)))
     assert {c.level for c in cells} == {0.8, 0.97}
