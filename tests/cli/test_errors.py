@@ -79,7 +79,7 @@ def test_a_damaged_access_file(saga, folder):
         (["ps", "x"], "does not select workflows (valid: last, all"),
         (["inspect", "all"], "means 4 workflows; this command takes one"),
         (["logs", "2"], "saga did not start its program"),
-        (["profile", "lur"], "unknown profile 'lur' (have: least-loaded"),
+        (["profile", "lur"], "unknown profile 'lur' (have: kvflow"),
         (["up"], "saga up --local"),
         (["up", "--local", "--profile", "lur"], "unknown profile 'lur'"),
         (["up", "--local", "--set", "head.prot=1"], "unknown setting 'head.prot'"),

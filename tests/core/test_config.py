@@ -15,7 +15,7 @@ from saga_core.identity import MAX_NAME, Identity, identify
 def test_every_setting_has_a_dotted_name_and_a_default_in_bounds():
     flat = settings(Config())
     assert flat["head.port"] == 0
-    assert flat["profile"] == "saga-paper"
+    assert flat["profile"] == "saga"
     assert set(BOUNDS) <= set(flat)
     numbers = {name for name, value in flat.items() if isinstance(value, int | float) and not isinstance(value, bool)}
     assert {name for name in numbers if not name.endswith("_s")} <= set(BOUNDS), "a number without bounds"
@@ -57,7 +57,7 @@ def test_values_are_typed_from_text_and_toml(name, text, value):
         ("workers.count", "-2", "out of range"),
         ("workers.engine", "vlm", "here: unknown engine 'vlm', did you mean 'vllm'? (have: fake, vllm)"),
         ("workers.extra_args", 5, "is not a valid tuple"),
-        ("profile", "lru", "here: unknown profile 'lru' (have: las, least-loaded, prefix-aware, "),
+        ("profile", "lru", "here: unknown profile 'lru' (have: kvflow, las, least-loaded, prefix-aware, "),
     ],
 )
 def test_a_wrong_setting_says_what_where_and_what_is_valid(name, value, text):
