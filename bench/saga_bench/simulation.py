@@ -48,7 +48,7 @@ class SimulationOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What is measured. live: workflows alive per GPU; warm_s, span_s: virtual seconds before and while measuring."""
 
     most_gpus: int = 1024
-    profile: str = "saga-paper"
+    profile: str = "saga"
     live: int = 10
     warm_s: float = 20.0
     span_s: float = 20.0

@@ -148,7 +148,7 @@ ENGINES = ("vllm", "fake")
 class Config:
     """Everything that can be set."""
 
-    profile: str = "saga-paper"
+    profile: str = "saga"
     """By which policies steps and sessions are scheduled."""
     name: str = ""
     """Name of the cluster; empty: `saga-<user>`."""

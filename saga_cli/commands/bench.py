@@ -73,7 +73,7 @@ def sim(
     max_workers: Annotated[
         int, typer.Option(help="The largest cluster, of one GPU each.", min=16, max=10_000)
     ] = 1024,
-    profile: Annotated[str, typer.Option(help="The profile that decides.")] = "saga-paper",
+    profile: Annotated[str, typer.Option(help="The profile that decides.")] = "saga",
     live: Annotated[int, typer.Option(help="Workflows alive at once, per worker.", min=1)] = 10,
     quick: Quick = False,
     rounds: Rounds = None,

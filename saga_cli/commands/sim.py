@@ -50,7 +50,7 @@ def run(
     synth: Synth = None,
     profile: Annotated[
         str, typer.Option(help="Comma-separated; the first is the baseline.")
-    ] = "sticky,round-robin,least-loaded,saga-paper",
+    ] = "sticky,saga-paper,thunder,saga",
     gpus: Gpus = None,
     workers: Workers = None,
     per_node: PerNode = None,

@@ -40,5 +40,5 @@ Lose = Annotated[float, typer.Option(help="Share of control messages that are lo
 OneProfile = Annotated[str, typer.Option("--profile", help="The profile that decides.")]
 
 DEFAULT_PRESET = "llama3-70b-a100"
-DEFAULT_PROFILE = "saga-paper"
+DEFAULT_PROFILE = "saga"
 MAX_GAP_S = 600.0

@@ -30,7 +30,7 @@ def test_it_compares_two_profiles_and_leaves_nothing(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     reports = json.loads(done.stdout)
-    assert [r["profile"] for r in reports] == ["saga-paper", "sticky"]
+    assert [r["profile"] for r in reports] == ["saga", "sticky"]
     for report in reports:
         assert (report["summary"]["finished"], report["summary"]["mismatches"]) == (2, 0)
     assert not family(tmp_path)

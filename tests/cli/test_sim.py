@@ -16,7 +16,7 @@ def test_every_profile_beside_the_first(capsys):
     code = sim("--workers", "2", "--preset", "agent-cpu", "--pressure", "0.5", "--seeds", "2")
     out = capsys.readouterr().out
     assert code == 0
-    assert out.splitlines()[2].split() == ["sticky", "round-robin", "least-loaded", "saga-paper"]
+    assert out.splitlines()[2].split() == ["sticky", "saga-paper", "thunder", "saga"]
     rows = {line.split("  ")[0]: line for line in out.splitlines()}
     for row in (
         "TCT mean",
