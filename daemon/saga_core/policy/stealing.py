@@ -25,6 +25,8 @@ IDLE_S = 0.1
 """SAGA paper, T_idle; 50 to 200 ms change its completion times by less than 7 %."""
 RATIO = 2.0
 """SAGA paper, R_max; 1.5 to 3 change them by less than 4 %."""
+ROUNDING_S = 1e-6
+"""Of times: two ticks of 100 ms are that far apart."""
 PATIENCE_S = 1.0
 """Until a thief looks for another session when the one it stole does not come. Ours: the paper steals what is queued."""
 
@@ -36,7 +38,7 @@ def has_line(worker: Worker) -> bool:
 
 def may_steal(thief_load: float, idle_s: float, victim_load: float) -> bool:
     """Both conditions of section 5.2: the thief's line empty for `IDLE_S`, the victim's load over `RATIO` times its own."""
-    return idle_s >= IDLE_S and victim_load > RATIO * thief_load
+    return idle_s >= IDLE_S - ROUNDING_S and victim_load > RATIO * thief_load
 
 
 def draw(thief: WorkerId, epoch: int, victims: list[WorkerId]) -> WorkerId:
@@ -94,7 +96,7 @@ class Stealing:
             self.idle[worker.id] = Idle(now, worker.placed, worker.done)
             return False
         known.placed, known.done = worker.placed, worker.done
-        return now - known.since >= IDLE_S
+        return now - known.since >= IDLE_S - ROUNDING_S
 
     def _steal(
         self,
