@@ -23,8 +23,21 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LogNormal:
+    """A log-normal spread by its median and the sigma of its logarithm."""
+
+    median: float
+    sigma: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
-    """One class of synthetic workflows. `context`: does each prompt append to the last, or replace the page?"""
+    """One class of synthetic workflows. `context`: does each prompt append to the last, or replace the page?
+
+    growth_tokens: what a prompt grows by, the output before it included; instead of an observation behind that
+    output. Such a context stops growing at its limit and is not compacted. gap_s: every tool's, instead of the
+    published latencies by type.
+    """
 
     name: str
     workload: Literal["swe-agent", "web-agent"]
@@ -44,6 +57,8 @@ class Profile:
     arrivals_per_s: float
     max_gap_s: float
     tenant: str | None = None
+    growth_tokens: Span | None = None
+    gap_s: LogNormal | None = None
 
 
 SWE_BENCH_LIKE = Profile(
@@ -122,6 +137,25 @@ DEMO_BROWSING = replace(
     max_gap_s=4.0,
 )
 
+# The policy study's live check (its section 13) and its generator's figures: 48 of these over 20 s on two CPU workers
+# with pools of 32,768 tokens want several times their memory; 20 of them over 20 s fit.
+LIVE_GATE = "live-gate"
+_LIVE_GATE = replace(
+    SWE_BENCH_LIKE,
+    name=LIVE_GATE,
+    mean_steps=12,  # gamma(2, 6), cut to 3..30
+    min_steps=3,
+    max_steps=30,
+    system_tokens=0,  # nothing is shared between workflows
+    first_tokens=Span(low=1500, high=3500),
+    output_tokens=Span(low=24, high=48),
+    max_context_tokens=14_500,
+    arrivals_per_s=48 / 20,
+    max_gap_s=20.0,
+    growth_tokens=Span(low=250, high=700),
+    gap_s=LogNormal(median=0.6, sigma=1.0),
+)
+
 # Ten tenants [P]: three heavy ones with agents of 100 steps, four medium of 30, three light of 10; they send
 # 16, 8 and 4 workflows a minute each [P, one digest]. The steps are SWE-bench-like in all else.
 TEN_TENANTS = "ten-tenants"
@@ -155,5 +189,6 @@ PRESETS: dict[str, tuple[tuple[Profile, int], ...]] = {
     "webarena-like": ((WEBARENA_LIKE, 1),),
     "demo": ((DEMO_CODING, 2), (DEMO_BROWSING, 1)),
     TEN_TENANTS: _ten_tenants(),
+    LIVE_GATE: ((_LIVE_GATE, 1),),
 }
 DEMO_WORKFLOWS = 10

@@ -83,8 +83,8 @@ def _steps(profile: Profile, random: Random) -> Iterator[Step]:
             new_prompt_tokens=context.new,
             output_tokens=output,
             compacted=context.compacted,
-            shared_prefix_group=profile.name,
-            shared_prefix_tokens=profile.system_tokens,
+            shared_prefix_group=profile.name if profile.system_tokens else None,
+            shared_prefix_tokens=profile.system_tokens or None,
             ts_s=None if index else 0.0,
             gap_s=gap_s,
             tool=tool,
@@ -103,12 +103,22 @@ def _next_context(profile: Profile, now: _Context, index: int, output: int, rand
     if profile.context == "replace":  # only the system prompt stays; the page is another one
         new = _first(profile, random)
         return _Context(profile.system_tokens + new, new, index)
+    if profile.growth_tokens is not None:
+        return _grown(
+            now, index, random_int(profile.growth_tokens.low, profile.growth_tokens.high, random), profile
+        )
     observed = _observation(profile, random)
     grown = now.prompt + output + observed
     if grown + profile.output_tokens.high <= profile.max_context_tokens:
         return _Context(grown, output + observed, index)
     fresh = profile.system_tokens + int(SUMMARY_SHARE * profile.max_context_tokens) + observed
     return _Context(fresh, fresh, None, compacted=True)
+
+
+def _grown(now: _Context, index: int, tokens: int, profile: Profile) -> _Context:
+    """Longer by `tokens`; at the limit as long as before, but for one other token at its end."""
+    prompt = min(now.prompt + tokens, profile.max_context_tokens)
+    return _Context(prompt, max(1, prompt - now.prompt), index)
 
 
 def _step_count(profile: Profile, random: Random) -> int:
@@ -126,8 +136,14 @@ def _observation(profile: Profile, random: Random) -> int:
 
 def _tool(profile: Profile, random: Random) -> Tool:
     name = _weighted(profile.tools, random)
-    latency_s = min(tool_latency(TOOL_PERCENTILES_S[name], random.random()), profile.max_gap_s)
+    latency_s = min(_latency_s(profile, name, random), profile.max_gap_s)
     return Tool(kind="tool", name=name, latency_s=round(latency_s, 6))
+
+
+def _latency_s(profile: Profile, tool: str, random: Random) -> float:
+    if profile.gap_s is not None:
+        return profile.gap_s.median * random.lognormvariate(0.0, profile.gap_s.sigma)
+    return tool_latency(TOOL_PERCENTILES_S[tool], random.random())
 
 
 def _weighted(weights: dict[str, float], random: Random) -> str:

@@ -1,4 +1,5 @@
 import hashlib
+import math
 
 import pytest
 from trace_makers import TRACE_FILES, chain, needs_traces, step, workflow
@@ -86,6 +87,27 @@ def test_the_demo_is_small_and_mixed():
     assert max(s.tool.latency_s for w in made for s in w.steps if s.tool) <= 4.0
 
 
+def test_the_live_gate_has_the_figures_of_the_studys_live_check():
+    """Policy study, section 13, and the generator it ran with."""
+    made = synthesise("live-gate", 400, 0)
+    stats = trace_stats(made)
+    assert 11 < stats.steps_per_workflow.mean < 13.5
+    assert (min(len(w.steps) for w in made), stats.steps_per_workflow.max) == (3, 30)
+    assert all(1500 <= w.steps[0].prompt_tokens <= 3500 for w in made)
+    assert stats.prompt_tokens.max == 14_500
+    assert (min(s.output_tokens for w in made for s in w.steps), stats.output_tokens.max) == (24, 48)
+    grown = [s.new_prompt_tokens for w in made for s in w.steps[1:] if s.prompt_tokens < 14_500]
+    assert (min(grown), max(grown)) == (250, 700)
+    stuck = [s.new_prompt_tokens for w in made for s in w.steps[2:] if s.prompt_tokens == 14_500]
+    assert 1 in stuck, "at the limit a prompt grows no more"
+    assert not any(s.compacted or s.shared_prefix_group for w in made for s in w.steps)
+    gaps = sorted(s.tool.latency_s for w in made for s in w.steps if s.tool)
+    assert percentile(gaps, 0.5) == pytest.approx(0.6, rel=0.1)
+    assert percentile(gaps, 0.84) == pytest.approx(0.6 * math.e, rel=0.15)
+    assert gaps[-1] <= 20
+    assert trace_stats(made[:48]).span_s == pytest.approx(20, rel=0.3)
+
+
 def test_members_of_a_group_tell_one_prefix_length(swe):
     assert {(s.shared_prefix_group, s.shared_prefix_tokens) for w in swe for s in w.steps} == {
         ("swe-bench-like", 1800)
@@ -94,7 +116,8 @@ def test_members_of_a_group_tell_one_prefix_length(swe):
 
 def test_unknown_presets_and_counts_are_refused():
     with pytest.raises(
-        UserError, match=r"unknown preset 'swe' \(have: demo, swe-bench-like, ten-tenants, webarena-like\)"
+        UserError,
+        match=r"unknown preset 'swe' \(have: demo, live-gate, swe-bench-like, ten-tenants, webarena-like\)",
     ):
         synthesise("swe", 1, 0)
     with pytest.raises(UserError, match="cannot make 0 workflows"):
