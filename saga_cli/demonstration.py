@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
-import signal
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
-from saga_cli.config import resolve
 from saga_cli.control import Control
-from saga_cli.folder import ClusterFolder
-from saga_cli.local.down import take_down
-from saga_cli.local.up import bring_up
+from saga_cli.local.private import ends_at_term, private_cluster
 from saga_cli.progress import Progress
 from saga_cli.replaying import Report, Workload, run
 from saga_core.config import Config
 
 CONTEXT_TOKENS: Final = 8192
 """The demo workload stays below 8,000."""
-START_S: Final = 300.0
-STOP_S: Final = 30.0
 FAKE_SPEED: Final = 10
 """With the engine double, engine and tools run ten times as fast: a look, not a measurement."""
 SEED_STEP: Final = 1_000_003
@@ -52,18 +41,12 @@ class Plan:
 
 def demonstrate(plan: Plan, show: Progress) -> list[Report]:
     """A report per profile. The cluster is gone afterwards, whatever happened."""
-    with _ends_at_term(), _cluster_folder(plan, show) as folder:
-        try:
-            bring_up(folder, resolve(_settings(plan), environment={}), show=show, timeout_s=START_S)
-            return _runs(plan, Control.of(folder), show)
-        finally:
-            show.phase("taking the cluster down")
-            take_down(folder, timeout_s=STOP_S)
+    with ends_at_term(), private_cluster("demo", _settings(plan), show, keep=plan.keep) as folder:
+        return _runs(plan, Control.of(folder), show)
 
 
 def _settings(plan: Plan) -> dict[str, object]:
     return {
-        "name": "demo",
         "workers.engine": plan.engine,
         "workers.count": plan.workers,
         "workers.max_model_len": CONTEXT_TOKENS,
@@ -83,29 +66,3 @@ def _runs(plan: Plan, control: Control, show: Progress) -> list[Report]:
         if reports[-1].summary.interrupted:
             raise KeyboardInterrupt
     return reports
-
-
-@contextmanager
-def _cluster_folder(plan: Plan, show: Progress) -> Iterator[ClusterFolder]:
-    path = Path(tempfile.mkdtemp(prefix="saga-demo-"))
-    try:
-        yield ClusterFolder(path)
-    finally:
-        if plan.keep:
-            show.say(f"kept: {path}")
-        else:
-            shutil.rmtree(path, ignore_errors=True)
-
-
-@contextmanager
-def _ends_at_term() -> Iterator[None]:
-    """TERM and HUP end the demo as Ctrl-C does: the cluster is taken down."""
-    before = {
-        number: signal.signal(number, signal.default_int_handler)
-        for number in (signal.SIGTERM, signal.SIGHUP)
-    }
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from saga_sim.trace import Workflow
 
 
+SILENCE_S: Final = 600.0
+"""For which a step waits for its first byte: the default of OpenAI's clients."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
     """What to replay and how; times are scaled while replaying, tokens before."""
@@ -33,8 +37,11 @@ class Workload:
     scale_tokens: float = 1.0
     max_context: int | None = None
     scale_time: float = 1.0
+    max_gap_s: float | None = None
+    """No pause between two steps longer than this, after scaling."""
     concurrency: int | None = None
     seed: int = 0
+    silence_s: float = SILENCE_S
 
     def load(self) -> list[Workflow]:
         """All of it, checked. Raises UserError for files and scales that are not valid."""
@@ -160,6 +167,7 @@ def run(control: Control, workload: Workload, workflows: Sequence[Workflow], *, 
 async def _replay(
     workload: Workload, workflows: Sequence[Workflow], desk: _Desk, model: str, watch: _Watch
 ) -> ReplayResult:
+    from saga_sim.client import Patience
     from saga_sim.pacing import Pace
     from saga_sim.replay import replay
 
@@ -170,9 +178,12 @@ async def _replay(
             finish=desk.finish,
             model=model,
             seed=workload.seed,
-            pace=Pace(time_scale=workload.scale_time, seed=workload.seed),
+            pace=Pace(
+                time_scale=workload.scale_time, max_gap_s=workload.max_gap_s, seed=workload.seed
+            ),
             on_event=watch.on_event,
             max_live=workload.concurrency,
+            patience=Patience(silence_s=workload.silence_s),
         )
     )
     try:

@@ -10,20 +10,17 @@ Rules of this file
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from random import Random
-from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
-import psutil
 
 from saga_cli import calibrating
 from saga_cli.control import Control
 from saga_cli.folder import ClusterFolder
+from saga_cli.local.neighbours import others_cores
 from saga_cli.progress import Progress
 from saga_cli.replaying import Workload
 from saga_cli.replaying import run as replay
@@ -39,8 +36,6 @@ if TYPE_CHECKING:
     from saga_sim.trace import Workflow
     from saga_sim.world import ClusterSpec
 
-START_S: Final = 300.0
-STOP_S: Final = 30.0
 BLOCK_TOKENS: Final = 32
 CONTEXT_TOKENS: Final = 8192
 KV_TOKENS: Final = 32768
@@ -126,18 +121,10 @@ class _Cell:
 
 def validate(plan: Plan, show: Progress) -> Validation:
     """Start a cluster in a folder of its own, measure it, and run everything live and simulated."""
-    from saga_cli.config import resolve
-    from saga_cli.local.down import take_down
-    from saga_cli.local.up import bring_up
+    from saga_cli.local.private import private_cluster
 
-    with tempfile.TemporaryDirectory(prefix="saga-validate-") as path:
-        folder = ClusterFolder(Path(path))
-        try:
-            bring_up(folder, resolve(_settings(plan), environment={}), show=show, timeout_s=START_S)
-            cells, measured = _live(plan, folder, show)
-        finally:
-            show.phase("taking the cluster down")
-            take_down(folder, timeout_s=STOP_S)
+    with private_cluster("validate", _settings(plan), show) as folder:
+        cells, measured = _live(plan, folder, show)
     spec = _spec(plan, measured.preset)
     compared = [_compared(plan, spec, cell, show) for cell in cells]
     return Validation(
@@ -156,7 +143,6 @@ def _settings(plan: Plan) -> dict[str, object]:
     """What the simulator has to know of the engine is said, not left to the engine's defaults."""
     step = ("--max-num-batched-tokens", str(calibrating.STEP_TOKENS)) if plan.engine == "vllm" else ()
     return {
-        "name": "validate",
         "workers.engine": plan.engine,
         "workers.count": plan.workers,
         "workers.max_model_len": CONTEXT_TOKENS,
@@ -211,30 +197,11 @@ def _one(
 ) -> tuple[Summary, int, float]:
     control.use_profile(cell.profile)
     before = max((workflow.id for workflow in control.workflows()), default=0)
-    others = _others(folder)
+    others = others_cores(folder)
     live = replay(control, Workload(seed=seed), cell.workflows, show=show).summary
     if live.interrupted:
         raise KeyboardInterrupt
     return live, before, others()
-
-
-def _others(folder: ClusterFolder) -> Callable[[], float]:
-    """From now until it is asked: the CPU cores that others than the cluster and this process took."""
-    from saga_cli.local.processes import family, find
-
-    ours = [psutil.Process(), *family(find(folder))]
-
-    def taken() -> tuple[float, float]:
-        whole, mine = psutil.cpu_times(), [process.cpu_times() for process in ours if process.is_running()]
-        return sum(whole) - whole.idle - getattr(whole, "iowait", 0.0), sum(t.user + t.system for t in mine)
-
-    (all_s, ours_s), began = taken(), monotonic()
-
-    def asked() -> float:
-        all_then_s, ours_then_s = taken()
-        return max(0.0, (all_then_s - all_s) - (ours_then_s - ours_s)) / (monotonic() - began)
-
-    return asked
 
 
 # -- simulated -----------------------------------------------------------------------------

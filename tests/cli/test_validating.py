@@ -8,6 +8,7 @@ from rich.console import Console
 
 from saga_cli import validating
 from saga_cli.folder import ClusterFolder
+from saga_cli.local import neighbours
 from saga_cli.replaying import Workload
 from saga_cli.validating import Plan, Validation
 from saga_sim.costs import AGENT_CPU
@@ -91,17 +92,17 @@ def test_what_others_take_of_the_machine_is_counted_without_us(tmp_path, monkeyp
     busy = iter((100.0, 107.0))
     now = iter((10.0, 12.0))
     used = iter((1.0, 4.0))
-    monkeypatch.setattr(validating.psutil, "cpu_times", lambda: Times(next(busy)))
-    monkeypatch.setattr(validating, "monotonic", lambda: next(now))
+    monkeypatch.setattr(neighbours.psutil, "cpu_times", lambda: Times(next(busy)))
+    monkeypatch.setattr(neighbours, "monotonic", lambda: next(now))
 
     def ours(_):
         times = Us()
         times.user = next(used)
         return times
 
-    monkeypatch.setattr(validating.psutil.Process, "cpu_times", ours)
+    monkeypatch.setattr(neighbours.psutil.Process, "cpu_times", ours)
     monkeypatch.setattr("saga_cli.local.processes.find", lambda _: [])
-    assert validating._others(ClusterFolder(tmp_path))() == pytest.approx((7.0 - 3.0) / 2.0)
+    assert neighbours.others_cores(ClusterFolder(tmp_path))() == pytest.approx((7.0 - 3.0) / 2.0)
 
 
 def test_the_table_says_errors_spreads_and_means(compared):
