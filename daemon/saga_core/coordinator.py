@@ -92,8 +92,7 @@ class Coordinator:
         self.shares.refresh(self._remaining, now)
         thefts: list[Theft] = []
         for model, pool in self.fleet.pools.items():
-            if len(pool) > 1:
-                thefts += self._stealing.setdefault(model, Stealing()).epoch(pool, self._oldest, now)
+            thefts += self._stealing.setdefault(model, Stealing()).epoch(pool, self._oldest, now)
         return thefts
 
     def check(self) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from saga_core.actions import Dispatch
 from saga_core.fleet import Pool, Worker
 from saga_core.policy.stealing import PATIENCE_S, Stealing, Theft, draw, has_line, may_steal
-from saga_core.states import WorkerState
+from saga_core.states import WorkerState, WorkflowState
 
 
 def pool_of(*names: str) -> Pool:
@@ -144,6 +144,34 @@ def test_other_profiles_steal_nothing():
     assert dispatched(rig.step(1)) == "n1/0"
 
 
+def test_only_what_is_at_home_and_between_two_steps_is_stolen():
+    rig = crowded()
+    for flow in (2, 3):
+        rig.submit()
+        rig.report(worker("n1/0"), worker("n1/1", running=9, kv_usage=0.9))
+        assert dispatched(rig.step(flow)) == "n1/0"
+        rig.finish(rig.steps, prompt_tokens=90, output_tokens=10)
+    rig.report(worker("n1/0", kv_usage=0.9), worker("n1/1"))
+    assert dispatched(rig.step(2)) == "n1/1", "its home is too full: it moves, what it left stays"
+    rig.finish(rig.steps, prompt_tokens=90, output_tokens=10)
+    rig.report(worker("n1/0"), worker("n1/1"))
+    rig.step(1)  # runs
+    rig.report(worker("n1/0", running=7, waiting=2, kv_usage=0.7), worker("n1/1"))
+    assert list(rig.head.fleet.workers["n1/0"].resident) == ["1.main", "2.main", "3.main"]
+    for _ in range(3):
+        rig.tick(0.1)
+    assert list(rig.head._steps.coordinator._stealing["m"].stolen) == ["3.main"]
+
+
+def test_an_epoch_is_100_ms_whoever_ticks():
+    rig = crowded()
+    rig.tick(0.1)
+    before = rig.head._steps.coordinator._stealing["m"]._epoch
+    for _ in range(20):
+        rig.tick(0.01)
+    assert rig.head._steps.coordinator._stealing["m"]._epoch == before + 2
+
+
 def test_a_thief_that_is_gone_gets_nothing():
     rig = crowded()
     for _ in range(3):
@@ -198,3 +226,34 @@ def test_shares_follow_the_epoch():
     rig.tick(0.1)
     # 10 s that are said are 12.8 s expected (hints err log-normally): due after 31.9 s, so 12.8 / 11.8 against 12.8 / 31.8
     assert priorities(rig, (early, "t"), (late, "u")) == [271, 729]
+
+
+def test_work_that_was_done_is_urgent_no_more():
+    rig = Rig(config("saga-paper"))
+    rig.up("n1/0")
+    flows = [(rig.submit(work_s=10.0), "t"), (rig.submit(work_s=10.0, tenant="u"), "u")]
+    assert priorities(rig, *flows) == [0, 500]
+    rig.finish(1, prompt_tokens=70_000, output_tokens=10)  # some 6 of 12.8 seconds
+    rig.tick(0.1)
+    assert priorities(rig, *flows)[1] < 400, "u has more to do"
+
+
+def test_a_tenant_whose_workflows_are_over_has_no_part():
+    rig = Rig(config("saga-paper"))
+    rig.up("n1/0")
+    flows = [(rig.submit(work_s=10.0), "t"), (rig.submit(work_s=10.0, tenant="u"), "u")]
+    priorities(rig, *flows)
+    rig.end(1)
+    assert priorities(rig, flows[1]) == [0]
+
+
+def test_deadlines_follow_what_complete_workflows_of_the_type_took():
+    rig = Rig(config("saga-paper"))
+    rig.up("n1/0")
+    times = rig.head._steps.coordinator.times
+    for state, took_s in ((WorkflowState.DONE, 3.0), (WorkflowState.FAILED, 30.0)):
+        flow = rig.submit(agent_type="coder")
+        rig.step(flow)
+        rig.now += took_s
+        rig.end(flow, state)
+        assert times.expected_s("coder") == 3.0, "what failed says nothing"

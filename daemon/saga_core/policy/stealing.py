@@ -110,7 +110,7 @@ class Stealing:
         victims = [
             name
             for name in lines
-            if name != thief.id and may_steal(thief.load, idle_s, pool.workers[name].load)
+            if may_steal(thief.load, idle_s, pool.workers[name].load)
         ]
         if not victims or not self._is_free(thief.id, now):
             return None
