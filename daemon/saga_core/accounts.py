@@ -5,7 +5,7 @@ Rules of this file
   2. Virtual time of a model advances by (work delivered) / (weight of its unfinished workflows): the time in which
      fair shares are served. It counts those in a tool too, or it would run ahead while memory is what is short
      (policy study, section 8, pitfalls).
-  3. Soft state: after a restart of the head, accounts begin anew when steps come.
+  3. Facts alone change accounts, through the book they are part of: a restart of the head finds them as they were.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from saga_core.aeg import Hints, Kind, Learner
 from saga_core.costs import CostTable
+from saga_core.events import StepFinished
 from saga_core.ids import WorkflowId
 
 
@@ -39,18 +40,34 @@ class Service:
     accounts: dict[WorkflowId, Account] = field(default_factory=dict)
 
 
+def spent(costs: CostTable, fact: StepFinished, context_tokens: int) -> tuple[float, float]:
+    """Seconds of useful work in a step, and those for what had been computed before and was gone.
+
+    `context_tokens` of its session had been computed; a prompt shorter than that was summarised: all of it is new.
+    """
+    prompt, cached = fact.prompt_tokens or 0, fact.cached_tokens or 0
+    known = max(cached, context_tokens if context_tokens <= prompt else 0)
+    return costs.work_s(known, prompt, fact.output_tokens or 0), costs.chunk_s(cached, known - cached)
+
+
 class Accounts:
     """Accounts of unfinished workflows, per model."""
 
-    def __init__(self, costs: CostTable) -> None:
+    def __init__(
+        self,
+        costs: CostTable,
+        services: dict[str, Service] | None = None,
+        learner: Learner | None = None,
+    ) -> None:
+        """`services` by model and `learner`: what a snapshot has kept."""
         self.costs = costs
-        self._services: dict[str, Service] = {}
-        self._models: dict[WorkflowId, str] = {}
-        self.learner = Learner()
+        self.services = services if services is not None else {}
+        self.learner = learner if learner is not None else Learner()
+        self._models = {w: model for model, service in self.services.items() for w in service.accounts}
 
     def of(self, workflow: WorkflowId) -> Account | None:
         model = self._models.get(workflow)
-        return None if model is None else self._services[model].accounts[workflow]
+        return None if model is None else self.services[model].accounts[workflow]
 
     def open(
         self,
@@ -60,18 +77,17 @@ class Accounts:
         *,
         at: float,
         prompt_tokens: int = 0,
-        work_s: float = 0.0,
+        hints: Hints | None = None,
         weight: float = 1.0,
     ) -> Account:
         """The account of `workflow`, opened at its first step, whose prompt has some `prompt_tokens`.
 
-        work_s: what it says it will take; 0: nothing.
+        hints: what it says of itself.
         """
         found = self.of(workflow)
         if found is not None:
             return found
-        service = self._services.setdefault(model, Service())
-        hints = Hints(work_s=work_s) if work_s > 0.0 else None
+        service = self.services.setdefault(model, Service())
         self.learner.began(workflow, kind, at, hints, prompt_tokens=prompt_tokens)
         expected_s = self._expected_s(workflow)
         account = Account(workflow, at, service.virtual_s, expected_s, weight)
@@ -83,9 +99,9 @@ class Accounts:
     def _expected_s(self, workflow: WorkflowId) -> float:
         return self.learner.total_work(workflow).mean
 
-    def returned(self, workflow: WorkflowId, session: str, *, at: float) -> None:
-        """A step of `session` arrives: whatever tool it waited for is done."""
-        self.learner.returned(workflow, session, at=at)
+    def returned(self, workflow: WorkflowId, session: str, *, at: float, tool: str = "") -> None:
+        """A step of `session` arrives: whatever it waited for is done, a `tool` if it says so."""
+        self.learner.returned(workflow, session, at=at, tool=tool)
 
     def served(
         self,
@@ -96,16 +112,23 @@ class Accounts:
         at: float,
         prompt_tokens: int,
         output_tokens: int,
+        tool: str = "",
     ) -> None:
-        """A step of `session` took `work_s` of useful work."""
+        """A step of `session` took `work_s` of useful work, and asked for `tool`."""
         account = self.of(workflow)
         if account is None:
             return
-        service = self._services[self._models[workflow]]
+        service = self.services[self._models[workflow]]
         account.attained_s += work_s
         service.virtual_s += work_s / service.weight
         self.learner.stepped(
-            workflow, session, at=at, work_s=work_s, prompt_tokens=prompt_tokens, output_tokens=output_tokens
+            workflow,
+            session,
+            at=at,
+            work_s=work_s,
+            prompt_tokens=prompt_tokens,
+            output_tokens=output_tokens,
+            tool=tool,
         )
         account.expected_s = self._expected_s(workflow)
 
@@ -114,19 +137,19 @@ class Accounts:
         account = self.of(workflow)
         if account is None:
             return
-        service = self._services[self._models.pop(workflow)]
+        service = self.services[self._models.pop(workflow)]
         del service.accounts[workflow]
         service.weight = service.weight - account.weight if service.accounts else 0.0
         self.learner.ended(workflow, at=at, complete=complete)
 
     def virtual_s(self, model: str) -> float:
-        service = self._services.get(model)
+        service = self.services.get(model)
         return service.virtual_s if service is not None else 0.0
 
     def check(self) -> None:
         """Raise AssertionError where sums and parts disagree."""
-        for service in self._services.values():
+        for service in self.services.values():
             total = sum(account.weight for account in service.accounts.values())
             assert abs(total - service.weight) < 1e-6 * (1.0 + total), "weights miscounted"
         for workflow, model in self._models.items():
-            assert workflow in self._services[model].accounts, workflow
+            assert workflow in self.services[model].accounts, workflow

@@ -3,7 +3,8 @@
 Rules of this file
   1. `Book.apply(fact, at)` is the only thing that changes a book. The live head, the
      recovery after a crash and the simulator all go through it, so they cannot differ.
-  2. Nothing here knows nodes' loads or decides anything.
+  2. Nothing here knows nodes' loads or decides anything. What workflows have had of the engines and what was learned
+     from them (`Accounts`) follows from the same facts.
   3. A fact about something unknown is dropped by the caller (`Head`), never guessed at.
 """
 
@@ -12,6 +13,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from saga_core import states
+from saga_core.accounts import Accounts, spent
+from saga_core.aeg import Declared, Hints, Kind
+from saga_core.costs import BYTES_PER_TOKEN, CostTable
 from saga_core.errors import ClusterError
 from saga_core.events import (
     CancelAsked,
@@ -28,6 +32,7 @@ from saga_core.events import (
     StepFinished,
     StepLost,
     StepPlaced,
+    Told,
     WorkerLost,
     WorkerReady,
     WorkflowEnded,
@@ -76,6 +81,12 @@ class Workflow:
     key: str = ""
     work_s: float = 0.0
     """Engine seconds that it said it would take; 0: it did not."""
+    steps_told: int = 0
+    """The same in steps."""
+    instance: str = ""
+    deadline_s: float = 0.0
+    """Seconds from its submission within which it should be over; 0: it did not say."""
+    graph: tuple[Declared, ...] = ()
     program: ProgramSpec | None = None
     log: str = ""
     state: WorkflowState = WorkflowState.ACCEPTED
@@ -144,8 +155,10 @@ class Counts:
 class Book:
     """Workflows, sessions and steps, changed by facts alone."""
 
-    def __init__(self, profile: str) -> None:
+    def __init__(self, profile: str, costs: CostTable | None = None) -> None:
+        """`costs`: by which work is weighed."""
         self.profile = profile
+        self.accounts = Accounts(costs if costs is not None else CostTable())
         self.workflows: dict[WorkflowId, Workflow] = {}
         self.steps: dict[StepId, Step] = {}
         self.keys: dict[tuple[TenantId, str], WorkflowId] = {}
@@ -208,6 +221,10 @@ class Book:
             agent_type=fact.agent_type,
             key=fact.key,
             work_s=fact.work_s,
+            steps_told=fact.steps,
+            instance=fact.instance,
+            deadline_s=fact.deadline_s,
+            graph=fact.graph,
             program=fact.program,
             log=fact.log,
             active_at=at,
@@ -240,6 +257,8 @@ class Book:
             self.sessions.pop(session.id, None)
         if workflow.key:
             self.keys.pop((workflow.tenant, workflow.key), None)
+        workflow.graph = ()
+        self.accounts.close(workflow.id, at=at, complete=fact.state is WorkflowState.DONE)
         self.live -= 1
         self.counts.ended[fact.state] = self.counts.ended.get(fact.state, 0) + 1
         self.ended.append(fact.workflow)
@@ -265,6 +284,25 @@ class Book:
             workflow.sessions[fact.session] = self.sessions[session.id] = session
         session.running += 1
         _move(session, "step arrived")
+        if self.accounts.of(workflow.id) is None:
+            self._open_account(workflow, fact)
+        self.accounts.returned(workflow.id, fact.session, at=at, tool=fact.tool)
+
+    def _open_account(self, workflow: Workflow, fact: StepArrived) -> None:
+        """At its first step; what was said of it at its submission stands."""
+        told = fact.told or Told()
+        workflow.work_s = workflow.work_s or told.work_s
+        workflow.steps_told = workflow.steps_told or told.steps
+        workflow.instance = workflow.instance or told.instance
+        workflow.deadline_s = workflow.deadline_s or told.deadline_s
+        self.accounts.open(
+            workflow.id,
+            fact.model,
+            Kind(workflow.tenant, workflow.agent_type, workflow.instance, fact.prefix),
+            at=workflow.submitted_at,
+            prompt_tokens=int(fact.body_bytes / BYTES_PER_TOKEN),
+            hints=_hints(workflow),
+        )
 
     def _step_placed(self, fact: StepPlaced) -> None:
         step = self.steps[fact.step]
@@ -306,6 +344,12 @@ class Book:
         workflow.cached_tokens += cached
         workflow.output_tokens += output
         session = workflow.sessions[step.session]
+        if done and fact.prompt_tokens is not None:
+            useful_s, _ = spent(self.accounts.costs, fact, session.context_tokens)
+            self.accounts.served(
+                workflow.id, step.session, useful_s, at=at,
+                prompt_tokens=prompt, output_tokens=output, tool=fact.tool,
+            )  # fmt: skip
         session.steps += done
         if fact.prompt_tokens is not None:
             session.context_tokens = prompt + output
@@ -326,6 +370,7 @@ class Book:
 
     def check(self) -> None:
         """Raise AssertionError where the book contradicts itself."""
+        self.accounts.check()
         live = 0
         for workflow in self.workflows.values():
             live += workflow.live
@@ -347,6 +392,13 @@ class Book:
         for (tenant, key), owner in self.keys.items():
             workflow = self.workflows[owner]
             assert workflow.live and (workflow.tenant, workflow.key) == (tenant, key), key  # noqa: PT018
+
+
+def _hints(workflow: Workflow) -> Hints | None:
+    """What the learner is told of what the client said."""
+    if not (workflow.work_s or workflow.steps_told or workflow.graph):
+        return None
+    return Hints(work_s=workflow.work_s or None, steps=workflow.steps_told or None, graph=workflow.graph)
 
 
 def _settle(session: Session) -> None:

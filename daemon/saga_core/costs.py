@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+BYTES_PER_TOKEN = 4.0
+"""Of a request's body, until the first answer tells (English and code in JSON: 3.5 to 4.5)."""
 TYPICAL_BATCH = 12
 """Sequences that share an engine step when its price is divided among them (policy study, section 5)."""
 

@@ -16,6 +16,7 @@ from typing import Final
 
 import msgspec
 
+from saga_core.aeg.words import Declared
 from saga_core.ids import NodeId, SessionId, StepId, TenantId, WorkerId, WorkflowId
 from saga_core.states import WorkflowState
 from saga_core.views import ProgramSpec
@@ -40,6 +41,18 @@ class _Kept(msgspec.Struct, frozen=True, kw_only=True, tag=True, omit_defaults=T
     pass
 
 
+class Told(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a client says of the whole workflow beside one of its steps. Of each, its first word counts."""
+
+    work_s: float = 0.0
+    """Engine seconds that it will take; 0: it does not say."""
+    steps: int = 0
+    instance: str = ""
+    """What it works on: workflows of one instance resemble each other."""
+    deadline_s: float = 0.0
+    """Seconds from its submission within which it should be over; 0: whenever."""
+
+
 class WorkflowSubmitted(_Kept, frozen=True, kw_only=True):
     """A workflow is known from here on. The only fact whose writer waits for the disk."""
 
@@ -55,6 +68,12 @@ class WorkflowSubmitted(_Kept, frozen=True, kw_only=True):
     """The client's own name for it, when it came from outside."""
     work_s: float = 0.0
     """Engine seconds that it says it will take; 0: it does not say."""
+    steps: int = 0
+    """Steps that it says it will take; 0: it does not say."""
+    instance: str = ""
+    deadline_s: float = 0.0
+    graph: tuple[Declared, ...] = ()
+    """The steps that it says it will make (`saga_core.aeg.hints`)."""
     program: ProgramSpec | None = None
     log: str = ""
 
@@ -109,6 +128,13 @@ class StepArrived(_Kept, frozen=True, kw_only=True):
     agent_type: str = ""
     stream: bool = False
     body_bytes: int = 0
+    tool: str = ""
+    """The tool whose result this step brings, if the client names it."""
+    parent: str = ""
+    """The session that opened this one, if the client names it."""
+    prefix: str = ""
+    """Name of what its prompt begins with, of a workflow's first step."""
+    told: Told | None = None
 
 
 class StepPlaced(_Kept, frozen=True, kw_only=True):
@@ -144,6 +170,8 @@ class StepFinished(_Kept, frozen=True, kw_only=True):
     output_tokens: int | None = None
     ttft_s: float | None = None
     duration_s: float = 0.0
+    tool: str = ""
+    """What the answer asked for; of several the first. `-`: for nothing, its turn is over; empty: nobody saw."""
     detail: str = ""
 
 

@@ -19,15 +19,13 @@ from collections import deque
 from typing import NamedTuple
 
 from saga_core.accounts import Account
+from saga_core.costs import BYTES_PER_TOKEN
 from saga_core.fleet import Pool
 from saga_core.ids import SessionId, StepId, WorkerId
 from saga_core.least import Least
 from saga_core.policy.admission import Admission
 from saga_core.policy.ordering import Key
 from saga_core.rooms import Claim, Room
-
-BYTES_PER_TOKEN = 4.0
-"""Of a request's body, until the first answer tells (English and code in JSON: 3.5 to 4.5)."""
 
 
 class Grant(NamedTuple):

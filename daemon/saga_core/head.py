@@ -52,7 +52,7 @@ class Head:
     def __init__(self, config: Config, *, book: Book | None = None) -> None:
         """`book`: what an earlier process left; a `HeadStarted` with a higher incarnation must follow."""
         self.config = config
-        self.book = book if book is not None else Book(config.profile)
+        self.book = book if book is not None else Book(config.profile, config.costs)
         self.fleet = Fleet()
         self.programs = Programs(config.head)
         self._desk = Desk(self.book)

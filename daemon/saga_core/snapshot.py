@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import msgspec
 
+from saga_core.accounts import Accounts, Service
+from saga_core.aeg import Learner
+from saga_core.aeg import snapshot as learned
 from saga_core.book import Book, Counts, Step, Workflow
+from saga_core.costs import CostTable
 from saga_core.errors import ClusterError
 from saga_core.events import JOURNAL_VERSION
 from saga_core.ids import WorkflowId
@@ -20,6 +24,10 @@ class _Saved(msgspec.Struct, kw_only=True):
     last_workflow: int
     last_step: int
     head: int
+    services: dict[str, Service] = {}
+    """Accounts of unfinished workflows by model; none in snapshots of before 0.4: accounts begin anew."""
+    learned: bytes = b""
+    learned_version: int = 0
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -38,19 +46,26 @@ def encode(book: Book) -> bytes:
             last_workflow=book.last_workflow,
             last_step=book.last_step,
             head=book.head,
+            services=book.accounts.services,
+            learned=learned.encode(book.accounts.learner),
+            learned_version=learned.VERSION,
         )
     )
 
 
-def decode(data: bytes, where: str) -> Book:
-    """The inverse. Raises `ClusterError` naming `where` for damaged or foreign data."""
+def decode(data: bytes, where: str, costs: CostTable | None = None) -> Book:
+    """The inverse. Raises `ClusterError` naming `where` for damaged or foreign data.
+
+    `costs`: by which work is weighed from now on; what was attained stays as it was weighed.
+    """
     try:
         saved = _decoder.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ClusterError(f"{where}: not a snapshot of saga ({error})") from None
     if saved.version != JOURNAL_VERSION:
         raise ClusterError(f"{where}: version {saved.version}, this saga reads {JOURNAL_VERSION}")
-    book = Book(saved.profile)
+    book = Book(saved.profile, costs)
+    book.accounts = Accounts(book.accounts.costs, saved.services, _learner(saved, where))
     book.workflows = {w.id: w for w in saved.workflows}
     book.steps = {s.id: s for s in saved.steps}
     book.ended, book.counts = saved.ended, saved.counts
@@ -59,3 +74,10 @@ def decode(data: bytes, where: str) -> Book:
     book.live = sum(w.live for w in saved.workflows)
     book.keys = {(w.tenant, w.key): w.id for w in saved.workflows if w.key and w.live}
     return book
+
+
+def _learner(saved: _Saved, where: str) -> Learner:
+    """What was learned; of another version of saga it is no state worth failing for, and begins anew."""
+    if saved.learned_version != learned.VERSION:
+        return Learner()
+    return learned.decode(saved.learned, where)

@@ -11,16 +11,15 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from saga_core.accounts import Account, Accounts
+from saga_core.accounts import Account, Accounts, spent
 from saga_core.actions import Abort, Dispatch, Refuse
-from saga_core.aeg import Kind
 from saga_core.book import SESSIONS, Book, Session, Step, Workflow
 from saga_core.config import Config
 from saga_core.coordinator import Coordinator
 from saga_core.desk import Desk
 from saga_core.events import Outcome, SessionPaused, StepArrived, StepFinished, StepLost, StepPlaced
 from saga_core.fleet import Fleet, Pool, Worker
-from saga_core.gate import BYTES_PER_TOKEN, Gate
+from saga_core.gate import Gate
 from saga_core.ids import SessionId, StepId, WorkerId, WorkflowId
 from saga_core.policy.placement import Ask, place
 from saga_core.policy.profiles import PROFILES, Profile, profile_of
@@ -36,8 +35,7 @@ class Steps:
         """Steps without a worker and since when, oldest first."""
         self._waiting_for: dict[str, dict[StepId, None]] = {}
         """The same by model."""
-        self.accounts = Accounts(config.costs)
-        self.coordinator = Coordinator(desk.book, fleet, self.accounts)
+        self.coordinator = Coordinator(desk.book, fleet, desk.book.accounts)
         self.gates: dict[str, Gate] = {}
         """By model; none where the profile has no gate."""
         name = self.book.profile if self.book.profile in PROFILES else config.profile
@@ -48,6 +46,10 @@ class Steps:
     @property
     def book(self) -> Book:
         return self.desk.book
+
+    @property
+    def accounts(self) -> Accounts:
+        return self.desk.book.accounts
 
     # -- arrival -------------------------------------------------------------------------
 
@@ -90,25 +92,11 @@ class Steps:
     def arrive(self, event: StepArrived, workflow: Workflow | None) -> None:
         """Take an admitted step in, as one of `workflow`'s."""
         self.desk.record(replace(event, workflow=workflow.id) if workflow is not None else event)
-        if workflow is not None:
-            account = self._account(workflow, event)
-            if self.profile.epochs:
-                self.coordinator.arrived(workflow, account, self.desk.now)
-            self.accounts.returned(workflow.id, event.session, at=self.desk.now)
+        if workflow is not None and self.profile.epochs:
+            account = self.accounts.of(workflow.id)
+            assert account is not None, f"workflow {workflow.id} has no account"
+            self.coordinator.arrived(workflow, account, self.desk.now)
         self._place_or_wait(self.book.steps[event.step])
-
-    def _account(self, workflow: Workflow, event: StepArrived) -> Account:
-        found = self.accounts.of(workflow.id)
-        if found is not None:
-            return found
-        return self.accounts.open(
-            workflow.id,
-            event.model,
-            Kind(workflow.tenant, workflow.agent_type),
-            at=workflow.submitted_at,
-            prompt_tokens=int(event.body_bytes / BYTES_PER_TOKEN),
-            work_s=workflow.work_s,
-        )
 
     # -- placement -----------------------------------------------------------------------
 
@@ -208,7 +196,6 @@ class Steps:
 
     def leave(self, workflow: Workflow, *, complete: bool) -> None:
         """`workflow` is over: its memory and its share are for others. `complete`: it did what it wanted to."""
-        self.accounts.close(workflow.id, at=self.desk.now, complete=complete)
         self.coordinator.left(workflow, self.desk.now, complete=complete)
         for gate in self.gates.values():
             for session in workflow.sessions.values():
@@ -318,35 +305,20 @@ class Steps:
         again_s = 0.0
         if event.outcome is Outcome.DONE:
             self._note_done(step, event)
-            again_s = self._note_work(step, event)
+            again_s = self._again_s(step, event)
+        self.desk.record(event)  # first: what lands has its work credited
         self._leave_worker(step)
         self._wait_no_more(step)
         gate = self._land(step, event, again_s)
-        self.desk.record(event)
         if gate is not None:
             self._follow(gate)
 
-    def _note_work(self, step: Step, event: StepFinished) -> float:
-        """Credit the useful work of a step to its workflow; seconds spent on what had been computed before."""
+    def _again_s(self, step: Step, event: StepFinished) -> float:
+        """Engine seconds that `step` took for what had been computed before."""
         session = self.book.session_of(step)
-        if session is None or step.workflow is None or event.prompt_tokens is None:
+        if session is None or event.prompt_tokens is None:
             return 0.0
-        prompt, cached = event.prompt_tokens, event.cached_tokens or 0
-        had = (
-            session.context_tokens if session.context_tokens <= prompt else 0
-        )  # else it was compacted: all new
-        known = max(cached, had)
-        costs = self.accounts.costs
-        output = event.output_tokens or 0
-        self.accounts.served(
-            step.workflow,
-            step.session,
-            costs.work_s(known, prompt, output),
-            at=self.desk.now,
-            prompt_tokens=prompt,
-            output_tokens=output,
-        )
-        return costs.chunk_s(cached, known - cached)
+        return spent(self.accounts.costs, event, session.context_tokens)[1]
 
     def _note_done(self, step: Step, event: StepFinished) -> None:
         """Until its node says how much: what was just computed is there."""
@@ -398,7 +370,6 @@ class Steps:
             if step.worker is not None:
                 placed[step.worker] = placed.get(step.worker, 0) + 1
         assert self.waiting.keys() <= self.book.steps.keys(), "a step waits that is over"
-        self.accounts.check()
         self.coordinator.check()
         for gate in self.gates.values():
             gate.check()

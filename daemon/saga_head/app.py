@@ -96,7 +96,7 @@ class App:
         self.config = cluster.read_config(folder) or Config()
         self.keys: Keys = load_keys(folder)
         self.journal = Journal(folder / "journal")
-        book = self.journal.recover(self.config.profile)
+        book = self.journal.recover(self.config.profile, self.config.costs)
         self.clock = Clock(not_before=self.journal.last_at)
         self.head = Head(self.config, book=book)
         self.transport = Transport(self.keys, self.config.head.register_timeout_s, self._received)

@@ -26,6 +26,7 @@ import msgspec
 
 from saga_core import snapshot
 from saga_core.book import Book
+from saga_core.costs import CostTable
 from saga_core.errors import ClusterError
 from saga_core.events import Fact
 from saga_shell.files import write_private
@@ -56,10 +57,10 @@ class Journal:
 
     # -- recovery ------------------------------------------------------------------------
 
-    def recover(self, profile: str) -> Book:
+    def recover(self, profile: str, costs: CostTable | None = None) -> Book:
         """The book as of the last record, and this journal open for more.
 
-        Raises `ClusterError` for a damaged folder or one that cannot be written.
+        `costs`: by which work is weighed. Raises `ClusterError` for a damaged folder or one that cannot be written.
         """
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -67,7 +68,7 @@ class Journal:
             journals = _numbers(self.folder, "journal-*.log")
             base = max(snapshots, default=0)
             path = self._snapshot(base)
-            book = snapshot.decode(path.read_bytes(), str(path)) if base else Book(profile)
+            book = snapshot.decode(path.read_bytes(), str(path), costs) if base else Book(profile, costs)
             for number in [n for n in journals if n >= base]:
                 self._replay(number, book, last=number == max(journals))
             self._open(max([base, *journals]))

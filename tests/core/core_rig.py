@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from saga_core import wire
 from saga_core.actions import Action, Disconnect, Dispatch, Ignored, Record, Refuse, Send
+from saga_core.aeg import snapshot as learned
 from saga_core.book import Book
 from saga_core.config import Config, HeadConfig
 from saga_core.events import (
@@ -42,6 +43,8 @@ def dump(book: Book) -> dict[str, Any]:
         "live": book.live,
         "counts": dataclasses.asdict(book.counts),
         "last": (book.last_workflow, book.last_step, book.head),
+        "services": {k: dataclasses.asdict(s) for k, s in book.accounts.services.items()},
+        "learned": learned.encode(book.accounts.learner),
     }
 
 

@@ -130,12 +130,14 @@ class Learner:
         if live.graph:
             live.node = hinted.follow(live.graph, live.node, tool)
 
-    def returned(self, workflow: int, session: str, *, at: float) -> None:
-        """The session's next step arrived: its tool call is over."""
+    def returned(self, workflow: int, session: str, *, at: float, tool: str = UNKNOWN) -> None:
+        """The session's next step arrived: its tool call is over. `tool`: which it was, where only now somebody says."""
         found = self.memory.session(workflow, session)
         if found is None or found[1].ended_at is None:
             return
         live, state = found
+        if tool and state.tool == UNKNOWN:
+            self._name(live, state, tool[:NAME_CHARS])
         pause_s = at - found[1].ended_at
         state.ended_at = None
         if not 0.0 <= pause_s < MOST_S:
@@ -147,6 +149,16 @@ class Learner:
         known.ring.add(pause_s)
         if program.steps <= Programs.YOUNG_STEPS:
             self.memory.programs.pool.tool(state.tool).pauses.ring.add(pause_s)
+
+    def _name(self, live: Live, state: Session, tool: str) -> None:
+        """The session's latest step asked for `tool`, as is known now that it is back."""
+        program = self.memory.program(live)
+        self._next(program, live, state, tool)
+        program.tool(UNKNOWN).ends.unask()
+        program.tool(tool).ends.ask()
+        if live.last_tool == UNKNOWN:
+            live.last_tool = tool
+        state.tool = tool
 
     def ended(self, workflow: int, *, at: float, complete: bool) -> None:  # noqa: ARG002
         """A workflow is over. Only a complete one says how much such workflows take."""

@@ -36,6 +36,10 @@ class Ends:
             self.asked /= 2.0
             self.last /= 2.0
 
+    def unask(self) -> None:
+        """It was not asked for, or nobody knows what came of it."""
+        self.asked = max(self.asked - 1.0, self.last)
+
 
 @dataclass(slots=True, eq=False)
 class Tool:
@@ -82,7 +86,7 @@ class Program:
     def unask(self, tool: str) -> None:
         """The last step of a cancelled workflow neither ended it nor went on: out of the count."""
         for ends in (self.ends, self.tool(tool).ends):
-            ends.asked = max(ends.asked - 1.0, ends.last)
+            ends.unask()
 
     def score_end(self, tool: str, *, last: bool) -> None:
         """Brier's score of what was expected of a step that asked for `tool`, beside the program's own rate."""
