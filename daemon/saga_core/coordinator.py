@@ -42,6 +42,7 @@ class Coordinator:
             workflow.submitted_at,
             expected_tct_s=self.times.expected_s(workflow.agent_type),
             work_s=account.expected_s,
+            declared=workflow.submitted_at + workflow.deadline_s if workflow.deadline_s > 0.0 else None,
         )
         self.shares.enter(workflow.id, workflow.tenant, due, _remaining_s(account), now)
 

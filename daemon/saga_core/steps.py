@@ -110,7 +110,7 @@ class Steps:
         if self.profile.admission is not None:
             self._ask(step, session, self._gate(step.model, pool))
             return
-        if self.profile.epochs and session is not None and avoid is None:
+        if self.profile.epochs and session is not None:
             stolen = self.coordinator.stolen(session, step.model, pool)
             if stolen is not None:
                 self._place(step, session, pool.workers[stolen.worker], stolen.why)

@@ -214,6 +214,19 @@ def test_the_tenant_with_more_urgent_work_goes_first():
     assert priorities(rig, (small, "t"), (large, "u")) == [667, 333]
 
 
+def test_a_declared_deadline_is_the_deadline():
+    rig = Rig(config("saga-paper"))
+    rig.up("n1/0")
+    soon, late = (
+        rig.submit(work_s=10.0, deadline_s=20.0),
+        rig.submit(work_s=10.0, deadline_s=60.0, tenant="u"),
+    )
+    priorities(rig, (soon, "t"), (late, "u"))
+    assert priorities(rig, (soon, "t"), (late, "u")) == [250, 750], (
+        "a third of the slack: three times as urgent"
+    )
+
+
 def test_shares_follow_the_epoch():
     rig = Rig(config("saga-paper"))
     rig.up("n1/0")
