@@ -16,16 +16,23 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
+from itertools import islice
 from typing import NamedTuple
 
 from saga_core.accounts import Account
 from saga_core.costs import BYTES_PER_TOKEN
+from saga_core.decisions import Decisions, Scores, Verdict
 from saga_core.fleet import Pool
 from saga_core.ids import SessionId, StepId, WorkerId
 from saga_core.least import Least
 from saga_core.policy.admission import Admission
 from saga_core.policy.ordering import Key
 from saga_core.rooms import Claim, Room
+
+CANDIDATES = 4
+"""Rooms whose fullness a decision keeps: more of them would tell a person less."""
+LOOKED_AT = 64
+"""Of those who wait, how many are looked at to say how many are before one."""
 
 
 class Grant(NamedTuple):
@@ -55,16 +62,24 @@ class Flight(NamedTuple):
 class Gate:
     """The gate of one model's workers. `grants` and `pauses` collect what follows from a call; the caller takes them."""
 
-    def __init__(self, pool: Pool, policy: Admission, key: Key, victim: Key | None = None) -> None:
-        """`victim`: whose largest value is paused first; None: that of `key`."""
+    def __init__(
+        self,
+        pool: Pool,
+        policy: Admission,
+        key: Key,
+        victim: Key | None = None,
+        decisions: Decisions | None = None,
+    ) -> None:
+        """`victim`: whose largest value is paused first; None: that of `key`. `decisions`: where they are noted."""
         self.pool, self.policy = pool, policy
+        self.decisions = decisions or Decisions()
         self.rooms: dict[WorkerId, Room] = {}
         self.claims: dict[SessionId, Claim] = {}
         self.grants: list[Grant] = []
         self.pauses: list[Pause] = []
         self._key_of = key
         self._victim_of = victim or key
-        self._emptiest: Least[Room] = Least(self._fullness)
+        self._emptiest: Least[Room] = Least(self._rank)
         self._line: list[tuple[int, float, SessionId]] = []
         """Those without a room: (0 been in before or 1 new, key, session), and entries that are past."""
         self._oldest: deque[tuple[float, SessionId]] = deque()
@@ -92,8 +107,11 @@ class Gate:
         if pool is not self.pool:
             self.pool, self._version = pool, -1
 
-    def _fullness(self, room: Room) -> tuple[float, str]:
-        return (room.need(room.rested_at) / max(1.0, room.room(1.0)), room.id)
+    def _rank(self, room: Room) -> tuple[float, str]:
+        return (self._fullness(room, room.rested_at), room.id)
+
+    def _fullness(self, room: Room, now: float) -> float:
+        return room.need(now) / max(1.0, room.room(1.0))
 
     def _key(self, claim: Claim) -> tuple[float, SessionId]:
         return (self._key_of(claim.account, claim.tokens), claim.id)
@@ -149,9 +167,44 @@ class Gate:
             room.resize(claim, now, tokens)
             self._relieve(room)
         if room is not None and claim.live:
+            self.decisions.home(step, claim, room.worker, now)
             self._go(step, claim, room, body_bytes, "home")
         else:
             self._settle(self._hold(step, claim, body_bytes))
+            if step in self._waiting:
+                self._note_held(step, claim)
+
+    def _note_held(self, step: StepId, claim: Claim) -> None:
+        home = self.rooms.get(claim.worker) if claim.worker is not None else None
+        room = home or (self._emptiest.least() if self.rooms else None)
+        self.decisions.turn(
+            Verdict.HELD,
+            claim,
+            room,
+            self._now,
+            key=self._key(claim)[0],
+            share=self.policy.low,
+            step=step,
+            ahead=self._ahead(claim, home),
+            waiting=len(self._waiting),
+            scores=self._scores(room),
+        )
+
+    def _ahead(self, claim: Claim, home: Room | None) -> int | None:
+        """How many are before it: of the paused of its room, else of the line; None: too many to count."""
+        mine = self._key(claim)
+        if home is not None:
+            others = [self._key(other) for other in islice(home.paused.values(), LOOKED_AT + 1)]
+            return sum(key < mine for key in others) if len(others) <= LOOKED_AT else None
+        if len(self._line) > LOOKED_AT:
+            return None
+        place = (claim.steps == 0, *mine)
+        return sum(entry < place for entry in self._line)
+
+    def _scores(self, room: Room | None) -> Scores:
+        """How full some rooms are, `room` among them."""
+        found = {found.id: found for found in (room, *islice(self.rooms.values(), CANDIDATES)) if found}
+        return tuple((r.id, self._fullness(r, self._now)) for r in islice(found.values(), CANDIDATES))
 
     def _room_of(self, claim: Claim) -> Room | None:
         """Where it is live."""
@@ -241,6 +294,15 @@ class Gate:
             last = max(idle, key=self._victim)
             room.leave(last, self._now)
             share = room.need(self._now) / room.room(1.0)
+            self.decisions.turn(
+                Verdict.PAUSED,
+                last,
+                room,
+                self._now,
+                key=self._victim(last)[0],
+                share=self.policy.high,
+                waiting=len(idle),
+            )
             self.pauses.append(Pause(last.id, room.id, f"{room.id} is full ({share:.2f} without it)"))
         self._emptiest.touch(room)
 
@@ -257,7 +319,7 @@ class Gate:
             fitting = [c for c in room.paused.values() if not room.live or room.cost(c) <= space]
             if not fitting:
                 break
-            self._let_in(min(fitting, key=self._key), room, "resumed at home")
+            self._let_in(min(fitting, key=self._key), room, Verdict.RESUMED, "resumed at home")
         self._emptiest.touch(room)
 
     def _admit(self) -> None:
@@ -272,14 +334,27 @@ class Gate:
             if not room.fits(claim, self._now, self.policy.low):
                 return
             heapq.heappop(self._line)
-            self._let_in(
-                claim, room, "let in" if not claim.steps else "resumed elsewhere: its worker is gone"
-            )
+            if not claim.steps:
+                self._let_in(claim, room, Verdict.LET_IN, "let in")
+            else:
+                self._let_in(claim, room, Verdict.MOVED, "resumed elsewhere: its worker is gone")
 
-    def _let_in(self, claim: Claim, room: Room, why: str) -> None:
+    def _let_in(self, claim: Claim, room: Room, verdict: Verdict, rule: str) -> None:
         waited_s = self._now - claim.since
-        before = room.need(self._now) / max(1.0, room.room(1.0))
-        why = f"{why} after {waited_s:.1f} s: {claim.tokens} tokens, {before:.2f} of {room.id} in use"
+        before = self._fullness(room, self._now)
+        self.decisions.turn(
+            verdict,
+            claim,
+            room,
+            self._now,
+            key=self._key(claim)[0],
+            share=self.policy.low,
+            step=next(iter(claim.waiting), None),
+            rule=rule,
+            waited_s=waited_s,
+            scores=self._scores(room),
+        )
+        why = f"{rule} after {waited_s:.1f} s: {claim.tokens} tokens, {before:.2f} of {room.id} in use"
         room.enter(claim, self._now)
         for step in list(claim.waiting):
             _, body_bytes = self._waiting.pop(step)
@@ -314,7 +389,7 @@ class Gate:
         while self._oldest and self._oldest[0][0] <= late and self.rooms:
             claim = self.claims.get(self._oldest.popleft()[1])
             if claim is not None and self._in_line(claim) and claim.since <= late:
-                self._let_in(claim, self._emptiest.least(), "let in by force")
+                self._let_in(claim, self._emptiest.least(), Verdict.FORCED, "let in by force")
 
     def _in_line(self, claim: Claim) -> bool:
         return bool(claim.waiting) and not claim.live and claim.worker not in self.rooms
@@ -324,14 +399,15 @@ class Gate:
         for claim in sorted(room.paused.values(), key=self._key):
             best = self._emptiest.least()
             if self._now - claim.since > self.policy.force_s:
-                self._let_in(claim, room, "let in by force")
+                self._let_in(claim, room, Verdict.FORCED, "let in by force")
             elif (
                 self._may_move(claim, room)
                 and best is not room
                 and best.fits(claim, self._now, self.policy.low)
             ):
                 del room.paused[claim.id]
-                self._let_in(claim, best, f"resumed elsewhere: little of it is left at {room.id}")
+                why = f"resumed elsewhere: little of it is left at {room.id}"
+                self._let_in(claim, best, Verdict.MOVED, why)
 
     def _may_move(self, claim: Claim, room: Room) -> bool:
         return room.worker.resident.get(claim.id, 0) < self.policy.rehome_share * claim.tokens

@@ -17,9 +17,11 @@ from collections.abc import Iterable
 from typing import assert_never
 
 from saga_core import wire
+from saga_core.accounts import Accounts
 from saga_core.actions import Action, Record
 from saga_core.book import Book, Workflow
 from saga_core.config import Config
+from saga_core.decisions import Decisions
 from saga_core.desk import Desk
 from saga_core.events import (
     CancelAsked,
@@ -36,6 +38,7 @@ from saga_core.events import (
     WorkflowSubmitted,
 )
 from saga_core.fleet import Fleet, Node
+from saga_core.gate import Gate
 from saga_core.ids import StepId, WorkflowId
 from saga_core.mirror import Mirror, node_of
 from saga_core.policy.profiles import PROFILES
@@ -65,6 +68,21 @@ class Head:
     def waiting(self) -> dict[StepId, float]:
         """Steps without a worker, and since when."""
         return self._steps.waiting
+
+    @property
+    def gates(self) -> dict[str, Gate]:
+        """By model; empty where the profile has none."""
+        return self._steps.gates
+
+    @property
+    def accounts(self) -> Accounts:
+        """What each workflow has had, and what is expected of it."""
+        return self._steps.accounts
+
+    @property
+    def decisions(self) -> Decisions:
+        """The latest decisions about steps and sessions."""
+        return self._steps.decisions
 
     @property
     def now(self) -> float:

@@ -16,12 +16,13 @@ from saga_core.actions import Abort, Dispatch, Refuse
 from saga_core.book import SESSIONS, Book, Session, Step, Workflow
 from saga_core.config import Config
 from saga_core.coordinator import Coordinator
+from saga_core.decisions import Decisions
 from saga_core.desk import Desk
 from saga_core.events import Outcome, SessionPaused, StepArrived, StepFinished, StepLost, StepPlaced
 from saga_core.fleet import Fleet, Pool, Worker
 from saga_core.gate import Gate
 from saga_core.ids import SessionId, StepId, WorkerId, WorkflowId
-from saga_core.policy.placement import Ask, place
+from saga_core.policy.placement import Ask, Placement, place
 from saga_core.policy.profiles import PROFILES, Profile, profile_of
 from saga_core.states import WorkerState, WorkflowState
 
@@ -36,6 +37,7 @@ class Steps:
         self._waiting_for: dict[str, dict[StepId, None]] = {}
         """The same by model."""
         self.coordinator = Coordinator(desk.book, fleet, desk.book.accounts)
+        self.decisions = Decisions()
         self.gates: dict[str, Gate] = {}
         """By model; none where the profile has no gate."""
         name = self.book.profile if self.book.profile in PROFILES else config.profile
@@ -113,6 +115,7 @@ class Steps:
         if self.profile.epochs and session is not None:
             stolen = self.coordinator.stolen(session, step.model, pool)
             if stolen is not None:
+                self._note(step, session, stolen, pool, session.context_tokens)
                 self._place(step, session, pool.workers[stolen.worker], stolen.why)
                 return
         home = session.home if session is not None else None
@@ -121,7 +124,20 @@ class Steps:
         ask = Ask(session.id if session is not None else None, root, home, tokens, avoid)
         decision = place(self.profile.place, ask, pool, self.config.placement)
         pool.turn += 1
+        self._note(step, session, decision, pool, tokens)
         self._place(step, session, pool.workers[decision.worker], decision.why)
+
+    def _note(self, step: Step, session: Session | None, to: Placement, pool: Pool, tokens: int) -> None:
+        self.decisions.place(
+            step.workflow or WorkflowId(0),
+            _claimant(step, session),
+            step.id,
+            pool.workers[to.worker],
+            to.why,
+            to.scores,
+            tokens,
+            self.desk.now,
+        )
 
     def _place(self, step: Step, session: Session | None, worker: Worker, why: str) -> None:
         if session is not None:
@@ -154,7 +170,7 @@ class Steps:
         gate = self.gates.get(model)
         if gate is None:
             gate = self.gates[model] = Gate(
-                pool, self.profile.admission, self.profile.key, self.profile.victim
+                pool, self.profile.admission, self.profile.key, self.profile.victim, self.decisions
             )
         gate.attach(pool)
         return gate
@@ -197,6 +213,7 @@ class Steps:
     def leave(self, workflow: Workflow, *, complete: bool) -> None:
         """`workflow` is over: its memory and its share are for others. `complete`: it did what it wanted to."""
         self.coordinator.left(workflow, self.desk.now, complete=complete)
+        self.decisions.leave(workflow.id)
         for gate in self.gates.values():
             for session in workflow.sessions.values():
                 gate.leave(session.id, self.desk.now)
@@ -224,6 +241,9 @@ class Steps:
     def _wait(self, step: Step) -> None:
         self.waiting[step.id] = self.desk.now
         self._waiting_for.setdefault(step.model, {})[step.id] = None
+        claimant = _claimant(step, self.book.session_of(step))
+        why = f"no worker of model {step.model} is ready"
+        self.decisions.wait(step.workflow or WorkflowId(0), claimant, step.id, why, self.desk.now)
 
     def _wait_no_more(self, step: Step) -> None:
         if self.waiting.pop(step.id, None) is None:
@@ -371,6 +391,7 @@ class Steps:
                 placed[step.worker] = placed.get(step.worker, 0) + 1
         assert self.waiting.keys() <= self.book.steps.keys(), "a step waits that is over"
         self.coordinator.check()
+        self.decisions.check()
         for gate in self.gates.values():
             gate.check()
         by_model = {s for queue in self._waiting_for.values() for s in queue}

@@ -1,0 +1,217 @@
+"""What was decided, kept as values for whoever asks (`saga explain`).
+
+Rules of this file
+  1. A decision is the numbers of the moment in which it was made; words are made when somebody reads it
+     (`saga_core.reasons`), so that it costs next to nothing while nobody does.
+  2. Bounded: the latest `RING` placements and the latest `RING` turns of the gate, the latest `EACH` of each live
+     workflow.
+  3. Steps of a session that go where its step before went are one decision of the workflow, with a count: they would
+     push out the ones that tell something.
+  4. Soft state: a head that starts has decided nothing. The journal keeps the short reasons of all time.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable
+from enum import StrEnum
+
+import msgspec
+
+from saga_core.fleet import Worker
+from saga_core.ids import SessionId, StepId, WorkerId, WorkflowId
+from saga_core.rooms import Claim, Room
+
+RING = 10_000
+"""Some 2.5 MB, and 10 s of a cluster with 1,000 steps per second."""
+EACH = 8
+"""Of one workflow: 2 KiB of the 8 that a live one may take."""
+
+Scores = tuple[tuple[WorkerId, float], ...]
+"""Candidates looked at; the smallest is chosen."""
+
+
+class Verdict(StrEnum):
+    """What became of a step or a session."""
+
+    LET_IN = "let in"
+    HELD = "held"
+    PAUSED = "paused"
+    RESUMED = "resumed"
+    MOVED = "moved"
+    """Resumed on another worker, or taken there."""
+    FORCED = "forced"
+    """Let in although there was no room: it had waited for too long."""
+    PLACED = "placed"
+
+
+_PLACED = Verdict.PLACED
+"""A global is found faster than a member of an enumeration."""
+
+
+class Decision(msgspec.Struct, frozen=True, gc=False):
+    """One decision. Not by keyword: a placement is one per step, and takes a third of the time this way."""
+
+    at: float
+    verdict: Verdict
+    workflow: WorkflowId
+    """0: the step belongs to none."""
+    session: SessionId
+    step: StepId | None
+    worker: WorkerId | None
+    """Where it goes, or where it was; held: where it waits, if it is at home."""
+    rule: str
+    """Why, as far as it is not in the numbers."""
+    since: float
+    times: int
+    """Steps in a row that went the same way, the first of them at `since`; the rest is of the latest."""
+    tokens: int = 0
+    """Of its context."""
+    resident_tokens: int = 0
+    """Of these, in the memory of `worker`."""
+    waiting: int = 0
+    """Steps that wait: at the gate; placed: in the engine; paused: sessions that computed nothing."""
+    scores: Scores = ()
+    key: float = 0.0
+    """Its place in the order; smaller is sooner."""
+    room: WorkerId | None = None
+    """The worker whose memory was looked at. What follows is in tokens as the gate counts them."""
+    cost_tokens: float = 0.0
+    """What it would add to the need of that room."""
+    need_tokens: float = 0.0
+    """Of all live sessions of that room, without it."""
+    limit_tokens: float = 0.0
+    """Of that room."""
+    share: float = 1.0
+    """Of the limit up to which it counted."""
+    ahead: int | None = None
+    """Sessions with smaller keys that wait for the same; None: too many to count."""
+    waited_s: float = 0.0
+
+
+class Decisions:
+    """The latest decisions of one head."""
+
+    def __init__(self) -> None:
+        self._turned: Counter[Verdict] = Counter()
+        self._steps = 0
+        self._placed: deque[Decision] = deque(maxlen=RING)
+        self._turns: deque[Decision] = deque(maxlen=RING)
+        self._of: dict[WorkflowId, list[Decision]] = {}
+
+    # -- what is noted -------------------------------------------------------------------
+
+    def turn(
+        self,
+        verdict: Verdict,
+        claim: Claim,
+        room: Room | None,
+        now: float,
+        *,
+        key: float,
+        share: float,
+        step: StepId | None = None,
+        rule: str = "",
+        ahead: int | None = None,
+        waiting: int = 0,
+        waited_s: float = 0.0,
+        scores: Scores = (),
+    ) -> None:
+        """A turn of the gate. `room`: the one that the session was measured against, which it is not in now."""
+        resident, cost, need, limit = 0, 0.0, 0.0, 0.0
+        if room is not None:
+            resident, cost = room.worker.resident.get(claim.id, 0), room.cost(claim)
+            need, limit = room.need(now), room.room(1.0)
+        in_line = verdict is Verdict.HELD and (room is None or claim.worker != room.id)
+        name = room.id if room is not None else None
+        worker = None if in_line else name
+        workflow, tokens = claim.account.workflow, claim.tokens
+        made = Decision(
+            now, verdict, workflow, claim.id, step, worker, rule, now, 1, tokens, resident, waiting, scores,
+            key, name, cost, need, limit, share, ahead, waited_s,
+        )  # fmt: skip
+        self._note(made)
+
+    def home(self, step: StepId, claim: Claim, worker: Worker, now: float) -> None:
+        """A step of a live session goes to the worker that has its context."""
+        self.place(claim.account.workflow, claim.id, step, worker, "home", (), claim.tokens, now)
+
+    def place(
+        self,
+        workflow: WorkflowId,
+        session: SessionId,
+        step: StepId,
+        worker: Worker,
+        rule: str,
+        scores: Scores,
+        tokens: int,
+        now: float,
+    ) -> None:
+        """A step goes to `worker`, as those before it that went the same way."""
+        before = self._same(workflow, session, worker.id)
+        since, times = (before.since, before.times + 1) if before is not None else (now, 1)
+        made = Decision(
+            now, _PLACED, workflow, session, step, worker.id, rule, since, times,
+            tokens, worker.resident.get(session, 0), worker.waiting, scores,
+        )  # fmt: skip
+        self._steps += 1
+        self._placed.append(made)
+        if workflow:
+            self._keep(made)
+
+    def wait(self, workflow: WorkflowId, session: SessionId, step: StepId, rule: str, now: float) -> None:
+        """A step waits, and not at a gate."""
+        self._note(Decision(now, Verdict.HELD, workflow, session, step, None, rule, now, 1))
+
+    def _note(self, made: Decision) -> None:
+        self._turned[made.verdict] += 1
+        self._turns.append(made)
+        if made.workflow:
+            self._keep(made)
+
+    def _same(self, workflow: WorkflowId, session: SessionId, worker: WorkerId) -> Decision | None:
+        """What the workflow keeps of this session if it went to `worker` last; it is taken out."""
+        kept = self._of.get(workflow, [])
+        for i in range(len(kept) - 1, -1, -1):
+            before = kept[i]
+            if before.session == session:
+                same = before.verdict is _PLACED and before.worker == worker
+                return kept.pop(i) if same else None
+        return None
+
+    def _keep(self, made: Decision) -> None:
+        kept = self._of.get(made.workflow)
+        if kept is None:
+            kept = self._of[made.workflow] = []
+        kept.append(made)
+        if len(kept) > EACH:
+            del kept[0]
+
+    # -- who asks ------------------------------------------------------------------------
+
+    @property
+    def totals(self) -> dict[str, int]:
+        """Decisions of this head by verdict."""
+        return {verdict.value: self._turned[verdict] for verdict in Verdict} | {_PLACED.value: self._steps}
+
+    def of(self, workflow: WorkflowId) -> list[Decision]:
+        """Decisions about `workflow`, oldest first: of an ended one what the rings still have."""
+        kept = self._of.get(workflow)
+        return list(kept) if kept is not None else self._found(lambda made: made.workflow == workflow)
+
+    def of_step(self, step: StepId) -> list[Decision]:
+        """Decisions about one step, oldest first, as far as they are still known."""
+        return self._found(lambda made: made.step == step)
+
+    def _found(self, asked: Callable[[Decision], bool]) -> list[Decision]:
+        return sorted(
+            (made for made in (*self._turns, *self._placed) if asked(made)), key=lambda made: made.at
+        )
+
+    def leave(self, workflow: WorkflowId) -> None:
+        """`workflow` is over: it keeps no list of its own any more."""
+        self._of.pop(workflow, None)
+
+    def check(self) -> None:
+        """Raise AssertionError where a bound is broken."""
+        assert all(0 < len(kept) <= EACH for kept in self._of.values()), "a workflow keeps too many decisions"
