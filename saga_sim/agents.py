@@ -16,6 +16,7 @@ from saga_sim.clock import Clock
 from saga_sim.pacing import Pace, ReadyStep, WorkflowPace
 from saga_sim.runs import ReplayResult, RunState, StepRun, WorkflowRun
 from saga_sim.streams import Contexts, Groups, Prompt
+from saga_sim.tools import tools_of
 from saga_sim.trace.records import Step, Workflow, session_names
 
 NOBODY = WorkflowId(0)
@@ -33,6 +34,8 @@ class Call:
     session: str
     prompt: Prompt
     output_tokens: int
+    tool: str
+    """What its answer asks for, as far as the gateway can see."""
     started_at: float
     answered: Callable[[Any], None]
     ttft_s: float = 0.0
@@ -72,6 +75,7 @@ class Agent:
     pace: WorkflowPace | None = None
     contexts: Contexts | None = None
     sessions: tuple[str, ...] = ()
+    tools: tuple[str, ...] = ()
 
     @property
     def over(self) -> bool:
@@ -124,7 +128,7 @@ class Agents:
         agent.number = self._cluster.submit(agent.workflow)
         agent.pace = WorkflowPace(agent.workflow, self._pace)
         agent.contexts = Contexts(agent.workflow, self._groups, self._block_tokens)
-        agent.sessions = session_names(agent.workflow)
+        agent.sessions, agent.tools = session_names(agent.workflow), tools_of(agent.workflow)
         self._launch(agent, agent.pace.arrive(self.clock.now))
 
     def _launch(self, agent: Agent, ready: Sequence[ReadyStep]) -> None:
@@ -144,6 +148,7 @@ class Agents:
                 session=agent.sessions[step.id],
                 prompt=agent.contexts.build(step),
                 output_tokens=step.output_tokens,
+                tool=agent.tools[step.id],
                 started_at=self.clock.now,
                 answered=self._answered,
             )
@@ -189,7 +194,7 @@ class Agents:
         if agent.contexts is not None:
             agent.contexts.close()
         agent.pace = agent.contexts = None
-        agent.sessions = ()
+        agent.sessions = agent.tools = ()
         self.left -= 1
         self._live -= 1
         self._cluster.finish(agent.number, ok=state is RunState.FINISHED)

@@ -8,10 +8,11 @@ from itertools import accumulate
 from math import log
 from random import Random
 
-from saga_core.aeg import ANSWER, UNKNOWN, Kind, Learner
+from saga_core.aeg import Kind, Learner
 from saga_sim.costs import Preset
 from saga_sim.pacing import Pace
 from saga_sim.pressure import step_alone_s
+from saga_sim.tools import tools_of
 from saga_sim.trace import load_trace, session_names
 from saga_sim.trace.records import Step, Workflow, shared_tokens
 from saga_sim.trace.synth import synthesise
@@ -80,19 +81,6 @@ def stream(workflows: Sequence[Workflow], preset: Preset, live: float, seed: int
         told += events
     told.sort(key=lambda event: (event.at, event.order, event.workflow, event.step))
     return told
-
-
-def tools_of(workflow: Workflow) -> list[str]:
-    """What each step asked for, as a gateway would see it; a session's last step asked for nothing more."""
-    names = session_names(workflow)
-    last = {name: index for index, name in enumerate(names)}
-    return [_tool(step, step.id == last[name]) for step, name in zip(workflow.steps, names, strict=True)]
-
-
-def _tool(step: Step, last: bool) -> str:
-    if step.tool is None:
-        return ANSWER if last else UNKNOWN  # in the middle: the recording does not say
-    return ANSWER if step.tool.kind == "user" else step.tool.name or UNKNOWN
 
 
 @dataclass(slots=True)

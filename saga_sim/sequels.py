@@ -16,7 +16,8 @@ from math import log2
 
 from saga_core.aeg import ANSWER, UNKNOWN
 from saga_core.errors import UserError
-from saga_sim.hindsight import load, tools_of
+from saga_sim.hindsight import load
+from saga_sim.tools import tools_of
 from saga_sim.trace import session_names
 from saga_sim.trace.records import Workflow
 

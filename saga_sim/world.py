@@ -245,6 +245,7 @@ class World:
                 agent_type=who.agent_type,
                 stream=True,
                 body_bytes=call.prompt.tokens * BODY_BYTES_PER_TOKEN,
+                prefix=call.step.shared_prefix_group or "",
             )
         )
 
@@ -348,6 +349,7 @@ class World:
                 output_tokens=request.output_tokens,
                 ttft_s=ttft_s,
                 duration_s=self.clock.now - call.started_at,
+                tool=call.tool,
             )
         )
         call.ttft_s = ttft_s + self.spec.link.client_s

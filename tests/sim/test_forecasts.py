@@ -4,8 +4,9 @@ import pytest
 
 from saga_sim.costs import preset
 from saga_sim.forecasts import main, spearman
-from saga_sim.hindsight import Trial, load, stream, tools_of
+from saga_sim.hindsight import Trial, load, stream
 from saga_sim.sequels import fano, measure
+from saga_sim.tools import tools_of
 
 ENGINE = preset("llama3-8b-h100")
 
