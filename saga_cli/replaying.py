@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -102,13 +102,20 @@ class _Desk:
     """Submits workflows and ends them; remembers their numbers."""
 
     control: Control
+    declared: Callable[[Workflow], float] | None = None
     numbers: dict[str, int] = field(default_factory=dict)
     interrupted: bool = False
 
     async def endpoint(self, workflow: Workflow) -> Endpoint:
         from saga_sim.runs import Endpoint
 
-        request = SubmitRequest(name=workflow.workflow_id, agent_type=workflow.agent_type, kind="replay")
+        request = SubmitRequest(
+            name=workflow.workflow_id,
+            agent_type=workflow.agent_type,
+            kind="replay",
+        )
+        if self.declared is not None:
+            request = msgspec.structs.replace(request, work_s=self.declared(workflow))
         accepted = await asyncio.to_thread(self.control.submit, request)
         self.numbers[workflow.workflow_id] = accepted.id
         return Endpoint(base_url=accepted.base_url, api_key=accepted.api_key)
@@ -144,14 +151,24 @@ class _Watch:
                 self.show.advance(self.steps, f"{plain(event.workflow_id)} {event.state} at {at}{why}")
 
 
-def run(control: Control, workload: Workload, workflows: Sequence[Workflow], *, show: Progress) -> Report:
-    """Replay `workflows` on the running cluster. Ctrl-C ends it early, with what was measured by then."""
+def run(
+    control: Control,
+    workload: Workload,
+    workflows: Sequence[Workflow],
+    *,
+    show: Progress,
+    declared: Callable[[Workflow], float] | None = None,
+) -> Report:
+    """Replay `workflows` on the running cluster. Ctrl-C ends it early, with what was measured by then.
+
+    declared: the engine seconds that each workflow says it will take; None: they say nothing.
+    """
     from saga_sim.runs import summary
 
     cluster = control.cluster()
     if not cluster.models:
         raise ClusterError("no worker is ready to serve a model (`saga status` says why)")
-    model, desk = cluster.models[0], _Desk(control)
+    model, desk = cluster.models[0], _Desk(control, declared)
     steps = sum(len(w.steps) for w in workflows)
     show.phase(f"{plural(len(workflows), 'workflow')} under {cluster.profile} (steps)", steps)
     result = asyncio.run(_replay(workload, workflows, desk, model, _Watch(show)))
@@ -178,9 +195,7 @@ async def _replay(
             finish=desk.finish,
             model=model,
             seed=workload.seed,
-            pace=Pace(
-                time_scale=workload.scale_time, max_gap_s=workload.max_gap_s, seed=workload.seed
-            ),
+            pace=Pace(time_scale=workload.scale_time, max_gap_s=workload.max_gap_s, seed=workload.seed),
             on_event=watch.on_event,
             max_live=workload.concurrency,
             patience=Patience(silence_s=workload.silence_s),
