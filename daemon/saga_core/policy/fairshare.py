@@ -32,6 +32,10 @@ TIMES = 30
 """Completion times remembered per agent type (as many as the paper's cold start takes)."""
 TYPES = 1024
 """Agent types remembered."""
+MOST = 1e9
+"""No workflow is more urgent than that."""
+GRAIN = 1_000_000
+"""Urgency is summed in whole millionths: they add up exactly, whatever comes and goes."""
 STEPS = 1000
 """Grades of priority between a share of 0 and of 1. Engines want a whole number, and equals go first come, first served."""
 
@@ -96,8 +100,8 @@ class Stake:
 
     tenant: TenantId
     deadline: float
-    urgency: float = 0.0
-    """As last counted."""
+    grains: int = 0
+    """Its urgency as last counted."""
 
 
 class FairShare:
@@ -107,8 +111,10 @@ class FairShare:
         self._stakes: OrderedDict[WorkflowId, Stake] = OrderedDict()
         """The longest not recomputed first."""
         self._members: dict[TenantId, int] = {}
-        self._urgency: dict[TenantId, float] = {}
-        self._shares: dict[TenantId, float] = {}
+        self._grains: dict[TenantId, int] = {}
+        """Urgency of each tenant."""
+        self._total = 0
+        """Of all tenants; a share is read off it, so that who comes or goes costs the same with a thousand tenants."""
 
     def __contains__(self, workflow: WorkflowId) -> bool:
         return workflow in self._stakes
@@ -121,21 +127,18 @@ class FairShare:
             return
         stake = self._stakes[workflow] = Stake(tenant, deadline)
         self._members[tenant] = self._members.get(tenant, 0) + 1
-        self._urgency.setdefault(tenant, 0.0)
+        self._grains.setdefault(tenant, 0)
         self._count(stake, urgency(remaining_s, deadline - now))
-        self._shares = fair_shares(self._urgency)
 
     def leave(self, workflow: WorkflowId) -> None:
         """`workflow` is over; a stranger does nothing."""
         stake = self._stakes.pop(workflow, None)
         if stake is None:
             return
+        self._count(stake, 0.0)
         self._members[stake.tenant] -= 1
-        if self._members[stake.tenant]:
-            self._count(stake, 0.0)
-        else:  # with its last workflow, so do rounding errors
-            del self._members[stake.tenant], self._urgency[stake.tenant]
-        self._shares = fair_shares(self._urgency)
+        if not self._members[stake.tenant]:
+            del self._members[stake.tenant], self._grains[stake.tenant]
 
     def refresh(self, remaining_s: Callable[[WorkflowId], float], now: float) -> None:
         """An epoch is over: time has passed and work was done. With one tenant there is nothing to share."""
@@ -145,25 +148,25 @@ class FairShare:
             stake = self._stakes[workflow]
             self._count(stake, urgency(remaining_s(workflow), stake.deadline - now))
             self._stakes.move_to_end(workflow)
-        self._shares = fair_shares(self._urgency)
 
     def _count(self, stake: Stake, value: float) -> None:
-        self._urgency[stake.tenant] = max(0.0, self._urgency[stake.tenant] + value - stake.urgency)
-        stake.urgency = value
+        grains = int(GRAIN * min(value, MOST))
+        self._grains[stake.tenant] += grains - stake.grains
+        self._total += grains - stake.grains
+        stake.grains = grains
 
     def share(self, tenant: TenantId) -> float:
         """Part of the cluster that is due to `tenant`; one without workflows counts as one more among equals."""
-        found = self._shares.get(tenant)
-        return 1.0 / (1 + len(self._members)) if found is None else found
+        found = self._grains.get(tenant)
+        if found is None:
+            return 1.0 / (1 + len(self._members))
+        return found / self._total if self._total else 1.0 / len(self._members)
 
     def check(self) -> None:
         """Raise AssertionError where sums and parts disagree."""
-        sums: dict[TenantId, float] = {}
+        sums: dict[TenantId, int] = {}
         for stake in self._stakes.values():
-            sums[stake.tenant] = sums.get(stake.tenant, 0.0) + stake.urgency
-        assert sums.keys() == self._urgency.keys() == self._members.keys(), "tenants miscounted"
-        for tenant, total in sums.items():
-            assert abs(total - self._urgency[tenant]) <= 1e-6 * (1.0 + total), (
-                f"urgency of {tenant} miscounted"
-            )
-        assert not self._shares or abs(sum(self._shares.values()) - 1.0) < 1e-6, "shares are not a whole"
+            sums[stake.tenant] = sums.get(stake.tenant, 0) + stake.grains
+        assert sums == self._grains, "urgency miscounted"
+        assert sums.keys() == self._members.keys(), "tenants miscounted"
+        assert sum(sums.values()) == self._total, "all urgency miscounted"
