@@ -92,17 +92,32 @@ def test_a_session_is_stolen_once():
     stealing.check()
 
 
-@given(st.sampled_from(["n/0", "n/1"]), st.integers(0, 10_000))
-def test_the_victim_is_one_of_them_and_the_same_for_the_same_epoch(thief, epoch):
-    victims = ["v/0", "v/1", "v/2"]
-    assert draw(thief, epoch, victims) in victims
-    assert draw(thief, epoch, victims) == draw(thief, epoch, list(victims))
+@given(st.sampled_from(["n/0", "n/1"]), st.integers(0, 10_000), st.integers(1, 50))
+def test_the_victim_is_one_of_them_and_the_same_for_the_same_epoch(thief, epoch, victims):
+    assert draw(thief, epoch, victims) in range(victims)
+    assert draw(thief, epoch, victims) == draw(thief, epoch, victims)
 
 
 def test_every_victim_is_drawn_about_as_often():
-    victims = ["v/0", "v/1", "v/2", "v/3"]
-    drawn = [draw("n/0", epoch, victims) for epoch in range(4000)]
-    assert all(900 < drawn.count(name) < 1100 for name in victims)
+    drawn = [draw("n/0", epoch, 4) for epoch in range(4000)]
+    assert all(900 < drawn.count(at) < 1100 for at in range(4))
+
+
+@given(st.lists(st.integers(0, 10), min_size=2, max_size=6), st.integers(0, 3))
+def test_whoever_is_robbed_has_a_line_and_more_than_twice_the_load(loads, running):
+    pool, stealing = pool_of("n/t", *(f"n/{at}" for at in range(len(loads)))), Stealing()
+    busy(pool, "n/t", running=running, waiting=0)
+    for at, load in enumerate(loads):
+        busy(pool, f"n/{at}", running=max(0, load - 1), waiting=min(1, load))
+    thief = pool.workers["n/t"]
+    for now in (1.0, 1.2, 2.4, 3.6, 4.8):
+        for theft in stealing.epoch(pool, lambda worker: f"of {worker.id}", now):
+            victim = pool.workers[theft.victim]
+            assert victim.waiting
+            assert victim.load > 2 * pool.workers[theft.thief].load
+        stealing.check()
+    robbed = [worker for worker in pool.workers.values() if worker.waiting and worker.load > 2 * thief.load]
+    assert bool(robbed) == any(theft.thief == "n/t" for theft in stealing.stolen.values())
 
 
 # -- with a head -------------------------------------------------------------------------

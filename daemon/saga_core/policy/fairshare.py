@@ -26,8 +26,8 @@ ALONE = 2.5
 healthy busy cluster (policy study, section 8)."""
 LEAST_SLACK_S = 1.0
 """The paper does not say what is so at and after the deadline: then a workflow is as urgent as if due in a second."""
-PER_EPOCH = 2000
-"""Workflows whose urgency is recomputed in one epoch: some 2 ms."""
+PER_EPOCH = 1000
+"""Workflows whose urgency is recomputed in one epoch: some 1 ms."""
 TIMES = 30
 """Completion times remembered per agent type (as many as the paper's cold start takes)."""
 TYPES = 1024

@@ -13,6 +13,7 @@ Where this differs from the sources, and why: docs/adr/0005.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -41,10 +42,10 @@ def may_steal(thief_load: float, idle_s: float, victim_load: float) -> bool:
     return idle_s >= IDLE_S - ROUNDING_S and victim_load > RATIO * thief_load
 
 
-def draw(thief: WorkerId, epoch: int, victims: list[WorkerId]) -> WorkerId:
-    """One of `victims`, each as likely as the others; the same for the same epoch."""
+def draw(thief: WorkerId, epoch: int, victims: int) -> int:
+    """One of so many `victims`, each as likely as the others; the same for the same epoch."""
     seed = blake2b(f"{thief} {epoch}".encode(), digest_size=8).digest()
-    return victims[int.from_bytes(seed, "big") % len(victims)]
+    return int.from_bytes(seed, "big") % victims
 
 
 class Theft(NamedTuple):
@@ -79,10 +80,11 @@ class Stealing:
     def epoch(self, pool: Pool, oldest: Callable[[Worker], SessionId | None], now: float) -> list[Theft]:
         """Steal for every worker of `pool` that may. `oldest`: of a victim's sessions between two steps, the oldest."""
         self._epoch += 1
-        thieves = [worker for worker in pool.workers.values() if self._idles(worker, now)]
+        idle = [worker for worker in pool.workers.values() if self._idles(worker, now)]
+        thieves = [worker for worker in idle if self._is_free(worker.id, now)]
         if not thieves:
             return []
-        lines = sorted(worker.id for worker in pool.workers.values() if worker.waiting > 0)
+        lines = sorted((-worker.load, worker.id) for worker in pool.workers.values() if worker.waiting > 0)
         found = [self._steal(thief, pool, lines, oldest, now) for thief in thieves]
         return [theft for theft in found if theft is not None]
 
@@ -102,19 +104,16 @@ class Stealing:
         self,
         thief: Worker,
         pool: Pool,
-        lines: list[WorkerId],
+        lines: list[tuple[float, WorkerId]],
         oldest: Callable[[Worker], SessionId | None],
         now: float,
     ) -> Theft | None:
+        """`lines`: (-load, name) of workers with a line, the most loaded first, so that its victims stand in front."""
         idle_s = now - self.idle[thief.id].since
-        victims = [
-            name
-            for name in lines
-            if may_steal(thief.load, idle_s, pool.workers[name].load)
-        ]
-        if not victims or not self._is_free(thief.id, now):
+        victims = bisect_left(lines, True, key=lambda line: not may_steal(thief.load, idle_s, -line[0]))
+        if not victims:
             return None
-        victim = draw(thief.id, self._epoch, victims)
+        victim = lines[draw(thief.id, self._epoch, victims)][1]
         session = oldest(pool.workers[victim])
         if session is None or session in self.stolen:
             return None
