@@ -15,7 +15,6 @@ Source: policy study, section 5; ThunderAgent (arXiv 2602.13692) for pause and r
 from __future__ import annotations
 
 import heapq
-from collections import deque
 from itertools import islice
 from typing import NamedTuple
 
@@ -25,7 +24,7 @@ from saga_core.decisions import Decisions, Scores, Verdict
 from saga_core.fleet import Pool
 from saga_core.ids import SessionId, StepId, WorkerId
 from saga_core.least import Least
-from saga_core.policy.admission import Admission
+from saga_core.policy.admission import NEVER, Admission
 from saga_core.policy.ordering import Key
 from saga_core.rooms import Claim, Room
 
@@ -33,6 +32,16 @@ CANDIDATES = 4
 """Rooms whose fullness a decision keeps: more of them would tell a person less."""
 LOOKED_AT = 64
 """Of those who wait, how many are looked at to say how many are before one."""
+AT_ONCE = 128
+"""Grants after which the rest waits for the next event or tick: some 3 ms of the head's loop."""
+ROOMS = 512
+"""Rooms looked at per tick: 1 ms. A thousand are through in two ticks, their windows last 200."""
+LOOKS = 1024
+"""Paused sessions per tick of which it is asked whether they go elsewhere: 1 ms."""
+KIN = 64
+"""Sessions of one workflow whose keys follow its account at once; beyond, each follows when it changes itself."""
+SLACK = 64
+"""Entries of the line that may be past before it is tidied."""
 
 
 class Grant(NamedTuple):
@@ -82,8 +91,12 @@ class Gate:
         self._emptiest: Least[Room] = Least(self._rank)
         self._line: list[tuple[int, float, SessionId]] = []
         """Those without a room: (0 been in before or 1 new, key, session), and entries that are past."""
-        self._oldest: deque[tuple[float, SessionId]] = deque()
-        """The same in the order in which they came, for the one who has waited too long."""
+        self._oldest: dict[SessionId, float] = {}
+        """Everybody who waits, there or in a room, and since when; the one who has waited longest first."""
+        self._kin: dict[Account, dict[SessionId, Claim]] = {}
+        """Claims that share an account, and so change their keys together."""
+        self._turn = 0
+        """The room that the next tick begins with."""
         self._flights: dict[StepId, Flight] = {}
         self._waiting: dict[StepId, tuple[Claim, int]] = {}
         self._version = -1
@@ -132,13 +145,14 @@ class Gate:
         opened: list[Room] = []
         for worker in self.pool.workers.values():
             if worker.id not in self.rooms:
-                room = self.rooms[worker.id] = Room(worker, self.policy, now, worker.memory_tokens)
+                room = Room(worker, self.policy, now, worker.memory_tokens, self._key, self._victim)
+                self.rooms[worker.id] = room
                 self._emptiest.add(room)
                 opened.append(room)
         for _, _, session in self._line:
             claim = self.claims.get(session)
             if claim is not None and claim.waiting and not claim.live and claim.worker in self.rooms:
-                self.rooms[claim.worker].paused[session] = claim
+                self.rooms[claim.worker].hold(claim)
         for room in opened:
             self._fill(room)
         self._admit()
@@ -159,6 +173,7 @@ class Gate:
         claim = self.claims.get(session)
         if claim is None:
             claim = self.claims[session] = Claim(session, account, since=now)
+            self._kin.setdefault(account, {})[session] = claim
         tokens = int(body_bytes / (claim.bytes_per_token or BYTES_PER_TOKEN)) or claim.tokens
         room = self._room_of(claim)
         if room is None:
@@ -214,18 +229,25 @@ class Gate:
         """Let it wait where it was live, or in line."""
         self._waiting[step] = (claim, body_bytes)
         if not claim.waiting:
-            claim.since = self._now
+            claim.since = self._oldest[claim.id] = self._now
         claim.waiting[step] = None
         home = self.rooms.get(claim.worker) if claim.worker is not None else None
         if home is not None:
-            home.paused[claim.id] = claim
+            home.hold(claim)
         elif len(claim.waiting) == 1:
             self._stand_in_line(claim)
         return home
 
     def _stand_in_line(self, claim: Claim) -> None:
+        if len(self._line) > 2 * len(self._waiting) + SLACK:
+            self._line = [entry for entry in self._line if self._stands(entry)]
+            heapq.heapify(self._line)
         heapq.heappush(self._line, (claim.steps == 0, *self._key(claim)))
-        self._oldest.append((self._now, claim.id))
+
+    def _stands(self, entry: tuple[int, float, SessionId]) -> bool:
+        """Whether an entry of the line is not past."""
+        claim = self.claims.get(entry[2])
+        return claim is not None and self._in_line(claim)
 
     def land(
         self,
@@ -255,8 +277,12 @@ class Gate:
         if home is None:
             claim.flying -= 1
             claim.tokens = tokens
+            if claim.waiting and claim.worker in self.rooms:
+                self.rooms[claim.worker].hold(claim)
         else:
             home.land(claim, now, tokens)
+        self._renew(claim)
+        if home is not None:
             self._relieve(home)
         room.down(now)
         room.again_s += again_s
@@ -269,8 +295,21 @@ class Gate:
             return
         claim = found[0]
         del claim.waiting[step]
-        if not claim.waiting and claim.worker in self.rooms:
-            self.rooms[claim.worker].paused.pop(claim.id, None)
+        if claim.waiting:
+            return
+        del self._oldest[claim.id]
+        if claim.worker in self.rooms:
+            self.rooms[claim.worker].let_go(claim.id)
+
+    def _renew(self, claim: Claim) -> None:
+        """The account of `claim` has changed, and with it the keys of its other sessions."""
+        kin = self._kin.get(claim.account, {})
+        if len(kin) < 2:
+            return
+        for other in islice(kin.values(), KIN):
+            room = self.rooms.get(other.worker) if other.worker is not None else None
+            if room is not None:
+                room.touch(other)
 
     def leave(self, session: SessionId, now: float) -> None:
         """`session` is over; none of its steps is waiting or on a worker any more."""
@@ -278,6 +317,9 @@ class Gate:
         claim = self.claims.pop(session, None)
         if claim is None:
             return
+        del self._kin[claim.account][session]
+        if not self._kin[claim.account]:
+            del self._kin[claim.account]
         room = self._room_of(claim)
         if room is not None:
             room.leave(claim, now)
@@ -288,10 +330,10 @@ class Gate:
     def _relieve(self, room: Room) -> None:
         """Above the upper limit, pause those with the largest keys among those that compute nothing."""
         while len(room.live) > 1 and room.need(self._now) > room.room(self.policy.high):
-            idle = [claim for claim in room.live.values() if not claim.flying]
-            if not idle:
+            last = room.idle.last()
+            if last is None:
                 break
-            last = max(idle, key=self._victim)
+            idle = len(room.idle)
             room.leave(last, self._now)
             share = room.need(self._now) / room.room(1.0)
             self.decisions.turn(
@@ -301,7 +343,7 @@ class Gate:
                 self._now,
                 key=self._victim(last)[0],
                 share=self.policy.high,
-                waiting=len(idle),
+                waiting=idle,
             )
             self.pauses.append(Pause(last.id, room.id, f"{room.id} is full ({share:.2f} without it)"))
         self._emptiest.touch(room)
@@ -314,22 +356,21 @@ class Gate:
 
     def _fill(self, room: Room) -> None:
         """Resume the paused of a room, the smallest key of those that fit first."""
-        while room.paused:
-            space = room.room(self.policy.low) - room.need(self._now)
-            fitting = [c for c in room.paused.values() if not room.live or room.cost(c) <= space]
-            if not fitting:
+        while room.paused and len(self.grants) < AT_ONCE:
+            space = room.room(self.policy.low) - room.need(self._now) if room.live else NEVER
+            claim = room.next(space)
+            if claim is None:
                 break
-            self._let_in(min(fitting, key=self._key), room, Verdict.RESUMED, "resumed at home")
+            self._let_in(claim, room, Verdict.RESUMED, "resumed at home")
         self._emptiest.touch(room)
 
     def _admit(self) -> None:
         """Let in who stands in line, in order, while the emptiest room has space."""
-        while self._line and self.rooms:
-            _, _, name = self._line[0]
-            claim = self.claims.get(name)
-            if claim is None or not self._in_line(claim):
+        while self._line and self.rooms and len(self.grants) < AT_ONCE:
+            if not self._stands(self._line[0]):
                 heapq.heappop(self._line)
                 continue
+            claim = self.claims[self._line[0][2]]
             room = self._emptiest.least()
             if not room.fits(claim, self._now, self.policy.low):
                 return
@@ -360,6 +401,7 @@ class Gate:
             _, body_bytes = self._waiting.pop(step)
             self._go(step, claim, room, body_bytes, why)
         claim.waiting.clear()
+        del self._oldest[claim.id]
         self._emptiest.touch(room)
 
     def _go(self, step: StepId, claim: Claim, room: Room, body_bytes: int, why: str) -> None:
@@ -371,43 +413,54 @@ class Gate:
     # -- time ----------------------------------------------------------------------------
 
     def tick(self, now: float) -> None:
-        """Limits move, the paused may go elsewhere, and nobody waits for good."""
+        """Limits move, the paused may go elsewhere, and nobody waits for good.
+
+        What there is to do is bounded: of many rooms some are looked at and the others next time.
+        """
         self.follow(now)
-        decaying = self.policy.half_life_s > 0.0
-        for room in list(self.rooms.values()):
-            moved = room.watch(now, held=bool(self._line or room.paused))
-            if moved or decaying:
+        names, looks = list(self.rooms), LOOKS
+        first = self._turn = self._turn if self._turn < len(names) else 0
+        for name in (names[first:] + names[:first])[:ROOMS]:
+            if len(self.grants) >= AT_ONCE or looks <= 0:
+                break
+            self._turn = (self._turn + 1) % len(names)
+            room = self.rooms[name]
+            if room.watch(now, held=bool(self._line or room.paused)):
                 self._emptiest.touch(room)
             if room.paused:
-                self._look_after(room)
+                self._fill(room)
+                looks -= self._rehome(room, looks)
         self._force()
         self._admit()
 
     def _force(self) -> None:
-        """Nobody stands in line for good."""
+        """Nobody waits for good."""
         late = self._now - self.policy.force_s
-        while self._oldest and self._oldest[0][0] <= late and self.rooms:
-            claim = self.claims.get(self._oldest.popleft()[1])
-            if claim is not None and self._in_line(claim) and claim.since <= late:
-                self._let_in(claim, self._emptiest.least(), Verdict.FORCED, "let in by force")
+        while self._oldest and self.rooms and len(self.grants) < AT_ONCE:
+            name, since = next(iter(self._oldest.items()))
+            if since > late:
+                break
+            claim = self.claims[name]
+            home = self.rooms.get(claim.worker) if claim.worker is not None else None
+            self._let_in(claim, home or self._emptiest.least(), Verdict.FORCED, "let in by force")
 
     def _in_line(self, claim: Claim) -> bool:
         return bool(claim.waiting) and not claim.live and claim.worker not in self.rooms
 
-    def _look_after(self, room: Room) -> None:
-        self._fill(room)
-        for claim in sorted(room.paused.values(), key=self._key):
+    def _rehome(self, room: Room, most: int) -> int:
+        """Resume those elsewhere of whom little is left here, the smallest keys first; how many were looked at."""
+        looks = 0
+        for claim in room.order:
             best = self._emptiest.least()
-            if self._now - claim.since > self.policy.force_s:
-                self._let_in(claim, room, Verdict.FORCED, "let in by force")
-            elif (
-                self._may_move(claim, room)
-                and best is not room
-                and best.fits(claim, self._now, self.policy.low)
-            ):
-                del room.paused[claim.id]
-                why = f"resumed elsewhere: little of it is left at {room.id}"
-                self._let_in(claim, best, Verdict.MOVED, why)
+            if looks == most or best is room or not best.takes(room.least_cost, self._now, self.policy.low):
+                break
+            looks += 1
+            if self._may_move(claim, room) and best.fits(claim, self._now, self.policy.low):
+                room.let_go(claim.id)
+                self._let_in(
+                    claim, best, Verdict.MOVED, f"resumed elsewhere: little of it is left at {room.id}"
+                )
+        return looks
 
     def _may_move(self, claim: Claim, room: Room) -> bool:
         return room.worker.resident.get(claim.id, 0) < self.policy.rehome_share * claim.tokens
@@ -426,6 +479,10 @@ class Gate:
             elif claim.waiting:
                 paused = claim.worker in self.rooms and claim.id in self.rooms[claim.worker].paused
                 assert paused or claim.id in in_line, f"{claim.id} waits nowhere"
+        assert self._oldest == {c.id: c.since for c in self.claims.values() if c.waiting}, (
+            "who waits, and since when"
+        )
+        assert {name for kin in self._kin.values() for name in kin} == self.claims.keys(), "kin miscounted"
         waiting = {step for claim in self.claims.values() for step in claim.waiting}
         assert waiting == self._waiting.keys(), "waiting steps miscounted"
         flying: dict[SessionId, int] = {}

@@ -4,16 +4,19 @@ Rules of this file
   1. A claim that is live counts into its room's need, whether it computes or waits for a tool; one that is not
      live counts nowhere.
   2. `Room.need` is a sum kept up to date: a claim is taken out, changed, and put in again.
+  3. Who comes next and who is paused next is read off two orders; a claim whose rank may have changed is touched there.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from saga_core.accounts import Account
 from saga_core.fleet import Worker
 from saga_core.ids import SessionId, StepId, WorkerId
-from saga_core.policy.admission import Admission
+from saga_core.policy.admission import NEVER, Admission
+from saga_core.ranked import Rank, Ranked
 
 
 @dataclass(slots=True, eq=False)
@@ -55,12 +58,18 @@ class Room:
     policy: Admission
     opened_at: float
     """Begin of the window."""
-    capacity_tokens: int = 0
+    capacity_tokens: int
+    key: Callable[[Claim], Rank]
+    """Smaller is resumed sooner."""
+    victim: Callable[[Claim], Rank]
+    """Larger is paused sooner."""
     factor: float = 1.0
     """The limit as a multiple of the memory."""
     live: dict[SessionId, Claim] = field(default_factory=dict)
     paused: dict[SessionId, Claim] = field(default_factory=dict)
-    """Those that were live here, are not, and have a step waiting."""
+    """Those that were live here, are not, and have a step waiting: `hold` and `let_go` keep it."""
+    least_cost: float = NEVER
+    """None of the paused costs less."""
     computing: float = 0.0
     """Need of live claims with a step on the worker, in tokens."""
     resting: float = 0.0
@@ -71,6 +80,13 @@ class Room:
     busy_since: float = 0.0
     again_s: float = 0.0
     """Of this window: seconds with work, seconds of regeneration."""
+    order: Ranked[Claim] = field(init=False)
+    """The paused, by key."""
+    idle: Ranked[Claim] = field(init=False)
+    """The live that compute nothing, by victim."""
+
+    def __post_init__(self) -> None:
+        self.order, self.idle = Ranked(self.key), Ranked(self.victim)
 
     @property
     def id(self) -> WorkerId:
@@ -90,7 +106,11 @@ class Room:
 
     def fits(self, claim: Claim, now: float, share: float) -> bool:
         """Whether it may come in; an empty room takes whatever comes."""
-        return not self.live or self.need(now) + self.cost(claim) <= self.room(share)
+        return self.takes(self.cost(claim), now, share)
+
+    def takes(self, tokens: float, now: float, share: float) -> bool:
+        """Whether so many more may come in; an empty room takes whatever comes."""
+        return not self.live or self.need(now) + tokens <= self.room(share)
 
     def _decay(self, since: float, now: float) -> float:
         half_life_s = self.policy.half_life_s
@@ -104,7 +124,7 @@ class Room:
 
     def enter(self, claim: Claim, now: float) -> None:
         """`claim` is live here from now on."""
-        self.paused.pop(claim.id, None)
+        self.let_go(claim.id)
         claim.worker, claim.live = self.id, True
         claim.since = now
         self.live[claim.id] = claim
@@ -113,8 +133,43 @@ class Room:
     def leave(self, claim: Claim, now: float) -> None:
         """It is not live any more; steps that are on the worker stay there."""
         self._take_out(claim, now)
+        self.idle.remove(claim.id)
         del self.live[claim.id]
         claim.live = False
+
+    def hold(self, claim: Claim) -> None:
+        """A step of `claim`, which was live here and is not, waits; or what it costs has changed meanwhile."""
+        self.paused[claim.id] = claim
+        self.order.touch(claim)
+        self.least_cost = min(self.least_cost, self.cost(claim))
+
+    def let_go(self, session: SessionId) -> None:
+        """No step of it waits here any more; a stranger does nothing."""
+        if self.paused.pop(session, None) is not None:
+            self.order.remove(session)
+
+    def next(self, space: float) -> Claim | None:
+        """Of the paused that cost no more than `space`, the one with the smallest key.
+
+        Where none is small enough that is known at once; otherwise the larger with smaller keys are passed over.
+        """
+        if space < self.least_cost or not self.paused:
+            return None
+        least = NEVER
+        for claim in self.order:
+            cost = self.cost(claim)
+            if cost <= space:
+                return claim
+            least = min(least, cost)
+        self.least_cost = least
+        return None
+
+    def touch(self, claim: Claim) -> None:
+        """Something in the ranks of `claim` may have changed."""
+        if claim.id in self.paused:
+            self.order.touch(claim)
+        elif claim.live and not claim.flying:
+            self.idle.touch(claim)
 
     def _take_out(self, claim: Claim, now: float) -> None:
         if claim.flying:
@@ -126,8 +181,10 @@ class Room:
     def _put_in(self, claim: Claim, now: float) -> None:
         claim.counted = self.cost(claim)
         if claim.flying:
+            self.idle.remove(claim.id)
             self.computing += claim.counted
         else:
+            self.idle.touch(claim)
             self._settle(now)
             claim.since = now
             self.resting += claim.counted
@@ -188,6 +245,9 @@ class Room:
         assert all(claim.live and claim.worker == self.id for claim in self.live.values()), self.id
         assert not self.live.keys() & self.paused.keys(), f"{self.id}: live and paused"
         assert all(claim.waiting and not claim.live for claim in self.paused.values()), self.id
+        self.order.check(set(self.paused))
+        self.idle.check({name for name, claim in self.live.items() if not claim.flying})
+        assert all(self.cost(claim) >= self.least_cost for claim in self.paused.values()), self.id
         total = sum(
             claim.counted * (1.0 if claim.flying else self._decay(claim.since, now))
             for claim in self.live.values()

@@ -12,6 +12,7 @@ from saga_core.fleet import Pool, Worker
 from saga_core.gate import BYTES_PER_TOKEN, Gate
 from saga_core.policy import ordering
 from saga_core.policy.admission import Admission
+from saga_core.ranked import Ranked
 from saga_core.states import WorkerState
 
 PLAIN = Admission(reserve_tokens=0, half_life_s=0.0, adaptive=False)
@@ -405,3 +406,109 @@ def test_what_is_let_in_at_once_never_needs_more_than_the_limit(sizes):
         hall.ask(f"s{number}", tokens, arrived=number)
     for room in hall.gate.rooms.values():
         assert room.need(hall.now) <= 950
+
+
+# -- many ----------------------------------------------------------------------------------
+
+
+def test_sessions_of_one_workflow_change_their_keys_together():
+    """What one of them has had counts for the others, also where they wait or are idle."""
+    hall = Hall(key=ordering.least_attained)
+    account = hall.accounts["a1"] = hall.accounts["a2"] = Account(1, 0.0, 0.0, 0.0)
+    steps = {name: hall.ask(name, tokens) for name, tokens in {"a1": 300, "a2": 300, "b": 300}.items()}
+    hall.accounts["b"].attained_s = 5.0
+    hall.land(steps["a2"], 300)
+    hall.land(steps["b"], 300)
+    hall.gate.rooms["n/0"].idle.settle()  # a2 stands before b
+    account.attained_s = 9.0  # above b, by the step that a1 finishes
+    hall.land(steps["a1"], 500)
+    assert hall.paused() == ["a2"], "of the same workflow as a1, the larger name of two equal keys"
+
+
+def test_the_least_cost_of_the_paused_follows_what_lands_while_they_wait():
+    hall = Hall()
+    flying, other = hall.ask("a", 500, arrived=1), hall.ask("b", 300, arrived=0)
+    hall.land(other, 300)
+    second = hall.ask("a", 500, arrived=1)
+    hall.granted()
+    room = hall.gate.rooms["n/0"]
+    room.leave(hall.gate.claims["a"], hall.now)  # as if it had been paused before its steps came
+    third = hall.ask("a", 900, arrived=1)
+    assert hall.gate.holds(third)
+    hall.land(flying, 600)  # 900 were too many beside b, 600 are not
+    hall.wait(0.1)
+    assert (third, "n/0") in hall.granted()
+    assert second != third
+
+
+def test_the_line_keeps_nothing_of_those_who_have_left():
+    hall = Hall()
+    hall.ask("a", 1000)
+    hall.ask("first", 500, arrived=-1.0)  # and all others stand behind it
+    hall.granted()
+    for number in range(300):
+        step = hall.ask(f"s{number}", 500)
+        hall.gate.drop(step)
+        hall.gate.leave(f"s{number}", hall.now)
+    assert len(hall.gate._line) < 200
+    assert hall.gate.claims.keys() == {"a", "first"}
+
+
+def test_a_tick_does_a_bounded_part_of_much_work_and_the_next_ones_the_rest(monkeypatch):
+    monkeypatch.setattr("saga_core.gate.AT_ONCE", 3)
+    monkeypatch.setattr("saga_core.gate.ROOMS", 2)
+    names = [f"n/{number}" for number in range(5)]
+    hall = Hall(*names)
+    let_in = []
+    for number in range(25):
+        hall.ask(f"s{number:02d}", 900, arrived=number)
+        let_in += hall.granted()
+    assert len(let_in) == 5
+    for worker in hall.pool.workers.values():
+        worker.capacity_tokens = 5000  # for all 25: twenty more get in
+    got = []
+    for _ in range(12):
+        hall.wait(0.1)
+        now = hall.granted()
+        assert len(now) <= 3
+        got += now
+    assert len({step for step, _ in got}) == 20
+    assert {worker for _, worker in got} == set(names)
+
+
+class Rankings(RuleBasedStateMachine):
+    """`Ranked` against a sorted list."""
+
+    def __init__(self):
+        super().__init__()
+        self.ranks: dict[str, float] = {}
+        self.here: dict[str, Worker] = {}
+        self.ranked = Ranked(lambda worker: (self.ranks[worker.id], worker.id))
+
+    @rule(name=st.sampled_from("abcdefgh"), rank=st.integers(0, 4))
+    def touch(self, name, rank):
+        self.ranks[name] = rank
+        self.here[name] = self.here.get(name) or Worker(name, "n", "m")
+        self.ranked.touch(self.here[name])
+
+    @rule(name=st.sampled_from("abcdefgh"))
+    def remove(self, name):
+        self.here.pop(name, None)
+        self.ranked.remove(name)
+
+    @rule()
+    def look(self):
+        wanted = sorted(self.here, key=lambda name: (self.ranks[name], name))
+        assert [worker.id for worker in self.ranked] == wanted
+        last = self.ranked.last()
+        assert (last.id if last else None) == (wanted[-1] if wanted else None)
+
+    @invariant()
+    def agrees(self):
+        self.ranked.check(set(self.here))
+
+
+TestRankings = Rankings.TestCase
+TestRankings.settings = settings(
+    max_examples=60, stateful_step_count=30, deadline=None, phases=[Phase.generate]
+)
