@@ -76,12 +76,12 @@ def test_thunder_pauses_the_smallest_of_those_in_a_tool_and_resumes_the_smallest
 
 def test_thunder_lets_what_waits_for_its_tool_count_for_half_each_second():
     gate = gate_of("thunder", capacity=1000)
-    gate.ask(1, "s1", account(), 4 * 400, 0.0)
-    land(gate, 1, 400, 0.0)
-    gate.ask(2, "s2", account(), 4 * 280, 0.0)
-    assert gate.waiting == 1, "400 + 100 and 280 + 100 are more than 0.8 of 1000"
+    gate.ask(1, "s1", account(), 4 * 450, 0.0)
+    land(gate, 1, 450, 0.0)
+    gate.ask(2, "s2", account(), 4 * 295, 0.0)
+    assert gate.waiting == 1, "450 + 100 and 295 + 100 are more than 0.8 of 1000"
     gate.tick(1.0)
-    assert gate.waiting == 0, "after a second 250 and 380"
+    assert gate.waiting == 0, "after a second 275 and 395"
     gate.check()
 
 
