@@ -97,7 +97,7 @@ class Accounts:
         return account
 
     def _expected_s(self, workflow: WorkflowId) -> float:
-        return self.learner.total_work(workflow).mean
+        return self.learner.total_work(workflow).median
 
     def returned(self, workflow: WorkflowId, session: str, *, at: float, tool: str = "") -> None:
         """A step of `session` arrives: whatever it waited for is done, a `tool` if it says so."""
