@@ -15,7 +15,7 @@ from saga_core.policy.admission import Admission
 from saga_core.ranked import Ranked
 from saga_core.states import WorkerState
 
-PLAIN = Admission(reserve_tokens=0, half_life_s=0.0, adaptive=False)
+PLAIN = Admission(low=0.95, high=1.0, reserve_tokens=0, half_life_s=0.0, adaptive=False)
 """Limits at 0.95 and 1.0 of the memory, and nothing that moves."""
 
 
@@ -226,7 +226,7 @@ def test_a_new_session_that_has_waited_for_long_is_let_in():
 
 
 def test_what_a_session_in_a_tool_counts_for_halves():
-    policy = Admission(reserve_tokens=0, half_life_s=60.0, adaptive=False)
+    policy = Admission(low=0.95, high=1.0, reserve_tokens=0, half_life_s=60.0, adaptive=False)
     hall = Hall(policy=policy)
     hall.land(hall.ask("a", 800), 800)
     hall.ask("b", 800)
@@ -241,7 +241,7 @@ def test_what_a_session_in_a_tool_counts_for_halves():
 
 
 def test_the_limit_rises_while_the_worker_idles_and_falls_while_it_computes_again():
-    policy = Admission(reserve_tokens=0, half_life_s=0.0)
+    policy = Admission(low=0.95, high=1.0, reserve_tokens=0, half_life_s=0.0)
     hall = Hall(policy=policy)
     step = hall.ask("a", 940)
     hall.land(step, 940)
