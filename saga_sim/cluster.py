@@ -267,6 +267,7 @@ class SimNode:
                 max_model_len=shape.max_model_len_tokens,
                 max_seqs=shape.max_num_seqs,
                 host_tokens=shape.host_tokens,
+                ordered=shape.priority,
             )
         )
 

@@ -125,7 +125,7 @@ class Course:
     """What is known of a workflow in the stream."""
 
     names: tuple[str, ...]
-    tools: list[str]
+    tools: Sequence[str]
     works: list[float]
     total: float
     counted: bool

@@ -272,7 +272,7 @@ class World:
             prompt_tokens=call.prompt.tokens,
             output_tokens=call.output_tokens,
             session=dispatch.session or "",
-            priority=dispatch.priority,
+            priority=dispatch.priority or 0,
             computed_before=call.prompt.computed_before,
         )
         try:

@@ -26,8 +26,8 @@ class Dispatch(msgspec.Struct, frozen=True):
     worker: WorkerId
     session: SessionId | None
     why: str
-    priority: int = 0
-    """For engines that serve by it, smaller first (vLLM --scheduling-policy priority)."""
+    priority: int | None = None
+    """For engines that serve by it, smaller first (vLLM --scheduling-policy priority); None: they do not."""
 
 
 class Refuse(msgspec.Struct, frozen=True):

@@ -39,6 +39,8 @@ class Worker:
     capacity_tokens: int = 0
     max_model_len: int = 0
     host_tokens: int = 0
+    ordered: bool = False
+    """Whether it serves the smallest priority first."""
     max_seqs: int = DEFAULT_MAX_SEQS
     running: int = 0
     waiting: int = 0
@@ -83,7 +85,7 @@ class Worker:
         self.incarnation, self.state, self.model = fact.incarnation, fact.state, fact.model
         self.host, self.port, self.key = fact.host, fact.port, fact.key
         self.capacity_tokens, self.max_model_len = fact.capacity_tokens, fact.max_model_len
-        self.host_tokens = max(0, fact.host_tokens)
+        self.host_tokens, self.ordered = max(0, fact.host_tokens), fact.ordered
         self.max_seqs = fact.max_seqs if fact.max_seqs > 0 else DEFAULT_MAX_SEQS
         self.running, self.waiting = fact.running, fact.waiting
         self.kv_usage = min(1.0, max(0.0, fact.kv_usage))  # in this order NaN becomes 0

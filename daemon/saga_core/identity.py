@@ -13,6 +13,9 @@ from typing import Final
 
 import msgspec
 
+from saga_core import told
+from saga_core.events import Told
+
 MAX_NAME: Final = 128
 """Longer names are cut; harnesses use UUIDs (36 characters)."""
 
@@ -32,6 +35,15 @@ AGENT_TYPE_HEADER: Final = b"x-saga-agent-type"
 FINAL_HEADERS: Final = (b"x-saga-session-final", b"x-dynamo-session-final")
 
 
+WORK_HEADER: Final = b"x-saga-work-s"
+STEPS_HEADER: Final = b"x-saga-steps"
+INSTANCE_HEADER: Final = b"x-saga-instance"
+DEADLINE_HEADER: Final = b"x-saga-deadline-s"
+TOOL_HEADER: Final = b"x-saga-tool"
+_TOLD_HEADERS: Final = frozenset((WORK_HEADER, STEPS_HEADER, INSTANCE_HEADER, DEADLINE_HEADER))
+_PARENT_HEADERS: Final = (b"x-saga-parent-session-id", b"x-parent-session-id")
+
+
 class Identity(msgspec.Struct, frozen=True):
     """Whose call it is. An empty `workflow` says: nobody told (or the path token already has)."""
 
@@ -39,6 +51,10 @@ class Identity(msgspec.Struct, frozen=True):
     session: str
     rule: str
     agent_type: str = ""
+    parent: str = ""
+    """The session that opened this one."""
+    tool: str = ""
+    """The tool whose result the call brings."""
 
 
 def identify(headers: Mapping[bytes, bytes], body_session: str | None, *, by_token: bool) -> Identity:
@@ -47,17 +63,43 @@ def identify(headers: Mapping[bytes, bytes], body_session: str | None, *, by_tok
     `headers` are lower-case; `body_session` is the body's `session_id`; `by_token` says that
     the path token (or the key) already names the workflow.
     """
-    agent_type = _named(headers, AGENT_TYPE_HEADER)
-    named = _cut(body_session) if body_session else ""
+    workflow, rule = ("", "token") if by_token else _workflow(headers, body_session)
     session = next((name for h in _SESSION_HEADERS if (name := _named(headers, h))), "")
-    if by_token:
-        return Identity("", session or named or "main", "token", agent_type)
+    if not session and by_token and body_session:
+        session = _cut(body_session)
+    return Identity(
+        workflow,
+        session or "main",
+        rule,
+        _named(headers, AGENT_TYPE_HEADER),
+        next((name for h in _PARENT_HEADERS if (name := _named(headers, h))), ""),
+        _named(headers, TOOL_HEADER),
+    )
+
+
+def _workflow(headers: Mapping[bytes, bytes], body_session: str | None) -> tuple[str, str]:
+    """The client's own name of the workflow, and the rule that found it."""
     for header, rule in _WORKFLOW_HEADERS:
         if header in headers and (name := _named(headers, header)):
-            return Identity(name, session or "main", rule, agent_type)
-    if named:
-        return Identity(named, session or "main", "body.session_id", agent_type)
-    return Identity("", session or "main", "none", agent_type)
+            return name, rule
+    named = _cut(body_session) if body_session else ""
+    return (named, "body.session_id") if named else ("", "none")
+
+
+def told_of(headers: Mapping[bytes, bytes]) -> Told | None:
+    """What the headers say of the whole workflow; None: nothing. Raises `UserError` for what is no such thing."""
+    if headers.keys().isdisjoint(_TOLD_HEADERS):
+        return None
+    return Told(
+        work_s=told.seconds(_text(headers, WORK_HEADER), WORK_HEADER.decode()),
+        steps=told.steps(_text(headers, STEPS_HEADER), STEPS_HEADER.decode()),
+        instance=_named(headers, INSTANCE_HEADER),
+        deadline_s=told.seconds(_text(headers, DEADLINE_HEADER), DEADLINE_HEADER.decode()),
+    )
+
+
+def _text(headers: Mapping[bytes, bytes], header: bytes) -> str:
+    return headers.get(header, b"").decode("latin-1")
 
 
 def _named(headers: Mapping[bytes, bytes], header: bytes) -> str:

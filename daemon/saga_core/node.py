@@ -470,6 +470,7 @@ def _made(worker: Worker) -> wire.WorkerFact:
         max_model_len=up.max_model_len if up is not None else 0,
         max_seqs=up.max_seqs if up is not None else 0,
         host_tokens=up.host_tokens if up is not None else 0,
+        ordered=up is not None and up.ordered,
         running=load.running if load is not None else 0,
         waiting=load.waiting if load is not None else 0,
         kv_usage=load.kv_usage if load is not None else 0.0,

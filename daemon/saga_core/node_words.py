@@ -33,6 +33,8 @@ class WorkerUp(msgspec.Struct, frozen=True):
     max_seqs: int
     host_tokens: int = 0
     """KV that the engine keeps in host memory behind its own."""
+    ordered: bool = False
+    """Whether it serves the smallest priority first."""
 
 
 class WorkerExited(msgspec.Struct, frozen=True):

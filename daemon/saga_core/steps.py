@@ -145,7 +145,7 @@ class Steps:
         self.desk.record(StepPlaced(step=step.id, worker=worker.id, why=why, incarnation=worker.incarnation))
         worker.placed += 1
         self.fleet.touch(worker)
-        priority = self._priority(step, session) if self.profile.engine_order else 0
+        priority = self._priority(step, session) if self.profile.engine_order and worker.ordered else None
         self.desk.do(Dispatch(step.id, worker.id, session.id if session is not None else None, why, priority))
 
     def _priority(self, step: Step, session: Session | None) -> int:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import msgspec
 
+from saga_core.aeg.words import Declared
+
 
 class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
     id: str
@@ -118,6 +120,14 @@ class SubmitRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     program: ProgramSpec | None = None
     """None: the client itself runs the steps (`kind` says why), and ends it by `finish`."""
     kind: str = "program"
+    work_s: float = 0.0
+    """Engine seconds that it will take; 0: nobody says."""
+    steps: int = 0
+    instance: str = ""
+    """What it works on: workflows of one instance resemble each other."""
+    deadline_s: float = 0.0
+    """Seconds within which it should be over; 0: whenever."""
+    graph: tuple[Declared, ...] = ()
 
 
 class Accepted(msgspec.Struct, frozen=True, kw_only=True):

@@ -46,6 +46,8 @@ class WorkerFact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     max_seqs: int = 0
     host_tokens: int = 0
     """KV in host memory, from where it is loaded again instead of computed."""
+    ordered: bool = False
+    """Whether it serves the smallest priority first (vLLM --scheduling-policy priority), not as requests come."""
     running: int = 0
     waiting: int = 0
     kv_usage: float = 0.0

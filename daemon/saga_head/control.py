@@ -12,11 +12,12 @@ from typing import Any, TypeVar
 import msgspec
 from aiohttp import web
 
+from saga_core import told
 from saga_core.errors import ClusterError, SagaError, UserError, choose
 from saga_core.events import CancelAsked, FinishAsked, ProfileChanged
 from saga_core.ids import WorkflowId
 from saga_core.policy.profiles import PROFILES
-from saga_core.states import ENDED, WorkflowState
+from saga_core.states import ENDED, WorkerState, WorkflowState
 from saga_core.views import Accepted, ClusterView, FinishRequest, SubmitRequest, WorkflowView
 from saga_head import show
 from saga_head.gateway.server import close_after_reply
@@ -149,6 +150,7 @@ class Control:
             raise UserError(f"kind {wanted.kind!r}: a program goes with kind 'program', and only with it")
         if wanted.program is not None and not wanted.program.argv:
             raise UserError("program.argv is empty: it needs at least the program's name")
+        told.check(wanted)
         number, token = await self.shell.submit(wanted)
         accepted = Accepted(
             id=number,
@@ -177,8 +179,21 @@ class Control:
         wanted = await _body(request, _Profile)
         if wanted.profile not in PROFILES:
             raise choose("profile", wanted.profile, list(PROFILES))
+        self._check_engines(wanted.profile)
         self.shell.handle(ProfileChanged(profile=wanted.profile))
         return _json({"profile": wanted.profile})
+
+    def _check_engines(self, profile: str) -> None:
+        """Raise UserError for a profile that orders inside the engines where these do not serve by priority."""
+        workers = self.shell.head.fleet.workers.values()
+        deaf = sorted(w.id for w in workers if w.state is WorkerState.READY and not w.ordered)
+        if PROFILES[profile].engine_order and deaf:
+            shown = ", ".join(deaf[:4]) + (f" and {len(deaf) - 4} more" if len(deaf) > 4 else "")
+            raise UserError(
+                f"profile {profile!r} orders requests inside the engines, and {shown} serve them as they come: "
+                f"start the cluster with `saga up --profile {profile}`, or set "
+                "workers.extra_args = '--scheduling-policy priority'"
+            )
 
     async def shutdown(self, request: web.Request) -> web.Response:
         wanted = await _body(request, _Shutdown)

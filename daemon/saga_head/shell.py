@@ -16,15 +16,16 @@ from pathlib import Path
 
 from saga_core import actions as act
 from saga_core import events, wire
-from saga_core.errors import ClusterError
+from saga_core.errors import ClusterError, UserError
 from saga_core.events import Event, Fact, Outcome, WorkflowSubmitted
 from saga_core.fleet import Worker
 from saga_core.head import Head
-from saga_core.identity import FINAL_HEADERS, Identity, identify
+from saga_core.identity import FINAL_HEADERS, Identity, identify, told_of
 from saga_core.ids import NodeId, StepId, TenantId, WorkerId, WorkflowId
 from saga_core.states import WorkflowState
 from saga_core.views import ProgramSpec, SubmitRequest
 from saga_head.gateway.port import Call, Caller, Exchange, Refusal, Result, Target
+from saga_head.gateway.prefix import prefix_of
 from saga_head.journal import Journal
 from saga_head.keys import Callers, new_token
 from saga_head.metrics import Metrics
@@ -163,10 +164,26 @@ class Shell:
     def arrive(self, call: Call, exchange: Exchange) -> None:
         step = StepId(call.step)
         who = identify(call.headers, call.fields.session_id, by_token=call.caller.workflow is not None)
+        try:
+            told = told_of(call.headers)
+        except UserError as error:
+            self._refuse_header(exchange, str(error))
+            return
         self._exchanges[step] = exchange
         if not FINAL.isdisjoint(call.headers):
             self._final.add(step)
-        self.handle(_arrived(step, call, who))
+        prefix = "" if self._known(call, who) else prefix_of(call.fields)
+        self.handle(_arrived(step, call, who, prefix, told))
+
+    def _known(self, call: Call, who: Identity) -> bool:
+        """Whether it is of no workflow, or of one whose first step has come."""
+        if call.caller.workflow is not None:
+            return self.head.book.accounts.of(WorkflowId(call.caller.workflow)) is not None
+        return not who.workflow or self.head.book.find(TenantId(call.caller.tenant), who.workflow) is not None
+
+    def _refuse_header(self, exchange: Exchange, message: str) -> None:
+        self.metrics.refused("invalid_header")
+        exchange.refuse(Refusal(400, "invalid_request_error", "invalid_header", message))
 
     def first_byte(self, step: int, ttft_s: float) -> None:
         """Nothing is decided by it yet; `finish` carries the time."""
@@ -210,6 +227,11 @@ class Shell:
             kind=request.kind,
             name=request.name,
             agent_type=request.agent_type,
+            work_s=request.work_s,
+            steps=request.steps,
+            instance=request.instance,
+            deadline_s=request.deadline_s,
+            graph=request.graph,
             program=self._with_endpoint(request.program, token),
             log=log_path,
         )
@@ -264,10 +286,13 @@ def _target(worker: Worker, action: act.Dispatch) -> Target:
         key=worker.key,
         session=action.session,
         reply_headers=tuple(reply),
+        priority=action.priority,
     )
 
 
-def _arrived(step: StepId, call: Call, who: Identity) -> events.StepArrived:
+def _arrived(
+    step: StepId, call: Call, who: Identity, prefix: str, told: events.Told | None
+) -> events.StepArrived:
     workflow = call.caller.workflow
     return events.StepArrived(
         step=step,
@@ -280,6 +305,10 @@ def _arrived(step: StepId, call: Call, who: Identity) -> events.StepArrived:
         agent_type=who.agent_type,
         stream=bool(call.fields.stream),
         body_bytes=call.body_bytes,
+        tool=who.tool,
+        parent=who.parent,
+        prefix=prefix,
+        told=told,
     )
 
 
@@ -294,6 +323,7 @@ def _finished(step: StepId, result: Result) -> events.StepFinished:
         output_tokens=usage.output_tokens if usage is not None else None,
         ttft_s=result.ttft_s,
         duration_s=result.duration_s,
+        tool=result.tool,
         detail=result.detail,
     )
 

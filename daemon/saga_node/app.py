@@ -31,6 +31,7 @@ from saga_core.node_words import (
     StopAsked,
     Tick,
 )
+from saga_core.policy.profiles import PROFILES
 from saga_node import engines, places
 from saga_node.processes import Processes
 from saga_node.runner import Runner
@@ -60,7 +61,7 @@ class Daemon:
         self._folder, self._config, self._inbox, self._processes = folder, config, inbox, processes
         self._clock = Clock()
         self._quit: Quit | None = None
-        engine = engines.engine(config.workers)
+        engine = engines.engine(config.workers, ordered=PROFILES[config.profile].engine_order)
         self._supervisor = Supervisor(
             engine,
             processes,

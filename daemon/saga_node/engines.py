@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Protocol
@@ -58,6 +57,8 @@ class Engine(Protocol):
 
     served_name: str
     max_seqs: int
+    ordered: bool
+    """Whether it serves the smallest priority first."""
 
     async def prepare(self, processes: Processes, log_folder: Path) -> None:
         """Do once what all workers need. SagaError says why they cannot be."""
@@ -69,8 +70,10 @@ class Engine(Protocol):
 class Vllm:
     """vLLM, on what this node has."""
 
-    def __init__(self, config: WorkersConfig) -> None:
+    def __init__(self, config: WorkersConfig, *, ordered: bool = False) -> None:
         self._config = config
+        self._priority = ordered
+        self.ordered = launch.serves_by_priority(config.extra_args, otherwise=ordered)
         self._platform = platform.detect()
         self._model = config.model
         self._once = asyncio.Lock()
@@ -96,6 +99,7 @@ class Vllm:
             kv_bytes=self._kv_bytes() if self._platform is Platform.CPU else None,
             block_tokens=config.block_size or None,
             max_num_seqs=config.max_seqs or None,
+            priority=self._priority,
             cores=seat.cores if self._platform is Platform.CPU else (),
             gpus=seat.gpus,
             gpu_memory=config.gpu_memory,
@@ -117,8 +121,10 @@ class Vllm:
 class Fake:
     """The engine double: the same surface, no model."""
 
-    def __init__(self, config: WorkersConfig) -> None:
+    def __init__(self, config: WorkersConfig, *, ordered: bool = False) -> None:
         self._config = config
+        self._priority = ordered
+        self.ordered = launch.serves_by_priority(config.extra_args, otherwise=ordered)
         self.served_name = served_name(config)
         self.max_seqs = config.max_seqs or FAKE_MAX_SEQS
 
@@ -141,18 +147,22 @@ class Fake:
             "--kv-replay-endpoint": seat.kv_replay_endpoint,
         }
         argv = [str(word) for flag in flags.items() for word in flag]
+        argv += launch.PRIORITY_FLAGS if self._priority else ()
         env = {"VLLM_API_KEY": seat.key, "TMPDIR": str(seat.scratch), "PYTHONUNBUFFERED": "1"}
         return Launch((sys.executable, "-m", "saga_fake", *argv, *config.extra_args), env)
 
 
-ENGINES: dict[str, Callable[[WorkersConfig], Engine]] = {"vllm": Vllm, "fake": Fake}
+ENGINES: dict[str, type[Vllm | Fake]] = {"vllm": Vllm, "fake": Fake}
 
 
-def engine(config: WorkersConfig) -> Engine:
-    """The engine that the settings name. UserError lists those there are."""
+def engine(config: WorkersConfig, *, ordered: bool = False) -> Engine:
+    """The engine that the settings name. UserError lists those there are.
+
+    ordered: it shall serve the smallest priority first; `workers.extra_args` may say otherwise.
+    """
     if config.engine not in ENGINES:
         raise choose("engine", config.engine, list(ENGINES), "workers.engine")
-    return ENGINES[config.engine](config)
+    return ENGINES[config.engine](config, ordered=ordered)
 
 
 def served_name(config: WorkersConfig) -> str:

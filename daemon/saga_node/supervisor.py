@@ -225,6 +225,7 @@ class Supervisor:
                 capacity_tokens=ready.pool.tokens,
                 max_model_len=ready.max_model_len,
                 max_seqs=self._engine.max_seqs,
+                ordered=self._engine.ordered,
             )
         )
         start.residence = Residence(start.worker, start.incarnation)

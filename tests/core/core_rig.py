@@ -160,7 +160,7 @@ class Rig:
 def worker(
     name: str = "n1/0", state: WorkerState = WorkerState.READY, incarnation: int = 1, **more: Any
 ) -> wire.WorkerFact:
-    more = {"model": "m", "max_seqs": 10, "host": "h", "port": 1, "key": "k"} | more
+    more = {"model": "m", "max_seqs": 10, "host": "h", "port": 1, "key": "k", "ordered": True} | more
     return wire.WorkerFact(worker=name, incarnation=incarnation, state=state, **more)
 
 

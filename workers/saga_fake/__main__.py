@@ -37,6 +37,7 @@ def read_arguments(argv: Sequence[str]) -> FakeConfig:
     )
     parser.add_argument("--max-num-seqs", type=int, default=128, help="most requests in one step")
     parser.add_argument("--max-num-batched-tokens", type=int, default=2048, help="most tokens in one step")
+    parser.add_argument("--scheduling-policy", default="fcfs", choices=["fcfs", "priority"])
     parser.add_argument("--kv-events-endpoint", help="ZeroMQ address to publish KV events on")
     parser.add_argument("--kv-replay-endpoint", help="ZeroMQ address to replay KV events on")
     parser.add_argument("--kv-topic", default="", help="topic of the KV events")
@@ -69,6 +70,7 @@ def _config(given: argparse.Namespace) -> FakeConfig:
             blocks=given.num_blocks,
             max_num_seqs=given.max_num_seqs,
             step_tokens=given.max_num_batched_tokens,
+            priority=given.scheduling_policy == "priority",
         ),
         kv_events_endpoint=given.kv_events_endpoint,
         kv_replay_endpoint=given.kv_replay_endpoint,

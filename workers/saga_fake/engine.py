@@ -14,6 +14,7 @@ Rules of this file:
 
 import hashlib
 from array import array
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,6 +37,8 @@ class EngineShape:
     max_num_seqs: int = 128
     step_tokens: int = 2048
     """max_num_batched_tokens: the chunk of chunked prefill."""
+    priority: bool = False
+    """--scheduling-policy priority: what waits is taken in by it; who is preempted is still the newest."""
 
     def __post_init__(self) -> None:
         needed = -(-self.max_model_len_tokens // self.block_tokens) + 1
@@ -70,7 +73,14 @@ class Engine:
             )
         request.arrived_s = now
         self._extend_contents(request)
-        self.waiting.append(request)
+        self._queue(request)
+
+    def _queue(self, request: EngineRequest) -> None:
+        if self.shape.priority:
+            place = bisect_right(self.waiting, (request.priority, request.arrived_s), key=_rank)
+            self.waiting.insert(place, request)
+        else:
+            self.waiting.append(request)
 
     def abort(self, request: EngineRequest) -> None:
         """Drop a request and free its blocks; nothing happens when it has finished already."""
@@ -220,7 +230,10 @@ class Engine:
         victim.state = RequestState.WAITING
         victim.preemptions += 1
         self.totals.preemptions += 1
-        self.waiting.appendleft(victim)
+        if self.shape.priority:
+            self._queue(victim)
+        else:
+            self.waiting.appendleft(victim)
 
     def _leave(self, request: EngineRequest, reason: FinishReason) -> None:
         queue: deque[EngineRequest] | list[EngineRequest]
@@ -244,6 +257,10 @@ class Engine:
             parent = request.contents[-1] if request.contents else None
             salt = request.salt if not start else None
             request.contents.append(content_hash(parent, request.tokens[start : start + size], salt))
+
+
+def _rank(request: EngineRequest) -> tuple[int, float]:
+    return request.priority, request.arrived_s
 
 
 def content_hash(parent: int | None, tokens: Sequence[int], salt: str | None = None) -> int:

@@ -83,6 +83,7 @@ class Front:
             stop_token_ids=frozenset(request.stop_token_ids or ()),
             session=request.session(session),
             salt=request.cache_salt,
+            priority=request.priority,
         )
 
 

@@ -39,6 +39,8 @@ class EngineRequest:
     stop_token_ids: frozenset[int] = frozenset()
     session: str | None = None
     salt: str | None = None
+    priority: int = 0
+    """Smaller is sooner, where the engine serves by it."""
     state: RequestState = RequestState.WAITING
     prompt_tokens: int = field(init=False)
     computed_tokens: int = 0

@@ -58,6 +58,7 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     request_id: str | None = None
     session_id: str | None = None
     cache_salt: str | None = None
+    priority: int = 0
     vllm_xargs: dict[str, Any] | None = None
 
     @property

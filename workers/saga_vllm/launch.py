@@ -4,9 +4,10 @@ The caller spawns it in a process group of its own (`start_new_session=True`) an
 two processes or more. Secrets go into the environment only, where other users of the node cannot read them.
 """
 
+import itertools
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from saga_core.errors import UserError
@@ -49,6 +50,10 @@ OUR_FLAGS = frozenset({
 })  # fmt: skip
 
 
+PRIORITY_FLAGS = ("--scheduling-policy", "priority")
+"""The smallest priority first, requests without one as 0. Without it vLLM refuses any priority but 0."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaunchSpec:
     """What a worker shall be, the same words on every platform."""
@@ -64,6 +69,7 @@ class LaunchSpec:
     kv_blocks: int | None = None
     block_tokens: int | None = None
     max_num_seqs: int | None = None
+    priority: bool = False
     dtype: str = "auto"
     cores: tuple[int, ...] = ()
     gpus: tuple[str, ...] = ()
@@ -148,11 +154,19 @@ def _arguments(spec: LaunchSpec) -> list[str]:
     for flag, value in optional.items():
         argv += [flag, str(value)] if value is not None else []
     argv += ["--enable-prompt-tokens-details", "--disable-uvicorn-access-log"]
+    argv += PRIORITY_FLAGS if spec.priority else ()
     if spec.tool_parser:
         argv += ["--enable-auto-tool-choice", "--tool-call-parser", spec.tool_parser]
     if spec.kv_endpoint:
         argv += ["--kv-events-config", _kv_events(spec)]
     return argv
+
+
+def serves_by_priority(extra_args: Sequence[str], *, otherwise: bool) -> bool:
+    """Whether an engine with these arguments does; the last of them wins, `otherwise` if none says anything."""
+    words = [word for arg in extra_args for word in arg.split("=", 1)]
+    policies = [value for flag, value in itertools.pairwise(words) if flag == PRIORITY_FLAGS[0]]
+    return policies[-1] == PRIORITY_FLAGS[1] if policies else otherwise
 
 
 def _kv_events(spec: LaunchSpec) -> str:

@@ -9,10 +9,12 @@ import re
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import quote
 
+from saga_core.aeg import UNKNOWN
 from saga_core.events import Outcome
+from saga_head.gateway.asked import Asked, asked_of
 from saga_head.gateway.body import Body
 from saga_head.gateway.head import RequestHead
-from saga_head.gateway.port import Call, Refusal, Result, Target
+from saga_head.gateway.port import NO_JSON, Call, Refusal, Result, Target
 from saga_head.gateway.refusals import CANCELLED, worker_lost
 from saga_head.gateway.relay import Relay, ReplyHead
 from saga_head.gateway.reply import (
@@ -43,13 +45,15 @@ class Client(Protocol):
 
 
 SESSION = re.compile(r"[\x21-\x7e]+")
+# The APIs whose requests vLLM reads a priority in.
+ORDERED_APIS = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses"})
 
 
 class WorkerExchange:
     """The gateway's side of one step (`port.Exchange`)."""
 
     __slots__ = (
-        "_answered", "_arrived_s", "_body", "_client", "_connecting", "_gateway", "_head", "_link", "_relay",
+        "_answered", "_arrived_s", "_asked", "_body", "_client", "_connecting", "_gateway", "_head", "_link", "_relay",
         "_retried", "_status", "_stream", "_target", "_ttft_s", "_wire_chunked", "call", "settled",
     )  # fmt: skip
 
@@ -70,6 +74,7 @@ class WorkerExchange:
         self._target: Target | None = None
         self._link: WorkerLink | None = None
         self._relay: Relay | None = None
+        self._asked: Asked | None = None
         self._connecting: asyncio.Task[None] | None = None
 
     # from the scheduler
@@ -156,17 +161,20 @@ class WorkerExchange:
         body, client, head = self._body, self._client, self._head
         assert body is not None, "the body is kept until the first byte of a reply"
         self._link = link
+        self._asked = asked_of(self.call.api, offered=self.call.fields.tools is not NO_JSON)
         self._relay = relay = Relay(
-            self, client.transport.write, self._gateway.limits.reply_head_bytes, decode=head.http10
-        )
+            self, client.transport.write, self._gateway.limits.reply_head_bytes,
+            decode=head.http10, asked=self._asked,
+        )  # fmt: skip
+        sent, end = _ordered(body, self.call.api, target.priority)
         session = ""
         if target.session is not None:
             session = f"x-session-id: {_one_word(target.session)}\r\n"
         ours = (
             f" HTTP/1.1\r\nhost: {target.host}:{target.port}\r\nauthorization: Bearer {target.key}\r\n"
-            f"x-request-id: saga-{self.call.step}\r\n{session}content-length: {len(body)}\r\n"
+            f"x-request-id: saga-{self.call.step}\r\n{session}content-length: {len(sent) + len(end)}\r\n"
         )
-        link.send(relay, b"POST %b%b%b\r\n" % (head.url, ours.encode("latin-1"), head.forwarded), body)
+        link.send(relay, b"POST %b%b%b\r\n" % (head.url, ours.encode("latin-1"), head.forwarded), sent, end)
         if client.paused:
             link.transport.pause_reading()
 
@@ -273,9 +281,11 @@ class WorkerExchange:
         assert not self.settled
         self.settled = True
         relay, self._relay = self._relay, None
-        usage = None
+        usage, tool = None, UNKNOWN
         if relay is not None:
             usage = read_usage(relay.tail)
+            if self._asked is not None and outcome is Outcome.DONE:
+                tool = self._asked.close(relay.tail)
             relay.drop()
         self._target = None
         if self._body is not None:
@@ -283,8 +293,15 @@ class WorkerExchange:
             self._client.release_body()
         duration_s = self._gateway.clock() - self._arrived_s
         self._gateway.scheduler.finish(
-            self.call.step, Result(outcome, self._status, usage, self._ttft_s, duration_s, detail)
+            self.call.step, Result(outcome, self._status, usage, self._ttft_s, duration_s, detail, tool)
         )
+
+
+def _ordered(body: Body, api: str, priority: int | None) -> tuple[Body | memoryview, bytes]:
+    """A JSON object with `priority` in it, in two parts: of a name that stands twice, the last one counts."""
+    if priority is None or api not in ORDERED_APIS:
+        return body, b""
+    return memoryview(body)[: body.rindex(b"}")], b',"priority":%d}' % priority
 
 
 def _one_word(session: str) -> str:

@@ -27,6 +27,8 @@ class Caller(msgspec.Struct, frozen=True):
 
 
 NO_JSON = msgspec.Raw()  # stands for an absent field; a JSON null reads b"null"
+NO_TOOLS = len(b"null")  # an empty list is shorter
+OPENING_BYTES = 4096  # of a prompt and of its tools: by these, programs are told apart
 
 
 class Fields(msgspec.Struct, kw_only=True, gc=False):
@@ -51,6 +53,11 @@ class Fields(msgspec.Struct, kw_only=True, gc=False):
     session_params: msgspec.Raw = NO_JSON
     vllm_xargs: msgspec.Raw = NO_JSON
     nvext: msgspec.Raw = NO_JSON
+    # Of these, the first OPENING_BYTES.
+    messages: msgspec.Raw = NO_JSON
+    system: msgspec.Raw = NO_JSON  # Messages API
+    instructions: msgspec.Raw = NO_JSON  # Responses API
+    tools: msgspec.Raw = NO_JSON
 
     def __post_init__(self) -> None:
         if not self.model:
@@ -65,6 +72,18 @@ class Fields(msgspec.Struct, kw_only=True, gc=False):
             self.vllm_xargs = self.vllm_xargs.copy()
         if self.nvext is not NO_JSON:
             self.nvext = self.nvext.copy()
+        if self.messages is not NO_JSON:
+            self.messages = _opening(self.messages)
+        if self.tools is not NO_JSON:
+            self.tools = _opening(self.tools) if len(memoryview(self.tools)) > NO_TOOLS else NO_JSON
+        if self.system is not NO_JSON:
+            self.system = _opening(self.system)
+        if self.instructions is not NO_JSON:
+            self.instructions = _opening(self.instructions)
+
+
+def _opening(value: msgspec.Raw) -> msgspec.Raw:
+    return msgspec.Raw(bytes(memoryview(value)[:OPENING_BYTES]))
 
 
 class Call(msgspec.Struct):
@@ -89,6 +108,7 @@ class Target(msgspec.Struct, frozen=True, gc=False):
     key: str  # bearer for the worker; never logged
     session: str | None = None  # sent as X-Session-ID
     reply_headers: tuple[tuple[bytes, bytes], ...] = ()  # put into the reply's head
+    priority: int | None = None  # for an engine that serves by it; takes the place of the client's own
 
 
 class Refusal(msgspec.Struct, frozen=True, gc=False):
@@ -119,6 +139,7 @@ class Result(msgspec.Struct, frozen=True, gc=False):
     ttft_s: float | None  # arrival to the first byte of the reply's body
     duration_s: float  # arrival to this moment
     detail: str
+    tool: str = ""  # what the answer asks for; "-": for nothing; "": not seen
 
 
 class Exchange(Protocol):

@@ -5,6 +5,7 @@ from typing import Protocol
 
 import httptools
 
+from saga_head.gateway.asked import Asked
 from saga_head.gateway.reply import TAIL_BYTES
 
 
@@ -49,16 +50,22 @@ class Relay:
     """
 
     __slots__ = (
-        "_asker", "_begun", "_head", "_head_limit", "_parser", "_raw", "_write", "complete", "head", "on_body",
-        "reusable", "silent", "tail",
+        "_asker", "_begun", "_head", "_head_limit", "_parser", "_raw", "_seeking", "_write", "complete", "head",
+        "on_body", "reusable", "silent", "tail",
     )  # fmt: skip
 
     on_body: Callable[[bytes], None]  # only while decoding: httptools looks whether it is there
 
     def __init__(
-        self, asker: Asker, write: Callable[[bytes], None], head_limit: int, *, decode: bool = False
+        self,
+        asker: Asker,
+        write: Callable[[bytes], None],
+        head_limit: int,
+        *,
+        decode: bool = False,
+        asked: Asked | None = None,
     ) -> None:
-        """`decode`: send the decoded body, for a client that cannot read chunks."""
+        """`decode`: send the decoded body, for a client that cannot read chunks. `asked`: looks for a tool's name."""
         self._asker: Asker | None = asker
         self._write = write
         self._raw = write
@@ -66,6 +73,7 @@ class Relay:
             self._raw = _ignore
             self.on_body = write
         self._parser: httptools.HttpResponseParser | None = None
+        self._seeking = asked
         self._head = b""
         self._head_limit = head_limit
         self._begun = 0
@@ -182,6 +190,8 @@ class Relay:
         if not tail:
             asker.on_first_byte()
         self._raw(ours + data if ours else data)
+        if self._seeking is not None and self._seeking.read(data):
+            self._seeking = None
         if len(data) >= TAIL_BYTES:
             tail[:] = data[-TAIL_BYTES:]
         else:

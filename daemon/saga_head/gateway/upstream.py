@@ -30,13 +30,13 @@ class WorkerLink(asyncio.Protocol):
         self.transport = cast("asyncio.Transport", transport)  # uvloop's are none by class
         keep_watch(self.transport)
 
-    def send(self, relay: Relay, head: bytes, body: bytes | bytearray) -> None:
-        """Begin a step."""
+    def send(self, relay: Relay, head: bytes, body: bytes | bytearray | memoryview, end: bytes = b"") -> None:
+        """Begin a step; `end` follows the body."""
         self.relay = relay
         if len(body) <= JOIN_BYTES:
-            self.transport.write(head + body)
-        else:  # uvloop sends the two in one call
-            self.transport.writelines((head, body))
+            self.transport.write(b"".join((head, body, end)) if end else head + body)
+        else:  # uvloop sends them in one call
+            self.transport.writelines((head, body, end) if end else (head, body))
 
     def data_received(self, data: bytes) -> None:
         if self.relay is None:

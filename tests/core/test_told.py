@@ -1,0 +1,114 @@
+"""What clients say of their workflows: taken as said, or refused with what would be valid."""
+
+import pytest
+from core_rig import Rig, config, one
+
+from saga_core import told
+from saga_core.actions import Dispatch
+from saga_core.errors import UserError
+from saga_core.events import Told
+from saga_core.identity import identify, told_of
+
+
+def headers(**more: str) -> dict[bytes, bytes]:
+    return {f"x-saga-{name.replace('_', '-')}".encode(): value.encode() for name, value in more.items()}
+
+
+def test_headers_tell_of_the_workflow() -> None:
+    assert told_of(headers(work_s="12.5", steps="40", instance="django-11099", deadline_s="1e3")) == Told(
+        work_s=12.5, steps=40, instance="django-11099", deadline_s=1000.0
+    )
+    assert told_of(headers(steps="4")) == Told(steps=4)
+    assert told_of(headers(workflow_id="x", session_id="y")) is None
+    assert told_of(headers(instance="i" * 200)).instance == "i" * 128
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("work_s", v) for v in ("0", "-1", "nan", "inf", "1e10", "soon", "1s", "9" * 400)]
+    + [("deadline_s", v) for v in ("0", "-1", "nan", "tomorrow")]
+    + [("steps", v) for v in ("0", "-1", "1.5", "²", "many", "99999999999", "9" * 5000)],
+)
+def test_nonsense_in_a_header_is_said_to_be(name, value) -> None:
+    with pytest.raises(
+        UserError, match=rf"x-saga-{name.replace('_', '-')}: '.*' is not valid \(valid: "
+    ) as error:
+        told_of(headers(**{name: value}))
+    assert len(str(error.value)) < 200
+
+
+def test_a_call_names_its_parent_and_the_tool_whose_result_it_brings() -> None:
+    who = identify(headers(parent_session_id="main", tool="bash", session_id="sub"), None, by_token=True)
+    assert (who.session, who.parent, who.tool) == ("sub", "main", "bash")
+    assert identify({b"x-parent-session-id": b"p"}, None, by_token=False).parent == "p"
+    assert identify(headers(tool="t" * 500), None, by_token=True).tool == "t" * 128
+
+
+# -- a file ----------------------------------------------------------------------------------
+
+LOOP = {
+    "steps": [
+        {"name": "plan", "tool": "read", "next": "act"},
+        {"name": "act", "tool": "bash", "next": {"act": 0.75, "check": 0.25}},
+        {"name": "check", "tool": "pytest", "next": {"act": 0.5, "end": 0.5}},
+    ]
+}
+
+
+def test_a_declared_workflow_is_a_graph_by_numbers() -> None:
+    plan, act, check = told.graph_of(LOOP, "flow.toml")
+    assert (plan.tool, plan.next) == ("read", ((1, 1.0),))
+    assert act.next == ((1, 0.75), (2, 0.25))
+    assert check.next == ((1, 0.5),)
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        ({}, "flow.toml: .*steps"),
+        ({"steps": []}, r"flow.toml: 0 steps \(valid: 1 to 256\)"),
+        ({"steps": [{"name": "a"}] * 2}, "the name 'a' is taken"),
+        ({"steps": [{"name": "end"}]}, "the name 'end' is taken"),
+        ({"steps": [{"name": "a", "tol": "x"}]}, r"unknown field `tol` - at `\$.steps\[0\]`"),
+        ({"steps": [{"name": "a", "next": "b"}]}, r"unknown next 'b' in flow.toml: step 'a' \(have: a, end\)"),
+        ({"steps": [{"name": "a", "next": {"end": 1.5}}]}, "step 'a': next.end = 1.5 is not a probability"),
+        (
+            {"steps": [{"name": "a", "next": {"a": 0.7, "end": 0.7}}]},
+            "step 'a': its successors add up to 1.4",
+        ),
+        ({"steps": [{"name": "a", "next": "a"}]}, "would never end"),
+        ({"steps": [{"name": "a", "tool": "t" * 200}]}, "step 'a': tool: "),
+        ({"steps": [{"name": str(i)} for i in range(300)]}, "300 steps"),
+    ],
+)
+def test_an_odd_file_is_refused_with_the_place(data, says) -> None:
+    with pytest.raises(UserError, match=says):
+        told.graph_of(data, "flow.toml")
+
+
+def test_a_declared_graph_is_followed() -> None:
+    rig = Rig(config("saga"))
+    rig.hello()
+    rig.up("n1/0")
+    number = rig.submit(graph=told.graph_of(LOOP, "f"))
+    rig.step(number)
+    learner = rig.head.book.accounts.learner
+    assert learner.remaining_steps(number).mean > 3
+    assert learner.next_tool(number, "main")[0] == "read"
+    assert rig.replayed().workflows[number].graph == rig.head.book.workflows[number].graph
+    rig.end(number)
+    assert rig.head.book.workflows[number].graph == (), "what is over keeps no graph"
+
+
+# -- engines that serve by priority ----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("profile", "ordered", "has"), [("las", True, True), ("las", False, False), ("saga", True, False)]
+)
+def test_a_priority_goes_only_to_engines_that_serve_by_it(profile, ordered, has) -> None:
+    rig = Rig(config(profile))
+    rig.hello()
+    rig.up("n1/0", ordered=ordered)
+    priority = one(rig.step(rig.submit()), Dispatch).priority
+    assert (priority is not None) is has
