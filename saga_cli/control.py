@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import msgspec
 
 from saga_core.errors import ClusterError, RemoteProtocolError, UserError
-from saga_core.views import Accepted, ClusterView, FinishRequest, SubmitRequest, WorkflowView
+from saga_core.views import Accepted, ClusterView, Explanation, FinishRequest, SubmitRequest, WorkflowView
 
 if TYPE_CHECKING:
     from saga_cli.folder import ClusterFolder
@@ -61,6 +61,12 @@ class Control:
     def workflow(self, id_: int) -> WorkflowView:
         """One workflow with its sessions."""
         return self._ask("GET", f"workflows/{id_}", WorkflowView)
+
+    def explain_workflow(self, id_: int) -> Explanation:
+        return self._ask("GET", f"workflows/{id_}/explanation", Explanation)
+
+    def explain_step(self, id_: int) -> Explanation:
+        return self._ask("GET", f"steps/{id_}/explanation", Explanation)
 
     def submit(self, request: SubmitRequest) -> Accepted:
         """Returns once the workflow is on the cluster's disk."""

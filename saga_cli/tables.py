@@ -10,20 +10,22 @@ from rich.table import Table
 from rich.text import Text
 
 from saga_cli.grid import Grid
-from saga_cli.units import UNKNOWN, count, duration, plain, share
+from saga_cli.units import UNKNOWN, count, duration, plain, plural, share
 from saga_core.views import ClusterView, NodeView, SessionView, Totals, WorkerView, WorkflowView
 
 STYLES: Mapping[str, str] = {
     **dict.fromkeys(("ready", "up", "running", "done", "reasoning"), "green"),
-    **dict.fromkeys(("starting", "accepted", "cancelling", "queued", "tool"), "yellow"),
+    **dict.fromkeys(("starting", "accepted", "cancelling", "queued", "tool", "held", "paused"), "yellow"),
     **dict.fromkeys(("lost", "failed"), "red"),
     **dict.fromkeys(("left", "cancelled", "closed"), "dim"),
 }
 """Colour of a state word; the word itself says it too."""
 
 
-def state_text(state: str) -> Text:
-    return Text(state, style=STYLES.get(state, ""))
+def state_text(state: str, seconds: float | None = None) -> Text:
+    """The word in its colour, and since when."""
+    told = state if seconds is None else f"{state} {duration(seconds)}"
+    return Text(told, style=STYLES.get(state, ""))
 
 
 def pairs(values: Mapping[str, str | Text]) -> RenderableType:
@@ -45,6 +47,7 @@ def cluster_table(cluster: ClusterView) -> RenderableType:
         Text(),
         worker_table(cluster.workers),
         *(reason_lines(cluster.workers)),
+        *gate_table(cluster.workers),
     )
 
 
@@ -61,7 +64,7 @@ def profile_table(current: str, profiles: Mapping[str, str]) -> RenderableType:
 
 
 def _cluster_facts(cluster: ClusterView) -> dict[str, str | Text]:
-    return {
+    facts: dict[str, str | Text] = {
         "cluster": f"{cluster.name} (saga {cluster.version}), up {duration(cluster.up_s)}",
         "endpoint": f"{cluster.url}/v1",
         "profile": cluster.profile,
@@ -69,6 +72,17 @@ def _cluster_facts(cluster: ClusterView) -> dict[str, str | Text]:
         "workflows": workflows_text(cluster.totals),
         "steps": steps_text(cluster.totals),
     }
+    return facts | ({"gate": gate_text(cluster.totals)} if has_gate(cluster.workers) else {})
+
+
+def has_gate(workers: Sequence[WorkerView]) -> bool:
+    """Whether the profile counts memory."""
+    return any(w.need_tokens is not None for w in workers)
+
+
+def gate_text(totals: Totals) -> str:
+    held = f"{plural(totals.sessions_held, 'session')} waiting" if totals.sessions_held else "nobody waits"
+    return held + (f", {totals.sessions_paused} paused" if totals.sessions_paused else "")
 
 
 def workflows_text(totals: Totals) -> str:
@@ -79,6 +93,7 @@ def workflows_text(totals: Totals) -> str:
 
 def steps_text(totals: Totals) -> str:
     parts = [f"{count(totals.steps_done)} done"]
+    parts += [f"{totals.steps_held} held"] if totals.steps_held else []
     parts += [f"{totals.steps_waiting} waiting"] if totals.steps_waiting else []
     parts += [f"{totals.steps_refused} refused"] if totals.steps_refused else []
     if totals.prompt_tokens:
@@ -113,6 +128,31 @@ def worker_table(workers: Sequence[WorkerView]) -> RenderableType:
     )  # fmt: skip
 
 
+def gate_table(workers: Sequence[WorkerView]) -> list[RenderableType]:
+    """What sessions need of each worker's memory, where the profile counts that."""
+    counted = [w for w in workers if w.need_tokens is not None]
+    if not counted:
+        return []
+    rows = [
+        (
+            w.id, count(w.need_tokens), count(w.limit_tokens), needed(w), factor(w), str(w.live_sessions),
+            str(w.held_sessions),
+        )
+        for w in counted
+    ]  # fmt: skip
+    titles = ("*WORKER", ">NEED", ">LIMIT", ">FULL", ">FACTOR", ">LET IN", ">PAUSED")
+    return [Text(), Grid(*titles, rows=rows, empty="")]
+
+
+def needed(w: WorkerView) -> str:
+    """How much of what it may take is needed."""
+    return share(w.need_tokens or 0, w.limit_tokens or 0)
+
+
+def factor(w: WorkerView) -> str:
+    return UNKNOWN if w.factor is None else f"{w.factor:.2f}"
+
+
 def reason_lines(workers: Sequence[WorkerView]) -> list[Text]:
     """Why a worker is not ready, below its table."""
     return [Text(plain(f"{w.id}: {w.reason}"), style="red") for w in workers if w.reason]
@@ -123,13 +163,20 @@ def age_s(workflow: WorkflowView, now: float) -> float:
     return workflow.tct_s if workflow.tct_s is not None else max(0.0, now - workflow.submitted_at)
 
 
+def standing(w: WorkflowView) -> Text:
+    """Its state; or that it is held at the gate and for how long, or paused."""
+    if w.held_s is not None:
+        return state_text("held", w.held_s)
+    return state_text("paused" if w.paused and w.state in {"tool", "running"} else w.state)
+
+
 def workflow_table(workflows: Sequence[WorkflowView], now: float) -> RenderableType:
     """`saga ps`. `now` in seconds since the epoch."""
     return Grid(
         ">ID", "*NAME", "STATE", "*AGENT", ">STEPS", "HOME", ">TOKENS", ">CACHED", ">TIME",
         rows=[
             (
-                str(w.id), w.name or UNKNOWN, state_text(w.state), w.agent_type or UNKNOWN,
+                str(w.id), w.name or UNKNOWN, standing(w), w.agent_type or UNKNOWN,
                 str(w.steps), w.home or UNKNOWN, count(w.prompt_tokens + w.output_tokens),
                 share(w.cached_tokens, w.prompt_tokens), duration(age_s(w, now)),
             )
@@ -149,7 +196,7 @@ def _workflow_facts(w: WorkflowView, now: float) -> dict[str, str | Text]:
 
     facts: dict[str, str | Text] = {
         "workflow": f"{w.id} {w.name}".rstrip(),
-        "state": state_text(w.state),
+        "state": standing(w),
         "kind": w.kind,
         "agent type": w.agent_type or UNKNOWN,
         "tenant": w.tenant,
@@ -166,14 +213,21 @@ def _workflow_facts(w: WorkflowView, now: float) -> dict[str, str | Text]:
 
 
 def session_table(sessions: Sequence[SessionView]) -> RenderableType:
-    return Grid(
-        "*SESSION", "STATE", "HOME", ">STEPS", ">CONTEXT", ">RESIDENT",
-        rows=[
-            (s.id, state_text(s.state), s.home or UNKNOWN, str(s.steps), count(s.context_tokens), count(s.resident_tokens))
-            for s in sessions
-        ],
-        empty="no session yet: it has made no step",
-    )  # fmt: skip
+    gated = any(s.gate for s in sessions)
+    rows = [
+        (
+            s.id, state_text(s.state), s.home or UNKNOWN, str(s.steps), count(s.context_tokens),
+            count(s.resident_tokens), *((at_gate(s.gate, s.waits_s),) if gated else ()),
+        )
+        for s in sessions
+    ]  # fmt: skip
+    titles = ("*SESSION", "STATE", "HOME", ">STEPS", ">CONTEXT", ">RESIDENT", *(("GATE",) if gated else ()))
+    return Grid(*titles, rows=rows, empty="no session yet: it has made no step")
+
+
+def at_gate(gate: str, seconds: float | None) -> Text:
+    """`in`, `held 12s`, `paused 3m12s`, or `paused` where no step waits."""
+    return state_text(gate or UNKNOWN, seconds)
 
 
 def settings_table(values: Mapping[str, Mapping[str, Any]]) -> RenderableType:

@@ -115,6 +115,24 @@ class Gate:
         """Every step held back, and since when its session waits."""
         return [(step, claim.since) for step, (claim, _) in self._waiting.items()]
 
+    def counts(self) -> tuple[int, int]:
+        """Sessions that wait with a step, and sessions that are paused, with a step or without."""
+        waiting = {claim.id: claim for claim, _ in self._waiting.values()}
+        new = sum(claim.worker is None for claim in waiting.values())
+        live = sum(len(room.live) for room in self.rooms.values())
+        return len(waiting), max(0, len(self.claims) - live - new)
+
+    def before(self, claim: Claim) -> int:
+        """How many of those who wait with a step have a smaller key: of its room if it is paused, else of all."""
+        mine = self._key(claim)
+        home = self.rooms.get(claim.worker) if claim.worker is not None else None
+        others = (
+            home.paused.values()
+            if home is not None
+            else {c.id: c for c, _ in self._waiting.values()}.values()
+        )
+        return sum(self._key(other) < mine for other in others)
+
     def attach(self, pool: Pool) -> None:
         """The workers of the model are in `pool` from now on."""
         if pool is not self.pool:

@@ -41,7 +41,7 @@ from saga_core.fleet import Fleet, Node
 from saga_core.gate import Gate
 from saga_core.ids import StepId, WorkflowId
 from saga_core.mirror import Mirror, node_of
-from saga_core.policy.profiles import PROFILES
+from saga_core.policy.profiles import PROFILES, Profile
 from saga_core.programs import Programs
 from saga_core.states import ENDED, NodeState, WorkflowState
 from saga_core.steps import Steps
@@ -83,6 +83,11 @@ class Head:
     def decisions(self) -> Decisions:
         """The latest decisions about steps and sessions."""
         return self._steps.decisions
+
+    @property
+    def profile(self) -> Profile:
+        """By which policies it decides now."""
+        return self._steps.profile
 
     @property
     def now(self) -> float:

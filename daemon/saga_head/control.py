@@ -13,19 +13,22 @@ import msgspec
 from aiohttp import web
 
 from saga_core import told
+from saga_core.decisions import RING
 from saga_core.errors import ClusterError, SagaError, UserError, choose
 from saga_core.events import CancelAsked, FinishAsked, ProfileChanged
-from saga_core.ids import WorkflowId
+from saga_core.ids import StepId, WorkflowId
 from saga_core.policy.profiles import PROFILES
 from saga_core.states import ENDED, WorkerState, WorkflowState
 from saga_core.views import Accepted, ClusterView, FinishRequest, SubmitRequest, WorkflowView
-from saga_head import show
+from saga_head import explanation, show
 from saga_head.gateway.server import close_after_reply
 from saga_head.keys import same
 from saga_head.shell import NOT_A_KEY, Shell
 
 MAX_REQUEST_BYTES = 1024 * 1024
 """A submission with a large environment; anything longer is a mistake."""
+MOST_DIGITS = 18
+"""Of a number in a path: beyond, it is none of ours, and long ones take long to read."""
 KINDS = ("program", "replay", "outside")
 T = TypeVar("T")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -66,6 +69,8 @@ class Control:
                 web.get("/saga/v1/workflows/{id}", self.workflow),
                 web.post("/saga/v1/workflows/{id}/cancel", self.cancel),
                 web.post("/saga/v1/workflows/{id}/finish", self.finish),
+                web.get("/saga/v1/workflows/{id}/explanation", self.explain_workflow),
+                web.get("/saga/v1/steps/{id}/explanation", self.explain_step),
                 web.put("/saga/v1/profile", self.profile),
                 web.post("/saga/v1/shutdown", self.shutdown),
             ]
@@ -136,7 +141,8 @@ class Control:
         chosen = show.recent(head, len(head.book.workflows))
         if request.query.get("all") != "1":
             chosen = [w for w in chosen if w.live]
-        return _json([show.workflow(head, w, sessions=False) for w in chosen])
+        now = self.shell.clock()
+        return _json([show.workflow(head, w, now, sessions=False) for w in chosen])
 
     async def workflow(self, request: web.Request) -> web.Response:
         return _json(self._view(self._number(request)))
@@ -175,6 +181,24 @@ class Control:
         self.shell.handle(FinishAsked(workflow=number, state=ends[wanted.state], reason=wanted.reason))
         return _json(self._view(number))
 
+    async def explain_workflow(self, request: web.Request) -> web.Response:
+        head = self.shell.head
+        workflow = head.book.workflows[self._number(request)]
+        return _json(explanation.of_workflow(head, workflow, self.shell.clock()))
+
+    async def explain_step(self, request: web.Request) -> web.Response:
+        """Of a step by its number: what `x-request-id` says behind `saga-`."""
+        text = request.match_info["id"]
+        number = StepId(int(text)) if text.isdecimal() and len(text) <= MOST_DIGITS else None
+        head = self.shell.head
+        found = explanation.of_step(head, number, self.shell.clock()) if number is not None else None
+        if found is None:
+            raise web.HTTPNotFound(
+                reason=f"nothing is known of step {text[:MOST_DIGITS]!r}: the latest {RING:,} decisions are kept "
+                "(`saga explain WORKFLOW` has the latest of a workflow)"
+            )
+        return _json(found)
+
     async def profile(self, request: web.Request) -> web.Response:
         wanted = await _body(request, _Profile)
         if wanted.profile not in PROFILES:
@@ -209,7 +233,8 @@ class Control:
         )
 
     def _view(self, number: WorkflowId) -> WorkflowView:
-        return show.workflow(self.shell.head, self.shell.head.book.workflows[number])
+        head = self.shell.head
+        return show.workflow(head, head.book.workflows[number], self.shell.clock())
 
 
 def _length(shell: Shell, model: str) -> dict[str, int]:

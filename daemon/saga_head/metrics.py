@@ -10,10 +10,12 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from math import inf
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
+from saga_core.aeg.scores import pooled, summary
 from saga_core.events import (
     Fact,
     StepArrived,
@@ -117,6 +119,9 @@ class Metrics:
         yield self._ttft.family("saga_ttft_seconds", "Arrival to first byte")
         yield self._step_s.family("saga_step_seconds", "Arrival to end of a step")
         yield from self._gauges()
+        yield from _gate(self._head)
+        yield from _rooms(self._head)
+        yield from _predictions(self._head)
 
     def _gauges(self) -> Iterator[Metric]:
         head = self._head
@@ -147,3 +152,56 @@ def _counter(name: str, text: str, label: str, counts: Mapping[str, int]) -> Met
     for value, count in sorted(counts.items()):
         family.add_metric([value], count)
     return family
+
+
+def _gauge(name: str, text: str, *labels: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(name, text, labels=labels)
+
+
+def _gate(head: Head) -> Iterator[Metric]:
+    """Who waits, by model, and what became of those who asked."""
+    steps = _gauge("saga_gate_steps_held", "Steps at the gate", "model")
+    held = _gauge("saga_gate_sessions_held", "Sessions at the gate with a step", "model")
+    paused = _gauge("saga_gate_sessions_paused", "Sessions paused, with a step or without", "model")
+    for model, gate in head.gates.items():
+        sessions = gate.counts()
+        for family, value in ((steps, gate.waiting), (held, sessions[0]), (paused, sessions[1])):
+            family.add_metric([model], value)
+    virtual = CounterMetricFamily(
+        "saga_virtual_seconds", "Virtual time: fair shares served", labels=["model"]
+    )
+    for model in head.fleet.pools:
+        virtual.add_metric([model], head.accounts.virtual_s(model))
+    yield from (steps, held, paused, virtual)
+    yield _counter("saga_decisions", "Decisions about steps and sessions", "verdict", head.decisions.totals)
+
+
+def _rooms(head: Head) -> Iterator[Metric]:
+    """What the gate counts of each worker's memory."""
+    need = _gauge("saga_worker_need_tokens", "Tokens that live sessions need", "worker", "model")
+    limit = _gauge("saga_worker_limit_tokens", "Tokens that they may need", "worker", "model")
+    factor = _gauge("saga_worker_limit_factor", "The limit as a multiple of memory", "worker", "model")
+    live = _gauge("saga_worker_sessions", "Sessions let in, in a tool too", "worker", "model")
+    for model, gate in head.gates.items():
+        for room in gate.rooms.values():
+            names = [room.id, model]
+            need.add_metric(names, room.need(head.now))
+            if room.room(1.0) < inf:
+                limit.add_metric(names, room.room(1.0))
+            factor.add_metric(names, room.factor)
+            live.add_metric(names, len(room.live))
+    yield from (need, limit, factor, live)
+
+
+def _predictions(head: Head) -> Iterator[Metric]:
+    """How predictions fared, over all agent types: the sorts of prediction are a fixed list."""
+    programs = head.accounts.learner.memory.programs.by_name.values()
+    count = _gauge("saga_predictions", "Predictions scored of late", "what")
+    error = _gauge("saga_prediction_error", "Mean |log(predicted / happened)|; of tools, share wrong", "what")
+    rule = _gauge("saga_prediction_rule_error", "The same of a simple rule", "what")
+    within = _gauge("saga_prediction_within", "Share within the 10-90 % band; of tools, share right", "what")
+    for score in summary(pooled(program.tallies for program in programs)):
+        values = (score.count, score.error, score.rule_error, score.within)
+        for family, value in zip((count, error, rule, within), values, strict=True):
+            family.add_metric([score.what], value)
+    yield from (count, error, rule, within)

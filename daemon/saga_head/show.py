@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from math import inf
 
 from saga_core.book import Session, Workflow
 from saga_core.fleet import Node, Worker
+from saga_core.gate import Gate
 from saga_core.head import Head
+from saga_core.rooms import Claim, Room
 from saga_core.states import SessionState
 from saga_core.views import ClusterView, NodeView, SessionView, Totals, WorkerView, WorkflowView
 
@@ -25,9 +27,9 @@ def cluster(head: Head, *, version: str, url: str, started_at: float, stale: int
         up_s=now - started_at,
         models=fleet.models(),
         nodes=[node(n, now) for _, n in sorted(fleet.nodes.items())],
-        workers=[worker(w) for _, w in sorted(fleet.workers.items())],
+        workers=[worker(w, _room(head, w), now) for _, w in sorted(fleet.workers.items())],
         totals=totals(head, stale),
-        workflows=[workflow(head, w, sessions=False) for w in recent(head, SHOWN)],
+        workflows=[workflow(head, w, now, sessions=False) for w in recent(head, SHOWN)],
     )
 
 
@@ -44,6 +46,7 @@ def totals(head: Head, stale: int) -> Totals:
     for item in head.book.workflows.values():
         if item.live:
             workflows[item.state] = workflows.get(item.state, 0) + 1
+    counted = [gate.counts() for gate in head.gates.values()]
     return Totals(
         workflows=workflows,
         steps_done=counts.steps_done,
@@ -53,6 +56,10 @@ def totals(head: Head, stale: int) -> Totals:
         cached_tokens=counts.cached_tokens,
         output_tokens=counts.output_tokens,
         stale_messages=stale,
+        steps_held=sum(gate.waiting for gate in head.gates.values()),
+        sessions_held=sum(held for held, _ in counted),
+        sessions_paused=sum(paused for _, paused in counted),
+        decisions=head.decisions.totals,
     )
 
 
@@ -68,7 +75,14 @@ def node(item: Node, now: float) -> NodeView:
     )
 
 
-def worker(item: Worker) -> WorkerView:
+def _room(head: Head, item: Worker) -> Room | None:
+    gate = head.gates.get(item.model)
+    return gate.rooms.get(item.id) if gate is not None else None
+
+
+def worker(item: Worker, room: Room | None, now: float) -> WorkerView:
+    """`room`: what the gate knows of its memory."""
+    limit = room.room(1.0) if room is not None else inf
     return WorkerView(
         id=item.id,
         node=item.node,
@@ -83,10 +97,17 @@ def worker(item: Worker) -> WorkerView:
         waiting=item.waiting,
         steps_done=item.done,
         reason=item.reason,
+        need_tokens=round(room.need(now)) if room is not None else None,
+        limit_tokens=round(limit) if limit < inf else None,
+        factor=room.factor if room is not None else None,
+        live_sessions=len(room.live) if room is not None else 0,
+        held_sessions=len(room.paused) if room is not None else 0,
     )
 
 
-def workflow(head: Head, item: Workflow, *, sessions: bool = True) -> WorkflowView:
+def workflow(head: Head, item: Workflow, now: float, *, sessions: bool = True) -> WorkflowView:
+    """`now` in seconds since the epoch."""
+    claims = [claim_of(head, session) for session in item.sessions.values()] if head.gates else []
     return WorkflowView(
         id=item.id,
         name=item.name,
@@ -106,8 +127,35 @@ def workflow(head: Head, item: Workflow, *, sessions: bool = True) -> WorkflowVi
         tct_s=None if item.ended_at is None else item.ended_at - item.submitted_at,
         exit_code=item.exit_code,
         reason=item.reason,
-        sessions=list(_sessions(head, item)) if sessions else [],
+        sessions=[_session(head, session, now) for session in item.sessions.values()] if sessions else [],
+        held_s=max((s for claim in claims if (s := waits_s(claim, now)) is not None), default=None),
+        paused=sum(standing(claim) == "paused" for claim in claims),
     )
+
+
+Found = tuple[Gate, Claim] | None
+
+
+def claim_of(head: Head, session: Session) -> Found:
+    """What `session` claims of some workers' memory, and at which gate."""
+    for gate in head.gates.values():
+        claim = gate.claims.get(session.id)
+        if claim is not None:
+            return gate, claim
+    return None
+
+
+def standing(found: Found) -> str:
+    """`in`, `held` or `paused`; empty where no gate knows it."""
+    if found is None:
+        return ""
+    claim = found[1]
+    return "in" if claim.live else "held" if claim.worker is None else "paused"
+
+
+def waits_s(found: Found, now: float) -> float | None:
+    """How long it has waited at the gate with a step."""
+    return max(0.0, now - found[1].since) if found is not None and found[1].waiting else None
 
 
 def _state(item: Workflow) -> str:
@@ -119,13 +167,9 @@ def _state(item: Workflow) -> str:
     return next((state for state in order if state in states), item.state)
 
 
-def _sessions(head: Head, item: Workflow) -> Iterable[SessionView]:
-    for session in item.sessions.values():
-        yield _session(head, session)
-
-
-def _session(head: Head, item: Session) -> SessionView:
+def _session(head: Head, item: Session, now: float) -> SessionView:
     home = head.fleet.workers.get(item.home) if item.home is not None else None
+    found = claim_of(head, item)
     return SessionView(
         id=item.id,
         state=item.state,
@@ -133,4 +177,6 @@ def _session(head: Head, item: Session) -> SessionView:
         steps=item.steps,
         context_tokens=item.context_tokens,
         resident_tokens=home.resident.get(item.id, 0) if home is not None else 0,
+        gate=standing(found),
+        waits_s=waits_s(found, now),
     )

@@ -1,4 +1,4 @@
-"""`saga ps`, `inspect`, `logs`, `wait`, `cancel`: workflows that are there already."""
+"""`saga ps`, `inspect`, `explain`, `logs`, `wait`, `cancel`: workflows that are there already."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ def declare(app: typer.Typer) -> None:
     for name, function in (
         ("ps", ps),
         ("inspect", inspect),
+        ("explain", explain),
         ("logs", logs),
         ("wait", wait),
         ("cancel", cancel),
@@ -51,6 +52,27 @@ def inspect(ctx: typer.Context, workflow: Selector) -> None:
     given(ctx).renderer.show(
         found, table=lambda w: workflow_details(w, time.time()), quiet=lambda w: [w.state]
     )
+
+
+def explain(
+    ctx: typer.Context,
+    which: Annotated[
+        str,
+        typer.Argument(
+            help="A workflow (last, 3), or a step by its x-request-id (saga-12).", metavar="WORKFLOW|STEP"
+        ),
+    ],
+) -> None:
+    """Say why steps went where they went or wait, and what is expected.
+
+    The latest decisions with what would have been otherwise, the account, predictions and how past ones fared.
+    """
+    from saga_cli.explaining import explanation_view, step_number, verdicts
+
+    control = given(ctx).control()
+    step = step_number(which)
+    found = control.explain_step(step) if step is not None else control.explain_workflow(only(control, which))
+    given(ctx).renderer.show(found, table=lambda e: explanation_view(e, time.time()), quiet=verdicts)
 
 
 def logs(

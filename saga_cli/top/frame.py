@@ -9,7 +9,17 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from saga_cli.tables import STYLES, age_s, state_text, steps_text, workflows_text
+from saga_cli.tables import (
+    age_s,
+    factor,
+    gate_text,
+    has_gate,
+    needed,
+    standing,
+    state_text,
+    steps_text,
+    workflows_text,
+)
 from saga_cli.units import UNKNOWN, count, duration, plain, plural, share
 from saga_core.states import ENDED
 from saga_core.views import ClusterView, NodeView, WorkerView, WorkflowView
@@ -28,13 +38,19 @@ def frame(
     return Group(
         _first_line(cluster, width, notice),
         _cut(Text(f"workflows  {workflows_text(cluster.totals)}"), width),
-        _cut(Text(f"steps      {steps_text(cluster.totals)}"), width),
+        _cut(Text(f"steps      {_steps(cluster)}"), width),
         Text(),
         _nodes(cluster.nodes, nodes, width),
         _workers(cluster.workers, workers, width),
         _workflows(_in_order(cluster.workflows), workflows, width, now),
         *([_cut(Text(keys, style="dim"), width)] if keys else []),
     )
+
+
+def _steps(cluster: ClusterView) -> str:
+    """What waits comes first: the line may be cut."""
+    done = steps_text(cluster.totals)
+    return f"gate: {gate_text(cluster.totals)}; {done}" if has_gate(cluster.workers) else done
 
 
 def _shares(cluster: ClusterView, height: int) -> tuple[int, int, int]:
@@ -104,16 +120,19 @@ def _nodes(nodes: Sequence[NodeView], lines: int, width: int) -> Table:
 
 
 def _workers(workers: Sequence[WorkerView], lines: int, width: int) -> Table:
-    bar = 10 if width < NARROW else 24
+    wide, gated = width >= NARROW, has_gate(workers)
+    bar = 24 if wide else 10
     table = _table(
         width,
         ("WORKER", 0, False), ("STATE", 8, False), ("LOAD", bar + 5, False), ("KV", bar + 5, False),
+        *((("NEED", 5, True), *((("FACTOR", 6, True),) if wide else ()), ("HELD", 4, True)) if gated else ()),
         ("RUN", 3, True), ("WAIT", 4, True), ("STEPS", 6, True),
     )  # fmt: skip
     rows = [
         (
             _worker_name(w), state_text(w.state), gauge(w.load, w.load, bar),
             gauge(w.kv_usage, w.resident_tokens / w.capacity_tokens if w.capacity_tokens else 0.0, bar),
+            *((needed(w), *((factor(w),) if wide else ()), str(w.held_sessions)) if gated else ()),
             str(w.running), str(w.waiting), count(w.steps_done),
         )
         for w in workers
@@ -166,7 +185,7 @@ def _workflow(w: WorkflowView, wide: bool, now: float) -> tuple[str | Text, ...]
     steps = f"{w.steps}+{w.running_steps}" if w.running_steps else str(w.steps)
     return (
         str(w.id), w.name or UNKNOWN, *((w.agent_type or UNKNOWN, w.tenant) if wide else ()),
-        Text(w.state, style=STYLES.get(w.state, "")), steps, w.home or UNKNOWN,
+        standing(w), steps, w.home or UNKNOWN,
         count(w.prompt_tokens + w.output_tokens), share(w.cached_tokens, w.prompt_tokens),
         duration(age_s(w, now)),
     )  # fmt: skip

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from canned import CLUSTER, NOW, WORKFLOWS, access_of
+from canned import CLUSTER, EXPLANATION, NOW, STEP, WORKFLOWS, access_of
 
 from saga_cli.main import run
 from saga_core import access
@@ -38,6 +38,12 @@ class Stub:
                 return 200, self.cluster
             case "GET", ["workflows"]:
                 return 200, self.workflows
+            case "GET", ["workflows", "1", "explanation"]:
+                return 200, EXPLANATION
+            case "GET", ["steps", "48", "explanation"]:
+                return 200, STEP
+            case "GET", ["steps", number, "explanation"]:
+                return 404, {"error": {"message": f"nothing is known of step '{number}'", "type": "x"}}
             case "GET", ["workflows", number]:
                 return self._one(int(number))
             case "POST", ["workflows"]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from canned import CLUSTER, EMPTY, workflow
+from canned import CLUSTER, EMPTY, EXPLANATION, GATED, workflow
 
 from saga_cli.local.up import Started
 from saga_cli.replaying import Replayed, Report
@@ -61,6 +61,10 @@ COMMANDS = {
     "ps-range": ["ps", "2-3,last"],
     "inspect": ["inspect", "1"],
     "inspect-failed": ["inspect", "3"],
+    "explain": ["explain", "1"],
+    "explain-step": ["explain", "saga-48"],
+    "explain-unknown": ["explain", "99"],
+    "explain-unknown-step": ["explain", "saga-99"],
     "logs": ["logs", "1"],
     "wait": ["wait", "2-3"],
     "cancel": ["cancel", "all"],
@@ -117,6 +121,30 @@ def test_an_empty_cluster_has_words(name, saga, folder, stub):
     said = saga(name, *(["--once"] if name == "top" else []))
     assert said.code == 0
     _compare(f"empty-{name}", _neutral(said.out, folder, stub))
+
+
+@pytest.mark.parametrize("command", [["status"], ["ps"], ["inspect", "1"], ["top", "--once"]])
+def test_who_waits_at_the_gate_is_shown(command, saga, folder, stub):
+    stub.cluster, stub.workflows = GATED, list(GATED.workflows)
+    said = saga(*command)
+    assert said.code == 0
+    assert max(map(len, said.out.splitlines())) <= 80
+    _compare(f"gated-{command[0]}", _neutral(said.out, folder, stub))
+
+
+def test_an_explanation_fits_80_columns_and_moves_no_cursor(saga, folder):
+    out = saga("explain", "1").out
+    assert max(map(len, out.splitlines())) <= 80
+    assert "\x1b" not in out + saga("explain", "1", "--output", "quiet").out
+
+
+def test_a_step_is_asked_for_by_its_request_id(saga, folder, stub):
+    saga("explain", "saga-48")
+    assert stub.asked == [("GET", "/saga/v1/steps/48/explanation", None)]
+
+
+def test_the_explanation_survives_the_wire():
+    assert msgspec.json.decode(msgspec.json.encode(EXPLANATION), type=type(EXPLANATION)) == EXPLANATION
 
 
 def test_tables_fit_80_columns(saga, folder, stub):

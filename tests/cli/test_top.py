@@ -6,7 +6,7 @@ import io
 
 import msgspec
 import pytest
-from canned import CLUSTER, EMPTY, NODES, NOW, WORKERS, workflow
+from canned import CLUSTER, EMPTY, GATED, NODES, NOW, WORKERS, workflow
 from rich.console import Console
 from test_golden import _compare
 
@@ -20,7 +20,7 @@ BUSY = msgspec.structs.replace(
         workflow(i, "running" if i % 3 else "done", ended_at=None if i % 3 else NOW - i) for i in range(60)
     ],
 )
-CLUSTERS = {"busy": BUSY, "plain": CLUSTER, "empty": EMPTY}
+CLUSTERS = {"busy": BUSY, "plain": CLUSTER, "gated": GATED, "empty": EMPTY}
 SIZES = [(80, 24), (140, 40)]
 
 
