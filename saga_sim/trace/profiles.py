@@ -156,6 +156,16 @@ _LIVE_GATE = replace(
     gap_s=LogNormal(median=0.6, sigma=1.0),
 )
 
+# The same work from three agent programs, so that a program's name says something of how long it runs; together
+# their steps are spread as those of the one: mean 12, from 3 to 30. [C]
+LIVE_KINDS = "live-kinds"
+_LIVE_KINDS = (("fix", 5), ("feature", 11), ("refactor", 20))
+
+
+def _live_kind(name: str, mean_steps: float) -> Profile:
+    return replace(_LIVE_GATE, name=f"live-{name}", mean_steps=mean_steps, steps_shape=8.0)
+
+
 # Ten tenants [P]: three heavy ones with agents of 100 steps, four medium of 30, three light of 10; they send
 # 16, 8 and 4 workflows a minute each [P, one digest]. The steps are SWE-bench-like in all else.
 TEN_TENANTS = "ten-tenants"
@@ -190,5 +200,6 @@ PRESETS: dict[str, tuple[tuple[Profile, int], ...]] = {
     "demo": ((DEMO_CODING, 2), (DEMO_BROWSING, 1)),
     TEN_TENANTS: _ten_tenants(),
     LIVE_GATE: ((_LIVE_GATE, 1),),
+    LIVE_KINDS: tuple((_live_kind(name, mean), 1) for name, mean in _LIVE_KINDS),
 }
 DEMO_WORKFLOWS = 10

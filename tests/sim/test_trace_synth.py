@@ -108,6 +108,16 @@ def test_the_live_gate_has_the_figures_of_the_studys_live_check():
     assert trace_stats(made[:48]).span_s == pytest.approx(20, rel=0.3)
 
 
+def test_live_kinds_is_as_much_work_of_programs_that_differ():
+    one, three = synthesise("live-gate", 1500, 0), synthesise("live-kinds", 1500, 0)
+    steps = {
+        kind: [len(w.steps) for w in three if w.agent_type == kind] for kind in {w.agent_type for w in three}
+    }
+    means = [sum(steps[kind]) / 500 for kind in ("live-fix", "live-feature", "live-refactor")]
+    assert means == pytest.approx([5, 11, 20], rel=0.05)
+    assert sum(means) / 3 == pytest.approx(sum(len(w.steps) for w in one) / 1500, rel=0.06)
+
+
 def test_members_of_a_group_tell_one_prefix_length(swe):
     assert {(s.shared_prefix_group, s.shared_prefix_tokens) for w in swe for s in w.steps} == {
         ("swe-bench-like", 1800)
@@ -117,7 +127,7 @@ def test_members_of_a_group_tell_one_prefix_length(swe):
 def test_unknown_presets_and_counts_are_refused():
     with pytest.raises(
         UserError,
-        match=r"unknown preset 'swe' \(have: demo, live-gate, swe-bench-like, ten-tenants, webarena-like\)",
+        match=r"unknown preset 'swe' \(have: demo, live-gate, live-kinds, swe-bench-like, ten-tenants, webarena-like\)",
     ):
         synthesise("swe", 1, 0)
     with pytest.raises(UserError, match="cannot make 0 workflows"):
