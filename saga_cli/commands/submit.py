@@ -25,6 +25,17 @@ def submit(
     tenant: Annotated[str, typer.Option(help="Who it counts for.")] = "default",
     env: Annotated[list[str] | None, typer.Option(help="K=V for the program.", metavar="K=V")] = None,
     workdir: Annotated[Path | None, typer.Option(help="Where it runs; by default here.")] = None,
+    work_s: Annotated[
+        float | None, typer.Option("--work-s", help="Engine seconds that it will take in all.", metavar="S")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps that it will take in all.")] = None,
+    instance: Annotated[str, typer.Option(help="What it works on; runs of one instance are alike.")] = "",
+    deadline: Annotated[
+        float | None, typer.Option(help="Seconds within which it should be over.", metavar="S")
+    ] = None,
+    aeg: Annotated[
+        Path | None, typer.Option(help="Its steps, declared in TOML or JSON.", metavar="FILE")
+    ] = None,
     wait: Annotated[
         bool, typer.Option("--wait", help="Until it ends; exit code 1 unless it is done.")
     ] = False,
@@ -46,18 +57,20 @@ def submit(
 ) -> None:
     """Run a program, or replay recorded workflows.
 
-    A program finds the endpoint of its own workflow in OPENAI_BASE_URL.
+    A program finds the endpoint of its own workflow in OPENAI_BASE_URL. What is said of it (--work-s, --steps,
+    --deadline, --instance, --aeg) is believed as far as its tenant's words have proved right.
     """
     if bool(replay or synth) == bool(program):
         raise UserError(
             "give either a program (`saga submit -- python agent.py`), or --replay FILE, or --synth demo"
         )
     if program:
-        from saga_cli.submitting import request, send
+        from saga_cli.submitting import Said, request, send
 
+        said = Said(work_s=work_s, steps=steps, instance=instance, deadline_s=deadline, file=aeg)
         asked = request(
-            program, name=name, agent_type=agent_type, tenant=tenant, env=env or [], workdir=workdir
-        )
+            program, name=name, agent_type=agent_type, tenant=tenant, env=env or [], workdir=workdir, said=said
+        )  # fmt: skip
         raise typer.Exit(send(given(ctx), asked, wait=wait))
     from saga_cli.replaying import Workload
     from saga_cli.submitting import replay_workload

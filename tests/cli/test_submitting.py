@@ -1,8 +1,14 @@
-"""What a submission is called when nobody names it."""
+"""What a submission is called when nobody names it, and what a person says of it."""
+
+import json
+import tomllib
+from pathlib import Path
 
 import pytest
 
-from saga_cli.submitting import request
+from saga_cli.submitting import Said, request
+from saga_core.errors import UserError
+from saga_core.views import SubmitRequest
 
 
 @pytest.mark.parametrize(
@@ -25,3 +31,67 @@ from saga_cli.submitting import request
 def test_a_program_is_called_after_what_it_runs(program: str, name: str) -> None:
     found = request(program.split(), name="", agent_type="", tenant="t", env=[], workdir=None)
     assert (found.name, found.agent_type) == (name, name)
+
+
+FLOW = """
+[[steps]]
+name = "plan"
+tool = "read"
+next = "act"
+
+[[steps]]
+name = "act"
+tool = "bash"
+next = { act = 0.9, end = 0.1 }
+"""
+
+
+def said(tmp_path: Path, **more: object) -> SubmitRequest:
+    return request(["agent"], name="", agent_type="", tenant="t", env=[], workdir=tmp_path, said=Said(**more))
+
+
+@pytest.mark.parametrize("kind", ["toml", "json"])
+def test_what_is_said_goes_along(tmp_path: Path, kind: str) -> None:
+    file = tmp_path / f"flow.{kind}"
+    file.write_text(FLOW if kind == "toml" else json.dumps(tomllib.loads(FLOW)))
+    asked = said(tmp_path, work_s=12.5, steps=40, instance="i-1", deadline_s=60.0, file=file)
+    assert (asked.work_s, asked.steps, asked.instance, asked.deadline_s) == (12.5, 40, "i-1", 60.0)
+    assert [step.tool for step in asked.graph] == ["read", "bash"]
+    assert asked.graph[1].next == ((1, 0.9),)
+    nothing = said(tmp_path)
+    assert (nothing.work_s, nothing.steps, nothing.deadline_s, nothing.graph) == (0.0, 0, 0.0, ())
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"work_s": -1.0}, r"--work-s: '-1.0' is not valid \(valid: seconds above 0"),
+        ({"work_s": float("nan")}, "--work-s: 'nan'"),
+        ({"steps": 0}, r"--steps: '0' is not valid \(valid: a whole number from 1"),
+        ({"deadline_s": 0.0}, "--deadline: '0.0'"),
+        ({"instance": "a\nb"}, "--instance: "),
+        ({"file": Path("none.toml")}, "--aeg none.toml: No such file"),
+        ({"file": Path("flow.yaml")}, r"--aeg flow.yaml: not a known kind of file \(valid: .toml, .json\)"),
+    ],
+)
+def test_what_cannot_be_is_refused(tmp_path: Path, more: dict[str, object], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        said(tmp_path, **more)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("a.toml", b"[[steps]\n", "a.toml: "),
+        ("a.json", b"{", "a.json: "),
+        ("a.json", b"\xff\xfe", "a.json: "),
+        ("a.toml", b"\xff\xfe", "a.toml: "),
+        ("a.json", b"[" * 100_000, "a.json: "),
+        ("a.json", b'{"steps": [{"name": "x", "next": "y"}]}', "unknown next 'y' in .*a.json: step 'x'"),
+        ("a.json", b" " * ((1 << 20) + 1), "1048577 bytes"),
+    ],
+)
+def test_a_file_that_is_none_is_refused(tmp_path: Path, name: str, text: bytes, says: str) -> None:
+    (tmp_path / name).write_bytes(text)
+    with pytest.raises(UserError, match=says):
+        said(tmp_path, file=tmp_path / name)
