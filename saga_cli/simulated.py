@@ -28,6 +28,11 @@ BELADY = (
     "Belady ratio: seconds of prefilling again over those of an oracle on the accesses of the same run, so each profile "
     "has a reference of its own (JSON names it). It says nothing about completion times."
 )
+FAIRNESS = (
+    "Overdue: workflows that a fair share of the cluster would have finished earlier. Lateness: by how much, over the "
+    "workflow's time without waiting. Waited for larger keys: the longest that one did while it was overdue. The bound is "
+    "proved for saga alone (docs/fairness.md)."
+)
 MOST_TENANTS = 20
 """More lines nobody reads; JSON and HTML have them all."""
 
@@ -52,6 +57,8 @@ def table(answer: Answer) -> RenderableType:
         parts.append(Text(fill(ONE_RUN, 79)))
     if any(figures.belady is not None for figures in answer.runs):
         parts.append(Text(fill(BELADY, 79)))
+    if any(figures.fairness is not None for figures in answer.runs):
+        parts.append(Text(fill(FAIRNESS, 79)))
     return Group(*parts)
 
 
@@ -139,6 +146,7 @@ def rows(runs: Sequence[Figures]) -> dict[str, str]:
         "prefilled again": count(round(sum(s.regenerated_tokens or 0 for s in sums) / len(sums))),
         "of busy time": _percent(_mean([f.again_share for f in runs])),
         **_belady(runs),
+        **_fairness(runs),
         "useful KV": _percent(_mean([f.useful_share for f in runs])),
         "engines busy": _percent(_mean([f.busy_share for f in runs])),
         "preemptions": count(round(sum(f.preemptions for f in runs) / len(runs))),
@@ -164,6 +172,20 @@ def _belady(runs: Sequence[Figures]) -> dict[str, str]:
         return {}
     oracle_s = sum(b.oracle_s for b in known)
     return {"Belady ratio": _two(sum(b.again_s for b in known) / oracle_s if oracle_s else None)}
+
+
+def _fairness(runs: Sequence[Figures]) -> dict[str, str]:
+    """Rows if they were asked for: the worst of all seeds."""
+    known = [f.fairness for f in runs if f.fairness is not None]
+    if not known:
+        return {}
+    return {
+        "bound violated": count(sum(f.violations for f in known)),
+        "overdue": count(sum(f.overdue for f in known)),
+        "lateness p99": _two(max(f.lateness_p99 for f in known)),
+        "lateness max": _two(max(f.lateness_max for f in known)),
+        "waited for larger keys": duration(max(f.inverted_max_s for f in known)),
+    }
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -49,6 +49,8 @@ class Setup:
     """Slowdown that meets the objective."""
     belady: bool
     """Whether each run's caches are held against the oracle."""
+    fair: bool
+    """Whether every workflow's waits are held against the fairness bound."""
     workflows: int | None
     """How many; None: as many as the trace has."""
     faults: Faults | None
@@ -190,6 +192,7 @@ def run(setup: Setup, show: Progress, kept: Kept | None = None) -> Answer:
                 faults=setup.faults,
                 watch=watch,
                 witness=Witness() if setup.belady else None,
+                fair=setup.fair,
                 slo=setup.slo,
                 on_ended=done.one,
             )

@@ -16,6 +16,7 @@ from saga_core.config import Config, HeadConfig, NodeConfig
 from saga_core.costs import CostTable
 from saga_core.errors import UserError
 from saga_core.events import Fact
+from saga_core.fairness import Fairness, FairnessFigures
 from saga_sim.faults import Faults
 from saga_sim.isolation import isolated_s
 from saga_sim.oracle.witness import Belady, Witness, belady
@@ -41,7 +42,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
 
     again_share: of the engines' busy time, spent on prefilling what had been computed before.
     useful_share: of the cached tokens, those of unfinished workflows, over the run's samples. slowdowns: completion
-    times against the workflows' times alone, and per tenant. belady: against the oracle, where asked for.
+    times against the workflows' times alone, and per tenant. belady: against the oracle, where asked for; fairness: against its bound, likewise.
     host_hit_tokens, host_loaded_tokens: of prompts, found in host memory at first admission; and all that were loaded
     from there, also after preemptions; None without host memory.
     events, wall_s, events_per_s: the simulator's own speed, in real time. trace_hash: of every fact and its time.
@@ -64,6 +65,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     wall_s: float
     trace_hash: str = ""
     belady: Belady | None = None
+    fairness: FairnessFigures | None = None
     host_hit_tokens: int | None = None
     host_loaded_tokens: int | None = None
 
@@ -153,6 +155,7 @@ def simulate(
     faults: Faults | None = None,
     watch: Watch | None = None,
     witness: Witness | None = None,
+    fair: bool = False,
     slo: float = SLO,
     declared: Callable[[Workflow], float] | None = None,
     on_ended: Callable[[], None] = lambda: None,
@@ -161,7 +164,8 @@ def simulate(
     """One run of `workflows` (they must fit the engine) under one profile. `faults` are spread by the same seed.
 
     slo: the slowdown that meets the objective. on_fact: told of every fact and its time; what it raises ends the run.
-    declared: the engine seconds that a workflow says it will take; by default none says anything.
+    declared: the engine seconds that a workflow says it will take; by default none says anything. fair: follow the
+    fairness bound of every workflow (docs/fairness.md).
     """
     if witness is not None and faults is not None:
         raise UserError("the oracle needs a run without faults: leave them out, or the Belady ratio")
@@ -170,11 +174,13 @@ def simulate(
     told = digest.add if on_fact is None else _both(digest.add, on_fact)
     told = told if watch is None else watch.beside(told)
     told = told if witness is None else _both(told, witness.fact)
+    told = told if not fair else _both(told, lambda at, fact: checker.saw(at, fact))  # noqa: PLW0108 - it is made below
     if faults is None:
         world = World(spec, quiet_config(profile, spec.preset.costs), on_fact=told, declared=declared)
     else:
         config = Config(profile=profile, name="simulated", costs=spec.preset.costs)
         world = World(spec, config, faults=seeded(faults, seed=seed), on_fact=told, declared=declared)
+    checker = Fairness(world.head.accounts)
     if watch is not None:
         watch.look_at(world)
     if witness is not None:
@@ -187,6 +193,8 @@ def simulate(
     alone_s = isolated_s(spec.preset, spec.link, pace, workflows)
     slowed = slowdowns(result, workflows, alone_s, slo)
     figures = _figures(profile, seed, world, result, pressure, slowed, wall_s, digest.text)
+    if fair:
+        figures = replace(figures, fairness=checker.figures())
     if witness is not None:
         figures = replace(figures, belady=_belady(witness, figures, spec))
     return figures, result

@@ -71,6 +71,9 @@ def run(
         bool,
         typer.Option("--belady", help="Hold the caches against an oracle; takes about half as long again."),
     ] = False,
+    check_fairness: Annotated[
+        bool, typer.Option("--check-fairness", help="Hold every workflow's waits against the fairness bound.")
+    ] = False,
     fault: FaultPlan = None,
     lose: Lose = 0.0,
     html_file: Annotated[
@@ -105,6 +108,7 @@ def run(
         seeds=seeds,
         slo=simulating.objective(slo),
         belady=belady,
+        fair=check_fairness,
         workflows=workflows,
         faults_given=[*(fault or ()), *([f"{lose:g} of the control messages lost"] if lose else [])],
     )

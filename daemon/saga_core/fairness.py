@@ -1,0 +1,411 @@
+"""Follows the fairness bound (docs/fairness.md): what each workflow waits for, held against what it may wait for.
+
+Fed with the head's facts, in order, each after the accounts have taken it in. Memory is bounded by the unfinished
+workflows; a fact costs O(log n), and an end of a step one comparison more for each overdue workflow that waits.
+
+Rules of this file
+  1. Virtual time is computed here again from attained work and weights, and held against that of the accounts.
+  2. A workflow waits while a step of it is held back and none is on a worker. All else of its life is its own.
+  3. Who is overdue again becomes on time when its key grows beyond virtual time: its estimate was too small.
+"""
+
+from __future__ import annotations
+
+import heapq
+from bisect import bisect_left
+from dataclasses import dataclass, field
+from math import exp, floor, log
+
+import msgspec
+
+from saga_core.accounts import Account, Accounts, Service
+from saga_core.events import Fact, StepArrived, StepFinished, StepLost, StepPlaced, WorkflowEnded
+from saga_core.ids import StepId, WorkerId, WorkflowId
+from saga_core.policy.ordering import virtual_finish
+
+FOLLOWED = 256
+"""Overdue workflows that wait of which it is told whom they wait for; of more only how many there were."""
+BIN = log(1.05)
+"""Width of a histogram's bins: quantiles are right to 5 %."""
+ROUNDING = 1e-6
+"""Relative: sums of a million floats."""
+
+
+class FairnessFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """What was seen so far. Lateness: (end - when a fair share would have finished it) / (its life without waiting).
+
+    violations: ended workflows that waited for more work of others than the bound grants, before they were overdue or,
+    by larger keys on the worker they wait for, after. drift: largest relative
+    difference between the virtual time of the accounts and that of the checker. overdue: ended workflows that were
+    late at all. inverted_max_s: longest that an overdue workflow waited for larger keys on its worker. unserved_max_s:
+    longest wait of an overdue one in which no step ended there, where the bound says nothing. unfollowed: overdue workflows beyond what is followed, out of the bound.
+    """
+
+    workflows: int = 0
+    violations: int = 0
+    drift: float = 0.0
+    overdue: int = 0
+    lateness_p99: float = 0.0
+    lateness_max: float = 0.0
+    inverted_max_s: float = 0.0
+    unserved_max_s: float = 0.0
+    unfollowed: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Case:
+    """One unfinished workflow."""
+
+    account: Account
+    model: str
+    arrived_at: float
+    born_v: float
+    born_turn: int
+    seen_s: float = 0.0
+    """Of its attained work, what has been counted."""
+    held: int = 0
+    placed: int = 0
+    since: float | None = None
+    """When it began to wait."""
+    mark_s: float = 0.0
+    """Work delivered until then, or until it became overdue."""
+    waited_s: float = 0.0
+    before_s: float = 0.0
+    """Work that others had while it waited and was not overdue."""
+    smaller_s: float = 0.0
+    larger_s: float = 0.0
+    """The same while it was, on its worker, by those with smaller and larger keys."""
+    overdue_at: float | None = None
+    late_since: float | None = None
+    """Since when it waits and is overdue."""
+    late_s: float = 0.0
+    """How long it did."""
+    granted: int = 0
+    """Steps of larger keys that it may wait for: what was on its worker when it began to."""
+    home: WorkerId | None = None
+    """Where its latest step was; None: it has not been on a worker."""
+    followed: bool = True
+
+    @property
+    def key(self) -> float:
+        return virtual_finish(self.account, 0)
+
+
+@dataclass(slots=True)
+class Peaks:
+    """The largest weight since any moment in the past that somebody unfinished has seen."""
+
+    turns: list[int] = field(default_factory=list)
+    weights: list[float] = field(default_factory=list)
+
+    def add(self, turn: int, weight: float) -> None:
+        while self.weights and self.weights[-1] <= weight:
+            self.weights.pop()
+            self.turns.pop()
+        self.turns.append(turn)
+        self.weights.append(weight)
+
+    def since(self, turn: int) -> float:
+        """At least one weight must have been added since."""
+        return self.weights[bisect_left(self.turns, turn)]
+
+
+@dataclass(slots=True)
+class Course:
+    """What one model's workers deliver."""
+
+    virtual_s: float
+    weight: float = 0.0
+    delivered_s: float = 0.0
+    lump_s: float = 0.0
+    """The most that one step brought: virtual time goes in such jumps."""
+    turn: int = 0
+    peaks: Peaks = field(default_factory=Peaks)
+    due: list[tuple[float, WorkflowId]] = field(default_factory=list)
+    """By key, smallest first; entries of keys that are past too."""
+    late: dict[WorkflowId, Case] = field(default_factory=dict)
+    """Overdue, and waiting."""
+    flying: dict[WorkerId, int] = field(default_factory=dict)
+    """Steps on each worker."""
+
+    def on(self, worker: WorkerId | None) -> int:
+        """Steps on that worker, or on all."""
+        return self.flying.get(worker, 0) if worker is not None else sum(self.flying.values())
+
+    def fly(self, worker: WorkerId, by: int) -> None:
+        self.flying[worker] = self.flying.get(worker, 0) + by
+        if not self.flying[worker]:
+            del self.flying[worker]
+
+    def weigh(self, by: float) -> None:
+        self.weight += by
+        self.turn += 1
+        self.peaks.add(self.turn, self.weight)
+
+
+@dataclass(slots=True)
+class Spread:
+    """Numbers at least 0, in bins."""
+
+    bins: dict[int, int] = field(default_factory=dict)
+    count: int = 0
+    most: float = 0.0
+
+    def add(self, value: float) -> None:
+        at = floor(log(max(value, 1e-3)) / BIN)
+        self.bins[at] = self.bins.get(at, 0) + 1
+        self.count += 1
+        self.most = max(self.most, value)
+
+    def quantile(self, share: float) -> float:
+        """The upper edge of its bin; 0 where there is nothing."""
+        left = share * self.count
+        for at in sorted(self.bins):
+            left -= self.bins[at]
+            if left <= 0:
+                value = exp((at + 1) * BIN)
+                return min(value, self.most)
+        return 0.0
+
+
+class Fairness:
+    """The checker of one head."""
+
+    def __init__(self, accounts: Accounts) -> None:
+        self._accounts = accounts
+        self._courses: dict[str, Course] = {}
+        self._cases: dict[WorkflowId, Case] = {}
+        self._steps: dict[StepId, tuple[WorkflowId, WorkerId | None]] = {}
+        """Whose it is, and the worker that it is on."""
+        self._lateness = Spread()
+        self._ended = self._violations = self._overdue = self._unfollowed = 0
+        self._drift = self._inverted_s = self._unserved_s = 0.0
+
+    def saw(self, at: float, fact: Fact) -> None:
+        """`fact` happened at that time, and the accounts know."""
+        match fact:
+            case StepArrived() if fact.workflow is not None:
+                self._arrived(at, fact.step, fact.workflow, fact.model)
+            case StepPlaced():
+                self._moved(at, fact.step, fact.worker)
+            case StepLost():
+                self._moved(at, fact.step, None)
+            case StepFinished():
+                self._finished(at, fact.step)
+            case WorkflowEnded():
+                self._end(at, fact.workflow)
+            case _:
+                pass
+
+    def figures(self) -> FairnessFigures:
+        """Of all that ended so far."""
+        return FairnessFigures(
+            workflows=self._ended,
+            violations=self._violations,
+            drift=self._drift,
+            overdue=self._overdue,
+            lateness_p99=self._lateness.quantile(0.99),
+            lateness_max=self._lateness.most,
+            inverted_max_s=self._inverted_s,
+            unserved_max_s=self._unserved_s,
+            unfollowed=self._unfollowed,
+        )
+
+    # -- steps ---------------------------------------------------------------------------
+
+    def _arrived(self, at: float, step: StepId, workflow: WorkflowId, model: str) -> None:
+        case = self._cases.get(workflow)
+        if case is None:
+            account = self._accounts.of(workflow)
+            if account is None:
+                return
+            case = self._open(account, at, model)
+        self._steps[step] = (workflow, None)
+        case.held += 1
+        self._look(at, case)
+
+    def _open(self, account: Account, at: float, model: str) -> Case:
+        """A workflow's life begins with its first step: before it there is nothing to serve."""
+        course = self._courses.get(model)
+        if course is None:
+            course = self._courses[model] = self._catch_up(model, account)
+        course.weigh(account.weight)
+        case = Case(account, model, at, course.virtual_s, course.turn, account.attained_s)
+        self._cases[account.workflow] = case
+        heapq.heappush(course.due, (case.key, account.workflow))
+        return case
+
+    def _catch_up(self, model: str, new: Account) -> Course:
+        """The course of a model that was under way before the checker came: its weight is that of the accounts."""
+        service: Service = self._accounts.services[model]
+        others = sum(a.weight for a in service.accounts.values() if a is not new)
+        return Course(virtual_s=service.virtual_s, weight=others)
+
+    def _moved(self, at: float, step: StepId, worker: WorkerId | None) -> None:
+        """Onto a worker, or off one that was lost."""
+        workflow, _ = self._steps.get(step, (None, None))
+        if workflow is None:
+            return
+        case = self._cases[workflow]
+        self._take(case, step)
+        self._steps[step] = (workflow, worker)
+        if worker is None:
+            case.held += 1
+        else:
+            case.placed += 1
+            self._courses[case.model].fly(worker, 1)
+        self._look(at, case)
+        case.home = worker or case.home
+
+    def _take(self, case: Case, step: StepId) -> WorkerId | None:
+        """The step is no longer where it was; which worker that is."""
+        _, worker = self._steps.pop(step)
+        if worker is None:
+            case.held -= 1
+        else:
+            case.placed -= 1
+            self._courses[case.model].fly(worker, -1)
+        return worker
+
+    def _finished(self, at: float, step: StepId) -> None:
+        workflow, _ = self._steps.get(step, (None, None))
+        case = self._cases.get(workflow) if workflow is not None else None
+        if case is None:
+            self._steps.pop(step, None)
+            return
+        worker = self._take(case, step)
+        self._deliver(at, case, worker)
+        self._look(at, case)
+
+    def _look(self, at: float, case: Case) -> None:
+        """Whether it waits may have changed."""
+        waits = case.held > 0 and not case.placed
+        if waits and case.since is None:
+            case.since, case.mark_s = at, self._courses[case.model].delivered_s
+            if case.overdue_at is not None:
+                self._follow(at, case)
+        elif not waits and case.since is not None:
+            self._stop(at, case)
+
+    def _follow(self, at: float, case: Case) -> None:
+        """It waits, and is overdue."""
+        course = self._courses[case.model]
+        if len(course.late) >= FOLLOWED:
+            self._unfollowed += case.followed
+            case.followed = False
+            return
+        course.late[case.account.workflow] = case
+        case.late_since = at
+        case.granted += course.on(case.home) + 1  # and one that was between two steps
+
+    def _stop(self, at: float, case: Case) -> None:
+        """It waits no more."""
+        assert case.since is not None
+        course = self._courses[case.model]
+        case.waited_s += at - case.since
+        if case.overdue_at is None:
+            case.before_s += course.delivered_s - case.mark_s
+        if case.late_since is not None:
+            case.late_s += at - case.late_since
+        course.late.pop(case.account.workflow, None)
+        case.since = case.late_since = None
+
+    # -- work ----------------------------------------------------------------------------
+
+    def _deliver(self, at: float, case: Case, worker: WorkerId | None) -> None:
+        """What the accounts have credited to `case` since the last look is work delivered, and moves virtual time."""
+        course, account = self._courses[case.model], case.account
+        work_s = account.attained_s - case.seen_s
+        case.seen_s = account.attained_s
+        course.delivered_s += work_s
+        course.lump_s = max(course.lump_s, work_s)
+        if work_s > 0.0:
+            course.virtual_s += work_s / course.weight
+            self._charge(course, case, worker, work_s)
+        self._renew(course, case)
+        self._declare(at, course)
+        told_s = self._accounts.virtual_s(case.model)
+        self._drift = max(self._drift, abs(told_s - course.virtual_s) / max(1.0, course.virtual_s))
+
+    def _charge(self, course: Course, by: Case, worker: WorkerId | None, work_s: float) -> None:
+        """The overdue who wait see who was served instead where they wait."""
+        key = by.key
+        for case in course.late.values():
+            if case.home not in (None, worker):
+                continue
+            if key <= case.key:
+                case.smaller_s += work_s
+            else:
+                case.larger_s += work_s
+
+    def _renew(self, course: Course, case: Case) -> None:
+        """Its key may be another one."""
+        key = case.key
+        if case.overdue_at is not None and key > course.virtual_s:
+            self._forgive(course, case)
+        if case.overdue_at is None:
+            heapq.heappush(course.due, (key, case.account.workflow))
+        if len(course.due) > 4 * len(self._cases) + 64:
+            course.due = [
+                (c.key, w) for w, c in self._cases.items() if c.model == case.model and c.overdue_at is None
+            ]
+            heapq.heapify(course.due)
+
+    def _forgive(self, course: Course, case: Case) -> None:
+        """It takes more than was expected: what it waited for counts from its arrival again."""
+        case.overdue_at = case.late_since = None
+        case.before_s += case.smaller_s + case.larger_s
+        case.smaller_s = case.larger_s = case.late_s = 0.0
+        case.granted = 0
+        if course.late.pop(case.account.workflow, None) is not None:
+            case.mark_s = course.delivered_s
+
+    def _declare(self, at: float, course: Course) -> None:
+        """Those whose keys virtual time has reached are overdue."""
+        while course.due and course.due[0][0] <= course.virtual_s:
+            key, workflow = heapq.heappop(course.due)
+            case = self._cases.get(workflow)
+            if case is None or case.overdue_at is not None:
+                continue
+            if case.key > course.virtual_s:
+                if case.key != key:
+                    heapq.heappush(course.due, (case.key, workflow))
+                continue
+            case.overdue_at = at
+            if case.since is not None:
+                case.before_s += course.delivered_s - case.mark_s
+                self._follow(at, case)
+
+    # -- ends ----------------------------------------------------------------------------
+
+    def _end(self, at: float, workflow: WorkflowId) -> None:
+        case = self._cases.pop(workflow, None)
+        if case is None:
+            return
+        course = self._courses[case.model]
+        if case.since is not None:
+            self._stop(at, case)
+        self._judge(at, course, case)
+        course.weigh(-case.account.weight)
+
+    def _judge(self, at: float, course: Course, case: Case) -> None:
+        life_s = at - case.arrived_at
+        own_s = max(life_s - case.waited_s, 1e-3)
+        self._ended += 1
+        late_s = at - case.overdue_at if case.overdue_at is not None else 0.0
+        self._overdue += case.overdue_at is not None
+        self._lateness.add(late_s / own_s)
+        most_s = course.peaks.since(case.born_turn) * (case.key - case.born_v) + course.lump_s
+        broken = case.before_s > most_s * (1.0 + ROUNDING)
+        if case.followed:
+            broken |= case.larger_s > case.granted * course.lump_s * (1.0 + ROUNDING)
+            self._share_out(case)
+        self._violations += broken
+
+    def _share_out(self, case: Case) -> None:
+        """Whom it waited for while it was overdue, in seconds."""
+        served_s = case.smaller_s + case.larger_s
+        if served_s > 0.0:
+            self._inverted_s = max(self._inverted_s, case.late_s * case.larger_s / served_s)
+        else:
+            self._unserved_s = max(self._unserved_s, case.late_s)
