@@ -7,7 +7,10 @@ Rules of this file
   3. The paused go before the new, smaller keys before larger ones. A paused session that does not fit blocks nobody;
      a new one that does not fit is waited for, or the large would never get in.
   4. Nothing waits for good: an empty room takes anybody, and after `force_s` everybody is let in.
-  5. Soft state: after a restart of the head, or another profile, sessions come in as their steps come.
+  5. Who is overdue is waited for: nobody with a larger key goes in before it, and those with larger keys are paused as
+     they stop computing, until it fits (docs/fairness.md). Overdue is whom a fair share would have finished by now,
+     and who has waited for `patience_s`.
+  6. Soft state: after a restart of the head, or another profile, sessions come in as their steps come.
 
 Source: policy study, section 5; ThunderAgent (arXiv 2602.13692) for pause and resume.
 """
@@ -15,6 +18,7 @@ Source: policy study, section 5; ThunderAgent (arXiv 2602.13692) for pause and r
 from __future__ import annotations
 
 import heapq
+from collections.abc import Callable
 from itertools import islice
 from typing import NamedTuple
 
@@ -78,8 +82,12 @@ class Gate:
         key: Key,
         victim: Key | None = None,
         decisions: Decisions | None = None,
+        virtual_s: Callable[[], float] | None = None,
     ) -> None:
-        """`victim`: whose largest value is paused first; None: that of `key`. `decisions`: where they are noted."""
+        """`victim`: whose largest value is paused first; None: that of `key`. `decisions`: where they are noted.
+
+        virtual_s: the model's virtual time, where keys are points in it; None: they are something else.
+        """
         self.pool, self.policy = pool, policy
         self.decisions = decisions or Decisions()
         self.rooms: dict[WorkerId, Room] = {}
@@ -88,6 +96,7 @@ class Gate:
         self.pauses: list[Pause] = []
         self._key_of = key
         self._victim_of = victim or key
+        self._virtual_s = virtual_s
         self._emptiest: Least[Room] = Least(self._rank)
         self._line: list[tuple[int, float, SessionId]] = []
         """Those without a room: (0 been in before or 1 new, key, session), and entries that are past."""
@@ -351,20 +360,53 @@ class Gate:
             last = room.idle.last()
             if last is None:
                 break
-            idle = len(room.idle)
-            room.leave(last, self._now)
-            share = room.need(self._now) / room.room(1.0)
-            self.decisions.turn(
-                Verdict.PAUSED,
-                last,
-                room,
-                self._now,
-                key=self._victim(last)[0],
-                share=self.policy.high,
-                waiting=idle,
-            )
-            self.pauses.append(Pause(last.id, room.id, f"{room.id} is full ({share:.2f} without it)"))
+            self._pause(last, room, "is full")
         self._emptiest.touch(room)
+
+    def _pause(self, claim: Claim, room: Room, rule: str) -> None:
+        idle = len(room.idle)
+        room.leave(claim, self._now)
+        share = room.need(self._now) / room.room(1.0)
+        self.decisions.turn(
+            Verdict.PAUSED,
+            claim,
+            room,
+            self._now,
+            key=self._victim(claim)[0],
+            share=self.policy.high,
+            waiting=idle,
+        )
+        self.pauses.append(Pause(claim.id, room.id, f"{room.id} {rule} ({share:.2f} without it)"))
+
+    # -- who is overdue ------------------------------------------------------------------
+
+    def _overdue(self, claim: Claim) -> bool:
+        """Whether a fair share would have finished it by now, or it has waited for long enough."""
+        if self._virtual_s is not None and self._virtual_s() >= self._key(claim)[0]:
+            return True
+        return self._now - claim.since >= self.policy.patience_s
+
+    def _clear(self, room: Room, claim: Claim) -> bool:
+        """Pause those of larger keys that compute nothing until `claim`, overdue, fits. Whether it does."""
+        mine = self._key(claim)
+        while not room.fits(claim, self._now, self.policy.low):
+            last = room.idle.last()
+            if last is None or self._key(last) <= mine:
+                return False
+            self._pause(last, room, f"is wanted for {claim.id}, which is overdue")
+            self._emptiest.touch(room)
+        return True
+
+    def _first_in_line(self) -> Claim | None:
+        """Who stands first in line; entries that are past are dropped."""
+        while self._line and not self._stands(self._line[0]):
+            heapq.heappop(self._line)
+        return self.claims[self._line[0][2]] if self._line else None
+
+    def _is_promised(self, room: Room, claim: Claim) -> bool:
+        """Whether the space of `room` is for somebody overdue in line, who is before `claim`."""
+        first = self._first_in_line() if room is self._emptiest.least() else None
+        return first is not None and self._key(first) < self._key(claim) and self._overdue(first)
 
     def _settle(self, room: Room | None) -> None:
         """There may be space: in `room`, or for who has none."""
@@ -376,21 +418,26 @@ class Gate:
         """Resume the paused of a room, the smallest key of those that fit first."""
         while room.paused and len(self.grants) < AT_ONCE:
             space = room.room(self.policy.low) - room.need(self._now) if room.live else NEVER
-            claim = room.next(space)
-            if claim is None:
+            claim = next(iter(room.order))
+            if room.cost(claim) > space and not self._overdue(claim):
+                claim = room.next(space)
+            elif room.cost(claim) > space and not self._clear(room, claim):
+                break
+            if claim is None or (room.live and self._is_promised(room, claim)):
                 break
             self._let_in(claim, room, Verdict.RESUMED, "resumed at home")
         self._emptiest.touch(room)
 
     def _admit(self) -> None:
         """Let in who stands in line, in order, while the emptiest room has space."""
-        while self._line and self.rooms and len(self.grants) < AT_ONCE:
-            if not self._stands(self._line[0]):
-                heapq.heappop(self._line)
-                continue
-            claim = self.claims[self._line[0][2]]
+        while self.rooms and len(self.grants) < AT_ONCE:
+            claim = self._first_in_line()
+            if claim is None:
+                return
             room = self._emptiest.least()
-            if not room.fits(claim, self._now, self.policy.low):
+            if not room.fits(claim, self._now, self.policy.low) and not (
+                self._overdue(claim) and self._clear(room, claim)
+            ):
                 return
             heapq.heappop(self._line)
             if not claim.steps:

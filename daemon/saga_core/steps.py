@@ -9,6 +9,8 @@ Rules of this file
 
 from __future__ import annotations
 
+from functools import partial
+
 from msgspec.structs import replace
 
 from saga_core.accounts import Account, Accounts, spent
@@ -22,6 +24,7 @@ from saga_core.events import Outcome, SessionPaused, StepArrived, StepFinished, 
 from saga_core.fleet import Fleet, Pool, Worker
 from saga_core.gate import Gate
 from saga_core.ids import SessionId, StepId, WorkerId, WorkflowId
+from saga_core.policy.ordering import virtual_finish
 from saga_core.policy.placement import Ask, Placement, place
 from saga_core.policy.profiles import PROFILES, Profile, profile_of
 from saga_core.states import WorkerState, WorkflowState
@@ -170,7 +173,12 @@ class Steps:
         gate = self.gates.get(model)
         if gate is None:
             gate = self.gates[model] = Gate(
-                pool, self.profile.admission, self.profile.key, self.profile.victim, self.decisions
+                pool,
+                self.profile.admission,
+                self.profile.key,
+                self.profile.victim,
+                self.decisions,
+                partial(self.accounts.virtual_s, model) if self.profile.key is virtual_finish else None,
             )
         gate.attach(pool)
         return gate

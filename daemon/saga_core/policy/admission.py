@@ -44,6 +44,8 @@ class Admission:
     """Of the limit in use, above which it is the limit that holds the waiting."""
     rehome_share: float = 0.5
     """A paused session with less of its context than this at home may be resumed elsewhere."""
+    patience_s: float = 600.0
+    """After which whoever waits is waited for: later sessions are paused to make room for it (docs/fairness.md)."""
     force_s: float = 1800.0
     """Whoever has waited for this long is let in (ThunderAgent's and Dynamo's limit)."""
 

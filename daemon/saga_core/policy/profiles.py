@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from saga_core.policy import ordering
-from saga_core.policy.admission import Admission
+from saga_core.policy.admission import NEVER, Admission
 from saga_core.policy.ordering import Key
 from saga_core.policy.placement import Place, affinity, least_loaded, prefix_aware, round_robin, sticky
 
@@ -30,7 +30,7 @@ class Profile:
     """Whether the paper's coordinator works: tenants' shares as priorities, and stealing (`saga_core.coordinator`)."""
 
 
-THUNDER = Admission(low=0.8, high=0.95, reserve_tokens=100, half_life_s=1.0, adaptive=False)
+THUNDER = Admission(low=0.8, high=0.95, reserve_tokens=100, half_life_s=1.0, adaptive=False, patience_s=NEVER)
 """ThunderAgent (arXiv 2602.13692). Its repository reserves 100 tokens per program, halves what waits for its tool each
 second, pauses the smallest first, resumes the smallest first, the paused before the new, and all after 1800 s.
 
