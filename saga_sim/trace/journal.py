@@ -5,9 +5,10 @@ What a journal cannot say and how it is inferred
      in its cache (or reports no cache reads), a prompt that holds the last one and its output appends to
      it. Everywhere else, what the engine read from its cache is what the two prompts share: a lower bound.
      A prompt that got shorter without such a read is a new context (`compacted`).
-  2. Who opened a session is not kept: it is the step that ended last among the sessions at rest. A session
-     that opened others waits for those that had ended when it went on.
-  3. Tools are not seen: a pause is a `tool` without a name.
+  2. Who opened a session is known where the client said so (x-saga-parent-session-id); else it is the step that ended
+     last among the sessions at rest. A session that opened others waits for those that had ended when it went on.
+  3. A tool has a name where the answer asked for it by name, or the client said so (x-saga-tool). An answer that asked
+     for nothing gives the turn to a user. Elsewhere a pause is a `tool` without a name.
 Tokens, programs, error texts and clients' own keys stay in the journal.
 """
 
@@ -114,8 +115,8 @@ class Recorder:
         if run is None:
             self._unknown(fact.workflow)
             return
-        call = Call(fact.session, fact.model, at)
-        _place(run, call)
+        call = Call(fact.session, fact.model, at, brings=fact.tool)
+        _place(run, call, fact.parent)
         run.flying[fact.step] = call
         self._owner[fact.step] = fact.workflow
 
@@ -142,6 +143,7 @@ class Recorder:
         call.ended_at = at
         call.prompt_tokens, call.output_tokens = fact.prompt_tokens, fact.output_tokens
         call.cached_tokens, call.ttft_s = fact.cached_tokens, fact.ttft_s
+        call.tool = fact.tool
         session.last = call
         run.calls.append(call)
 
@@ -176,11 +178,11 @@ def _usable(fact: StepFinished) -> bool:
     )
 
 
-def _place(run: _Run, call: Call) -> None:
-    """Whom the step comes after, as the journal's order tells it."""
+def _place(run: _Run, call: Call, parent: str) -> None:
+    """Whom the step comes after, as the journal's order tells it, and the name of the `parent` session if it has one."""
     session = run.sessions.get(call.session)
     if session is None:
-        opener = _opener(run)
+        opener = run.sessions.get(parent) or _opener(run)
         session = run.sessions[call.session] = _Session(opener)
         if opener is not None and opener.last is not None:
             call.after.append(opener.last)

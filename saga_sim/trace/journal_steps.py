@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Literal
 
+from saga_core.aeg import ANSWER, UNKNOWN
 from saga_sim.trace.records import MAX_NAME_CHARS, Step, Tool
 
 DECIMALS = 6
@@ -30,6 +31,10 @@ class Call:
     joins: list["Call"] = field(default_factory=list)
     """Last steps so far of sessions that its own had opened."""
     context: "Call | None" = None
+    tool: str = UNKNOWN
+    """What its answer asked for."""
+    brings: str = UNKNOWN
+    """The tool whose result it says to bring."""
 
 
 def steps_of(calls: list[Call], kind: str, submitted_at: float) -> Iterator[Step]:
@@ -100,8 +105,12 @@ def _pauses(calls: Iterable[Call]) -> dict[int, Tool]:
             continue
         ended_at = max(other.ended_at for other in (call.context, *call.joins))
         latency_s = round(max(0.0, call.started_at - ended_at), DECIMALS)
-        kind: Literal["tool", "subagent"] = "subagent" if call.joins else "tool"
-        pauses.setdefault(id(call.context), Tool(kind=kind, name=None, latency_s=latency_s))
+        tool = call.context.tool or call.brings
+        kind: Literal["tool", "user", "subagent"] = "user" if tool == ANSWER else "tool"
+        if call.joins:
+            kind = "subagent"
+        name = None if tool in (ANSWER, UNKNOWN) else named(tool) or None
+        pauses.setdefault(id(call.context), Tool(kind=kind, name=name, latency_s=latency_s))
     return pauses
 
 

@@ -54,26 +54,28 @@ class Story:
             ),
         )
 
-    def arrive(self, s, session="main", workflow=1, model="m"):
+    def arrive(self, s, session="main", workflow=1, model="m", **more):
         self.last_step += 1
         owner = None if workflow is None else WorkflowId(workflow)
         fact = StepArrived(
-            step=StepId(self.last_step), tenant=TenantId("acme"), model=model, workflow=owner, session=session
-        )
+            step=StepId(self.last_step), tenant=TenantId("acme"), model=model, workflow=owner, session=session,
+            **more,
+        )  # fmt: skip
         self.at(s, fact)
         return self.last_step
 
-    def finish(self, s, number, prompt=None, output=None, cached=None, outcome=Outcome.DONE):
+    def finish(self, s, number, prompt=None, output=None, cached=None, outcome=Outcome.DONE, tool=""):
         return self.at(
             s,
             StepFinished(
                 step=StepId(number), outcome=outcome, prompt_tokens=prompt, output_tokens=output,
                 cached_tokens=cached, ttft_s=0.05, duration_s=1.0, detail="secret error text",
+                tool=tool,
             ),
         )  # fmt: skip
 
-    def step(self, s, prompt, output=10, cached=None, session="main", workflow=1, lasts=1.0):
-        number = self.arrive(s, session, workflow)
+    def step(self, s, prompt, output=10, cached=None, session="main", workflow=1, lasts=1.0, **more):
+        number = self.arrive(s, session, workflow, **more)
         self.at(s, StepPlaced(step=StepId(number), worker=WorkerId("n/0"), why="turn 0"))
         return self.finish(s + lasts, number, prompt, output, cached)
 
@@ -398,3 +400,39 @@ def test_a_recording_replaces_no_file(tmp_path, capsys):
     assert cli("--cluster-dir", folder, "trace", "record", "-o", out) == 2
     assert "exists already" in capsys.readouterr().err
     assert out.read_text() == "older"
+
+
+def test_tools_have_the_names_that_answers_and_clients_gave_them():
+    story = Story().submit(0.0)
+    asked = ["bash", "", "-", "edit", "", ""]
+    brought = [
+        "",
+        "",
+        "pytest",
+        "",
+        "ls",
+        "",
+    ]  # of the second step nobody sees what it asked for: the third says
+    for number, (tool, brings) in enumerate(zip(asked, brought, strict=True)):
+        step = story.arrive(2.0 * number, tool=brings)
+        story.finish(2.0 * number + 1.0, step, 1000 + 100 * number, 10, tool=tool)
+    tools = [step.tool for step in story.end(20.0).one().steps]
+    assert [(tool.kind, tool.name) for tool in tools[:-1]] == [
+        ("tool", "bash"), ("tool", "pytest"), ("user", None), ("tool", "edit"), ("tool", None),
+    ]  # fmt: skip
+    assert tools[-1] is None
+
+
+def test_a_session_is_opened_by_whom_it_names():
+    """By rest alone it would be `b`, which ended last."""
+    story = Story().submit(0.0).step(0.5, 1000, session="a").step(2.0, 2000, session="b")
+    story.step(4.0, 500, session="sub", parent="a").step(6.0, 1200, session="a").end(9.0)
+    first, _, sub, joined = story.one().steps
+    assert sub.parents == (first.id,)
+    assert sub.id in joined.parents, "a waits for what it opened"
+    assert first.tool.kind == "subagent"
+
+
+def test_a_parent_that_is_not_known_is_nobodys():
+    story = Story().submit(0.0).step(0.5, 1000).step(2.0, 500, session="sub", parent="gone").end(9.0)
+    assert story.one().steps[1].parents == (0,)

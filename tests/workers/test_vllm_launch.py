@@ -6,7 +6,7 @@ import json
 import pytest
 
 from saga_core.errors import UserError
-from saga_vllm.launch import Launch, LaunchSpec, render
+from saga_vllm.launch import Launch, LaunchSpec, render, serves_by_priority
 from saga_vllm.platform import Platform, detect
 
 KEY = "sk-very-secret"
@@ -192,3 +192,27 @@ def test_events_are_json() -> None:
     launch = render(a_spec(kv_endpoint='ipc:///a"b'), Platform.CPU)
     config = json.loads(launch.argv[launch.argv.index("--kv-events-config") + 1])
     assert config["endpoint"] == 'ipc:///a"b'
+
+
+@pytest.mark.parametrize("platform", Platform)
+def test_an_engine_serves_by_priority_where_it_is_asked_to(platform: Platform) -> None:
+    changes = {"kv_bytes": 1 << 30} if platform is Platform.CPU else {}
+    ordered = render(a_spec(priority=True, **changes), platform).argv
+    assert ordered[ordered.index("--scheduling-policy") + 1] == "priority"
+    assert "--scheduling-policy" not in render(a_spec(**changes), platform).argv
+
+
+@pytest.mark.parametrize(
+    ("extra", "serves"),
+    [
+        ((), None),
+        (("--dtype", "priority"), None),
+        (("--scheduling-policy", "priority"), True),
+        (("--scheduling-policy=priority",), True),
+        (("--scheduling-policy=priority", "--scheduling-policy", "fcfs"), False),
+        (("--scheduling-policy",), None),
+    ],
+)
+def test_a_persons_own_arguments_decide_whether_it_does(extra, serves) -> None:
+    for otherwise in (True, False):
+        assert serves_by_priority(extra, otherwise=otherwise) is (otherwise if serves is None else serves)
