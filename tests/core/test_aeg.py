@@ -11,6 +11,7 @@ from saga_core.aeg.pauses import Pauses
 from saga_core.aeg.rings import Ring
 from saga_core.aeg.scores import Tally
 from saga_core.aeg.sequel import CONTEXTS, Sequel
+from saga_core.aeg.snapshot import decode, encode
 
 SWE = Kind("t", "swe")
 
@@ -463,3 +464,18 @@ def test_a_band_finds_its_percentiles():
     assert band.estimate("x").median == pytest.approx(50, rel=0.2)
     assert band.estimate("x").low == pytest.approx(10, rel=0.4)
     assert band.estimate("x").high == pytest.approx(90, rel=0.2)
+
+
+def test_every_nth_of_those_under_way_is_found_without_a_walk():
+    learner = Learner()
+    for workflow in range(50):
+        learner.began(workflow, Kind("t", "a"), 0.0)
+    for workflow in (0, 7, 49, 7, 20):
+        learner.ended(workflow, at=1.0, complete=False)
+    learner.began(7, Kind("t", "a"), 2.0)
+    memory = learner.memory
+    for stride in (1, 3, 46):
+        assert memory.row.every(stride) == list(memory.live.values())[::stride]
+    again = decode(encode(learner), "test").memory
+    assert [live.mark for live in again.row.every(1)] == [live.mark for live in memory.row.every(1)]
+    assert len(encode(learner)) < 50 * 400, "and it is not saved twice"

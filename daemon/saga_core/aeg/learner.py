@@ -162,7 +162,7 @@ class Learner:
 
     def ended(self, workflow: int, *, at: float, complete: bool) -> None:  # noqa: ARG002
         """A workflow is over. Only a complete one says how much such workflows take."""
-        live = self.memory.live.pop(workflow, None)
+        live = self.memory.forget(workflow)
         if live is None or not live.steps:
             return
         program = self.memory.program(live)

@@ -50,6 +50,8 @@ class Live:
     sessions: dict[str, Session] = field(default_factory=dict)
     guesses: list[tuple[float, Spot, float]] = field(default_factory=list)
     """At steps 0, 1, 2, 4, 8, …: work attained, what was expected then, what the class's median said."""
+    mark: int = 0
+    """Grows with each workflow that begins: its place among them (`Row` keeps it)."""
 
     @property
     def class_key(self) -> Keys:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from math import log
 
 from saga_core.aeg.hints import Trust
 from saga_core.aeg.levels import Key, Shelf
 from saga_core.aeg.live import Live, Session
 from saga_core.aeg.program import Program, Programs
+from saga_core.aeg.row import Row
 
 LIVE = 1 << 17
 """Workflows watched at once; beyond, the oldest is forgotten as if cancelled."""
@@ -28,6 +28,11 @@ class Memory:
     programs: Programs = field(default_factory=Programs)
     live: dict[int, Live] = field(default_factory=dict)
     trusts: dict[str, Trust] = field(default_factory=dict)
+    row: Row = field(default_factory=Row)
+    """`live` in the order in which they began."""
+
+    def __post_init__(self) -> None:
+        self.row = Row(self.live.values())
 
     def program(self, live: Live) -> Program:
         """What is known of the workflow's program."""
@@ -43,8 +48,16 @@ class Memory:
 
     def watch(self, workflow: int, live: Live) -> None:
         self.live[workflow] = live
+        self.row.append(live)
         if len(self.live) > LIVE:
-            del self.live[next(iter(self.live))]
+            self.forget(next(iter(self.live)))
+
+    def forget(self, workflow: int) -> Live | None:
+        """It is not under way any more; None: it was not."""
+        live = self.live.pop(workflow, None)
+        if live is not None:
+            self.row.remove(live)
+        return live
 
     def trust(self, tenant: str) -> Trust:
         """The tenant's record, made the most recently used one."""
@@ -64,13 +77,7 @@ class Memory:
     def _draw(self, due: Sequence[Key]) -> None:
         """Draw the curves of these levels, with what is under way (a sample of it, where that is much)."""
         stride = 1 + len(self.live) // WATCHED
-        under_way: dict[Key, list[tuple[float, float]]] = {key: [] for key in due}
-        for live in islice(self.live.values(), 0, None, stride):
-            if live.work_s <= 0.0:
-                continue
-            at = log(live.work_s), log(live.steps)
-            for key in live.keys:
-                if key in under_way:
-                    under_way[key].append(at)
-        for key, known in under_way.items():
+        sample = [live for live in self.row.every(stride) if live.work_s > 0.0]
+        for key in due:
+            known = [(log(live.work_s), log(live.steps)) for live in sample if key in live.keys]
             self.shelf.draw(key, known, float(stride))

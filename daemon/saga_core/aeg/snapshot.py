@@ -7,6 +7,7 @@ import msgspec
 from saga_core.aeg.learner import Learner
 from saga_core.aeg.memory import Memory
 from saga_core.aeg.rings import Ring
+from saga_core.aeg.row import Row
 from saga_core.errors import ClusterError
 
 VERSION = 1
@@ -20,10 +21,14 @@ class _Saved(msgspec.Struct, kw_only=True):
 def _plain(value: object) -> object:
     if isinstance(value, Ring):
         return value.limit, value.values()
+    if isinstance(value, Row):
+        return None
     raise NotImplementedError(type(value))
 
 
-def _ring(kind: type, value: object) -> object:
+def _whole(kind: type, value: object) -> object:
+    if kind is Row:
+        return Row()
     if kind is not Ring:
         raise NotImplementedError(kind)
     limit, values = msgspec.convert(value, tuple[int, list[float]])
@@ -31,7 +36,7 @@ def _ring(kind: type, value: object) -> object:
 
 
 _encoder = msgspec.msgpack.Encoder(enc_hook=_plain)
-_decoder = msgspec.msgpack.Decoder(_Saved, dec_hook=_ring)
+_decoder = msgspec.msgpack.Decoder(_Saved, dec_hook=_whole)
 
 
 def encode(learner: Learner) -> bytes:
