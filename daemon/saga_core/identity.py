@@ -64,7 +64,7 @@ def identify(headers: Mapping[bytes, bytes], body_session: str | None, *, by_tok
     the path token (or the key) already names the workflow.
     """
     workflow, rule = ("", "token") if by_token else _workflow(headers, body_session)
-    session = next((name for h in _SESSION_HEADERS if (name := _named(headers, h))), "")
+    session = _named(headers, _SESSION_HEADERS[0]) or _named(headers, _SESSION_HEADERS[1])
     if not session and by_token and body_session:
         session = _cut(body_session)
     return Identity(
@@ -72,7 +72,7 @@ def identify(headers: Mapping[bytes, bytes], body_session: str | None, *, by_tok
         session or "main",
         rule,
         _named(headers, AGENT_TYPE_HEADER),
-        next((name for h in _PARENT_HEADERS if (name := _named(headers, h))), ""),
+        _named(headers, _PARENT_HEADERS[0]) or _named(headers, _PARENT_HEADERS[1]),
         _named(headers, TOOL_HEADER),
     )
 

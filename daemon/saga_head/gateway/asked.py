@@ -35,10 +35,10 @@ _OVER = re.compile(rb"\"(?:finish_reason|stop_reason)\"\s*:\s*\"(?:stop|end_turn
 class Asked:
     """What the answer to one request asks for."""
 
-    __slots__ = ("_words", "tool")
+    __slots__ = ("_words", "mark", "tool")
 
     def __init__(self, words: Words) -> None:
-        self._words = words
+        self._words, self.mark = words, words.mark
         self.tool = UNKNOWN
 
     def read(self, data: bytes) -> bool:

@@ -50,7 +50,7 @@ class Relay:
     """
 
     __slots__ = (
-        "_asker", "_begun", "_head", "_head_limit", "_parser", "_raw", "_seeking", "_write", "complete", "head",
+        "_asked", "_asker", "_begun", "_head", "_head_limit", "_mark", "_parser", "_raw", "_write", "complete", "head",
         "on_body", "reusable", "silent", "tail",
     )  # fmt: skip
 
@@ -73,7 +73,8 @@ class Relay:
             self._raw = _ignore
             self.on_body = write
         self._parser: httptools.HttpResponseParser | None = None
-        self._seeking = asked
+        self._asked = asked
+        self._mark = asked.mark if asked is not None else b""
         self._head = b""
         self._head_limit = head_limit
         self._begun = 0
@@ -190,8 +191,8 @@ class Relay:
         if not tail:
             asker.on_first_byte()
         self._raw(ours + data if ours else data)
-        if self._seeking is not None and self._seeking.read(data):
-            self._seeking = None
+        if self._mark and data.find(self._mark) >= 0:
+            self._look(data)
         if len(data) >= TAIL_BYTES:
             tail[:] = data[-TAIL_BYTES:]
         else:
@@ -202,6 +203,11 @@ class Relay:
             asker = self._asker
             if asker is not None:
                 asker.on_complete()
+
+    def _look(self, data: bytes) -> None:
+        """These bytes may name a tool; once one does, nobody looks on."""
+        if self._asked is not None and self._asked.read(data):
+            self._mark = b""
 
     def _break(self, detail: str, ours: bytes) -> None:
         if ours:
