@@ -19,6 +19,7 @@ from saga_core.events import (
     StepFinished,
     StepLost,
     Tick,
+    Told,
     WorkflowSubmitted,
 )
 from saga_core.head import Head
@@ -33,6 +34,10 @@ FEW = st.integers(1, 3)
 SESSIONS = st.sampled_from(["main", "a", ""])
 MODELS = st.sampled_from(["m", "other"])
 TENANTS = st.sampled_from(["t", "u"])
+TOOLS = st.sampled_from(["", "-", "bash"])
+SAID = st.none() | st.builds(
+    Told, work_s=st.sampled_from([0.0, 2.0]), steps=st.integers(0, 3), instance=TENANTS
+)
 COUNTS = st.none() | st.integers(-5, 10**6)
 LOADS = st.sampled_from([0.0, 0.5, 0.9, 1.0, float("nan"), -3.0])
 
@@ -70,16 +75,29 @@ class HeadUnderFire(RuleBasedStateMachine):
         tenant=TENANTS,
         model=MODELS,
         again=st.booleans(),
+        tool=TOOLS,
+        told=SAID,
     )
-    def arrive(self, workflow, key, session, tenant, model, again):
+    def arrive(self, workflow, key, session, tenant, model, again, tool, told):
         number = self.head.book.last_step + (not again)
         self.feed(
-            StepArrived(step=number, tenant=tenant, model=model, workflow=workflow, key=key, session=session)
+            StepArrived(
+                step=number,
+                tenant=tenant,
+                model=model,
+                workflow=workflow,
+                key=key,
+                session=session,
+                tool=tool,
+                told=told,
+            )
         )
 
-    @rule(step=STEPS, outcome=st.sampled_from(list(Outcome)), prompt=COUNTS, output=COUNTS)
-    def finish(self, step, outcome, prompt, output):
-        self.feed(StepFinished(step=step, outcome=outcome, prompt_tokens=prompt, output_tokens=output))
+    @rule(step=STEPS, outcome=st.sampled_from(list(Outcome)), prompt=COUNTS, output=COUNTS, tool=TOOLS)
+    def finish(self, step, outcome, prompt, output, tool):
+        self.feed(
+            StepFinished(step=step, outcome=outcome, prompt_tokens=prompt, output_tokens=output, tool=tool)
+        )
 
     @rule(step=STEPS, at=WORKERS, right=st.booleans())
     def lose(self, step, at, right):

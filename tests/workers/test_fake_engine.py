@@ -387,3 +387,17 @@ def test_the_pool_is_never_exceeded_and_everything_ends(operations, blocks, seqs
     assert {h for h, count in mirror.items() if count} == set(engine.pool._found)
     assert all(r.state is RequestState.FINISHED for r in live)
     assert engine.totals.prefix_hits_tokens <= engine.totals.prefix_queries_tokens
+
+
+def test_what_waits_is_taken_in_by_priority_where_the_engine_is_started_so():
+    for priority, order in ((False, [30, 10, 20]), (True, [10, 20, 30])):
+        engine = Engine(EngineShape(max_num_seqs=1, priority=priority))
+        for at, rank in enumerate([30, 10, 20]):
+            request = make_request([16 + at] * 40, 1)
+            request.priority = rank
+            engine.submit(request, float(at))
+        taken, now = [], 10.0
+        while (step := engine.schedule(now)) is not None:
+            now += step.duration_s
+            taken += [output.request.priority for output in engine.complete(step, now)]
+        assert taken == order
