@@ -15,7 +15,9 @@ from msgspec.structs import replace as changed
 from saga_bench import live
 from saga_bench.live import Arm, LiveRun, arms, left_s, rows, turns
 from saga_cli import benching
-from saga_cli.replaying import Workload
+from saga_cli.control import Control
+from saga_cli.folder import ClusterFolder
+from saga_cli.replaying import Workload, _Desk
 from saga_core.config import Config, with_settings
 from saga_core.errors import UserError
 from saga_core.policy.profiles import PROFILES
@@ -23,6 +25,7 @@ from saga_sim.costs import AGENT_CPU
 from saga_sim.runs import Summary
 from saga_sim.trace import write_trace
 from saga_sim.trace.synth import synthesise
+from saga_sim.work import work_s
 
 SAGA = [sys.executable, "-m", "saga_cli", "--output", "json", "bench", "live", "--engine", "fake"]
 
@@ -167,6 +170,17 @@ def test_no_client_gives_up_before_the_gate_lets_everybody_in():
     assert Config().admission.force_s < benching.SILENCE_S
 
 
+async def test_a_declared_workflow_says_at_its_submission_what_it_will_take(stub, folder):
+    (workflow,) = synthesise("live-gate", 1, 0)
+    control = Control.of(ClusterFolder(folder))
+    await _Desk(control).endpoint(workflow)
+    await _Desk(control, benching._declared(plan())).endpoint(workflow)
+    silent, telling = (body for method, path, body in stub.asked if method == "POST")
+    assert not silent["work_s"]
+    assert telling["work_s"] == pytest.approx(work_s(AGENT_CPU.costs, workflow))
+    assert telling["work_s"] > 0.1
+
+
 # -- the figures ---------------------------------------------------------------------------
 
 
@@ -200,7 +214,18 @@ def family(folder: Path) -> list[psutil.Process]:
 
 
 def test_a_run_has_a_cluster_of_its_own_and_leaves_nothing(tmp_path):
-    words = ["--workflows", "2", "--over", "0.5", "--rounds", "1", "--profile", "sticky,saga+warm"]
+    words = [
+        "--workflows",
+        "2",
+        "--over",
+        "0.5",
+        "--rounds",
+        "1",
+        "--profile",
+        "sticky,saga",
+        "--warm",
+        "--declare",
+    ]
     out = tmp_path / "answer.json"
     done = subprocess.run(
         [*SAGA, *words, "--out", str(out)], capture_output=True, text=True, check=False, timeout=150,
@@ -210,13 +235,13 @@ def test_a_run_has_a_cluster_of_its_own_and_leaves_nothing(tmp_path):
     answer = json.loads(done.stdout)
     assert [(r["arm"], r["round"], len(r["tct_s"])) for r in answer["runs"]] == [
         ("sticky", 1, 2),
-        ("saga+warm", 1, 2),
+        ("saga+declared+warm", 1, 2),
     ]
     for each in answer["runs"]:
         assert (each["summary"]["finished"], each["summary"]["mismatches"], each["lost"]) == (2, 0, [])
         assert 0.5 < each["summary"]["cached_share"] < 1
     assert answer["rows"][1]["ratio"] > 0
-    assert json.loads(out.read_text())["runs"][1]["arm"] == "saga+warm"
+    assert json.loads(out.read_text())["runs"][1]["arm"] == "saga+declared+warm"
     assert not family(tmp_path)
     assert not list(tmp_path.glob("saga-live-*"))
 
