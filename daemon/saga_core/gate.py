@@ -148,10 +148,7 @@ class Gate:
             self.pool, self._version = pool, -1
 
     def _rank(self, room: Room) -> tuple[float, str]:
-        return (self._fullness(room, room.rested_at), room.id)
-
-    def _fullness(self, room: Room, now: float) -> float:
-        return room.need(now) / max(1.0, room.room(1.0))
+        return (room.fullness(room.rested_at), room.worker.id)
 
     def _key(self, claim: Claim) -> tuple[float, SessionId]:
         return (self._key_of(claim.account, claim.tokens), claim.id)
@@ -246,7 +243,7 @@ class Gate:
     def _scores(self, room: Room | None) -> Scores:
         """How full some rooms are, `room` among them."""
         found = {found.id: found for found in (room, *islice(self.rooms.values(), CANDIDATES)) if found}
-        return tuple((r.id, self._fullness(r, self._now)) for r in islice(found.values(), CANDIDATES))
+        return tuple((r.id, r.fullness(self._now)) for r in islice(found.values(), CANDIDATES))
 
     def _room_of(self, claim: Claim) -> Room | None:
         """Where it is live."""
@@ -412,6 +409,7 @@ class Gate:
         """There may be space: in `room`, or for who has none."""
         if room is not None and room.id in self.rooms:
             self._fill(room)
+            self._emptiest.touch(room)
         self._admit()
 
     def _fill(self, room: Room) -> None:
@@ -426,7 +424,6 @@ class Gate:
             if claim is None or (room.live and self._is_promised(room, claim)):
                 break
             self._let_in(claim, room, Verdict.RESUMED, "resumed at home")
-        self._emptiest.touch(room)
 
     def _admit(self) -> None:
         """Let in who stands in line, in order, while the emptiest room has space."""
@@ -447,7 +444,7 @@ class Gate:
 
     def _let_in(self, claim: Claim, room: Room, verdict: Verdict, rule: str) -> None:
         waited_s = self._now - claim.since
-        before = self._fullness(room, self._now)
+        before = room.fullness(self._now)
         self.decisions.turn(
             verdict,
             claim,
@@ -515,17 +512,22 @@ class Gate:
     def _rehome(self, room: Room, most: int) -> int:
         """Resume those elsewhere of whom little is left here, the smallest keys first; how many were looked at."""
         looks = 0
-        for claim in room.order:
-            best = self._emptiest.least()
-            if looks == most or best is room or not best.takes(room.least_cost, self._now, self.policy.low):
+        for claim in room.order if self._takes_any(room) else ():
+            if looks == most or not self._takes_any(room):
                 break
             looks += 1
+            best = self._emptiest.least()
             if self._may_move(claim, room) and best.fits(claim, self._now, self.policy.low):
                 room.let_go(claim.id)
                 self._let_in(
                     claim, best, Verdict.MOVED, f"resumed elsewhere: little of it is left at {room.id}"
                 )
         return looks
+
+    def _takes_any(self, room: Room) -> bool:
+        """Whether the emptiest room is another one than `room` and takes the cheapest of those that wait there."""
+        best = self._emptiest.least()
+        return best is not room and best.takes(room.least_cost, self._now, self.policy.low)
 
     def _may_move(self, claim: Claim, room: Room) -> bool:
         return room.worker.resident.get(claim.id, 0) < self.policy.rehome_share * claim.tokens

@@ -94,7 +94,17 @@ class Room:
 
     def need(self, now: float) -> float:
         """Tokens that the live claims need or soon will."""
-        return max(0.0, self.computing + self.resting * self._decay(self.rested_at, now))
+        half_life_s = self.policy.half_life_s
+        resting = self.resting
+        if half_life_s and now != self.rested_at:
+            resting *= 2.0 ** ((self.rested_at - now) / half_life_s)
+        need = self.computing + resting
+        return max(0.0, need)
+
+    def fullness(self, now: float) -> float:
+        """The need as a share of the limit."""
+        limit = self.room(1.0)
+        return self.need(now) / (max(1.0, limit))
 
     def room(self, share: float) -> float:
         """Tokens that claims may need, at that share of the limit."""

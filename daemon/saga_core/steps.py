@@ -80,7 +80,9 @@ class Steps:
         if workflow is not None and _too_many_sessions(workflow, event.session):
             message = f"workflow {workflow.id} has {SESSIONS} sessions already"
             return Refuse(event.step, 429, "rate_limit_error", "too_many_sessions", message)
-        held = len(self.waiting) + sum(gate.waiting for gate in self.gates.values())
+        held = len(self.waiting)
+        for gate in self.gates.values():
+            held += gate.waiting
         if held >= self.config.head.max_waiting:
             message = f"{held} steps wait already"
             return Refuse(event.step, 503, "overloaded_error", "queue_full", message, retry_after_s=5)
@@ -96,7 +98,9 @@ class Steps:
 
     def arrive(self, event: StepArrived, workflow: Workflow | None) -> None:
         """Take an admitted step in, as one of `workflow`'s."""
-        self.desk.record(replace(event, workflow=workflow.id) if workflow is not None else event)
+        if workflow is not None and event.workflow is None:
+            event = replace(event, workflow=workflow.id)
+        self.desk.record(event)
         if workflow is not None and self.profile.epochs:
             account = self.accounts.of(workflow.id)
             assert account is not None, f"workflow {workflow.id} has no account"
