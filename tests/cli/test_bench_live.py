@@ -103,6 +103,7 @@ def test_what_is_left_is_told_by_what_the_same_arms_took():
     assert left_s(order, [run("sticky", 1, {"a": 1.0}, took_s=300.0)]) == 900.0, "nothing better is known"
     both = [run("sticky", 1, {"a": 1.0}, took_s=300.0), run("saga", 1, {"a": 1.0}, took_s=100.0)]
     assert left_s(order, both) == 400.0
+    assert left_s(order, [*both, both[1]]) == 300.0
     assert left_s(order, [*both, *both]) == 0.0
 
 
@@ -125,6 +126,8 @@ def test_fewer_workflows_arrive_over_the_same_time():
     some = benching.draw(plan(workflows=20), 1).measured
     assert len(some) == 20
     assert some[-1].arrival_s == pytest.approx(20.0, rel=0.6)
+    many = benching.draw(plan(workflows=400), 1).measured
+    assert many[-1].arrival_s == pytest.approx(20.0, rel=0.2)
     steps = benching.draw(plan(), 1).measured[:20]
     assert [w.steps for w in some] == [w.steps for w in steps]
 
@@ -157,10 +160,10 @@ def test_a_trace_is_taken_as_recorded_and_learned_from_where_it_is_long_enough(t
 
 
 def test_the_cluster_is_what_the_preset_describes():
-    settings = benching.settings(plan(), arms("saga")[0])
+    settings = benching.settings(plan(), arms("thunder+warm")[0])
     config = with_settings(Config(), settings, where="test")
     assert config.costs == AGENT_CPU.costs
-    assert (config.profile, config.workers.count, config.workers.kv_tokens) == ("saga", 2, 32768)
+    assert (config.profile, config.workers.count, config.workers.kv_tokens) == ("thunder", 2, 32768)
     assert (config.workers.max_model_len, config.workers.block_size) == (16_384, 32)
     assert config.workers.extra_args == ("--max-num-batched-tokens", "2048")
     assert "--speed" in benching.settings(plan(engine="fake"), arms("saga")[0])["workers.extra_args"]
