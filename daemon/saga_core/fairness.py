@@ -61,6 +61,8 @@ class Case:
     arrived_at: float
     born_v: float
     born_turn: int
+    top: float
+    """The largest key it ever had."""
     seen_s: float = 0.0
     """Of its attained work, what has been counted."""
     held: int = 0
@@ -175,8 +177,8 @@ class Fairness:
         self._accounts = accounts
         self._courses: dict[str, Course] = {}
         self._cases: dict[WorkflowId, Case] = {}
-        self._steps: dict[StepId, tuple[WorkflowId, WorkerId | None]] = {}
-        """Whose it is, and the worker that it is on."""
+        self._steps: dict[StepId, tuple[WorkflowId, WorkerId | None, float]] = {}
+        """Whose it is, the worker that it is on, and the key with which it went there."""
         self._lateness = Spread()
         self._ended = self._violations = self._overdue = self._unfollowed = 0
         self._drift = self._inverted_s = self._unserved_s = 0.0
@@ -220,7 +222,7 @@ class Fairness:
             if account is None:
                 return
             case = self._open(account, at, model)
-        self._steps[step] = (workflow, None)
+        self._steps[step] = (workflow, None, case.key)
         case.held += 1
         self._look(at, case)
 
@@ -230,7 +232,8 @@ class Fairness:
         if course is None:
             course = self._courses[model] = self._catch_up(model, account)
         course.weigh(account.weight)
-        case = Case(account, model, at, course.virtual_s, course.turn, account.attained_s)
+        case = Case(account, model, at, course.virtual_s, course.turn, 0.0, account.attained_s)
+        case.top = case.key
         self._cases[account.workflow] = case
         heapq.heappush(course.due, (case.key, account.workflow))
         return case
@@ -243,12 +246,11 @@ class Fairness:
 
     def _moved(self, at: float, step: StepId, worker: WorkerId | None) -> None:
         """Onto a worker, or off one that was lost."""
-        workflow, _ = self._steps.get(step, (None, None))
-        if workflow is None:
+        case = self._case_of(step)
+        if case is None:
             return
-        case = self._cases[workflow]
         self._take(case, step)
-        self._steps[step] = (workflow, worker)
+        self._steps[step] = (case.account.workflow, worker, case.key)
         if worker is None:
             case.held += 1
         else:
@@ -257,24 +259,26 @@ class Fairness:
         self._look(at, case)
         case.home = worker or case.home
 
-    def _take(self, case: Case, step: StepId) -> WorkerId | None:
-        """The step is no longer where it was; which worker that is."""
-        _, worker = self._steps.pop(step)
+    def _case_of(self, step: StepId) -> Case | None:
+        found = self._steps.get(step)
+        return self._cases.get(found[0]) if found is not None else None
+
+    def _take(self, case: Case, step: StepId) -> tuple[WorkerId | None, float]:
+        """The step is no longer where it was; which worker that is, and the key with which it went there."""
+        _, worker, key = self._steps.pop(step)
         if worker is None:
             case.held -= 1
         else:
             case.placed -= 1
             self._courses[case.model].fly(worker, -1)
-        return worker
+        return worker, key
 
     def _finished(self, at: float, step: StepId) -> None:
-        workflow, _ = self._steps.get(step, (None, None))
-        case = self._cases.get(workflow) if workflow is not None else None
+        case = self._case_of(step)
         if case is None:
             self._steps.pop(step, None)
             return
-        worker = self._take(case, step)
-        self._deliver(at, case, worker)
+        self._deliver(at, case, *self._take(case, step))
         self._look(at, case)
 
     def _look(self, at: float, case: Case) -> None:
@@ -312,7 +316,7 @@ class Fairness:
 
     # -- work ----------------------------------------------------------------------------
 
-    def _deliver(self, at: float, case: Case, worker: WorkerId | None) -> None:
+    def _deliver(self, at: float, case: Case, worker: WorkerId | None, key: float) -> None:
         """What the accounts have credited to `case` since the last look is work delivered, and moves virtual time."""
         course, account = self._courses[case.model], case.account
         work_s = account.attained_s - case.seen_s
@@ -321,15 +325,14 @@ class Fairness:
         course.lump_s = max(course.lump_s, work_s)
         if work_s > 0.0:
             course.virtual_s += work_s / course.weight
-            self._charge(course, case, worker, work_s)
+            self._charge(course, key, worker, work_s)
         self._renew(course, case)
         self._declare(at, course)
         told_s = self._accounts.virtual_s(case.model)
         self._drift = max(self._drift, abs(told_s - course.virtual_s) / max(1.0, course.virtual_s))
 
-    def _charge(self, course: Course, by: Case, worker: WorkerId | None, work_s: float) -> None:
+    def _charge(self, course: Course, key: float, worker: WorkerId | None, work_s: float) -> None:
         """The overdue who wait see who was served instead where they wait."""
-        key = by.key
         for case in course.late.values():
             if case.home not in (None, worker):
                 continue
@@ -341,6 +344,7 @@ class Fairness:
     def _renew(self, course: Course, case: Case) -> None:
         """Its key may be another one."""
         key = case.key
+        case.top = max(case.top, key)
         if case.overdue_at is not None and key > course.virtual_s:
             self._forgive(course, case)
         if case.overdue_at is None:
@@ -395,7 +399,7 @@ class Fairness:
         late_s = at - case.overdue_at if case.overdue_at is not None else 0.0
         self._overdue += case.overdue_at is not None
         self._lateness.add(late_s / own_s)
-        most_s = course.peaks.since(case.born_turn) * (case.key - case.born_v) + course.lump_s
+        most_s = course.peaks.since(case.born_turn) * (case.top - case.born_v) + course.lump_s
         broken = case.before_s > most_s * (1.0 + ROUNDING)
         if case.followed:
             broken |= case.larger_s > case.granted * course.lump_s * (1.0 + ROUNDING)

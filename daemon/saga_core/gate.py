@@ -402,8 +402,11 @@ class Gate:
 
     def _is_promised(self, room: Room, claim: Claim) -> bool:
         """Whether the space of `room` is for somebody overdue in line, who is before `claim`."""
-        first = self._first_in_line() if room is self._emptiest.least() else None
-        return first is not None and self._key(first) < self._key(claim) and self._overdue(first)
+        first = self._first_in_line()
+        if first is None or self._key(first) >= self._key(claim) or not self._overdue(first):
+            return False
+        self._emptiest.touch(room)
+        return room is self._emptiest.least()
 
     def _settle(self, room: Room | None) -> None:
         """There may be space: in `room`, or for who has none."""
@@ -412,15 +415,18 @@ class Gate:
             self._emptiest.touch(room)
         self._admit()
 
+    def _next(self, room: Room, space: float) -> Claim | None:
+        """Who is to be resumed in `space`: the first if it is overdue, and else the first that fits."""
+        first = next(iter(room.order))
+        if room.cost(first) > space and self._overdue(first):
+            return first if self._clear(room, first) else None
+        return room.next(space)
+
     def _fill(self, room: Room) -> None:
         """Resume the paused of a room, the smallest key of those that fit first."""
         while room.paused and len(self.grants) < AT_ONCE:
             space = room.room(self.policy.low) - room.need(self._now) if room.live else NEVER
-            claim = next(iter(room.order))
-            if room.cost(claim) > space and not self._overdue(claim):
-                claim = room.next(space)
-            elif room.cost(claim) > space and not self._clear(room, claim):
-                break
+            claim = self._next(room, space)
             if claim is None or (room.live and self._is_promised(room, claim)):
                 break
             self._let_in(claim, room, Verdict.RESUMED, "resumed at home")
