@@ -5,11 +5,13 @@ import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from head_rig import HeadProcess, RigNode, running_head, until
 from msgspec.structs import replace as changed
 
+from saga_core.accounts import Account
 from saga_core.events import StepArrived, StepFinished, Told, WorkflowSubmitted
 from saga_fake.config import FakeConfig
 from saga_fake.engine import EngineShape
@@ -31,6 +33,14 @@ async def head(tmp_path: Path) -> AsyncIterator[HeadProcess]:
 def facts(head: HeadProcess) -> list[object]:
     path = max((head.folder / "journal").glob("journal-*.log"))
     return [fact for _, _, fact in journal.read(path)]
+
+
+async def written(head: HeadProcess, steps: int) -> None:
+    """The last 10 ms before a kill are not on the disk yet."""
+    await until(
+        lambda: sum(isinstance(fact, StepFinished) for fact in facts(head)) == steps,
+        f"{steps} steps in the journal",
+    )
 
 
 async def step(head: HeadProcess, body: dict[str, object], **headers: str) -> tuple[int, dict]:
@@ -60,9 +70,7 @@ async def test_what_is_said_is_kept_and_what_makes_no_sense_is_refused(
             first = {"x_saga_work_s": "2.5", "x_saga_instance": "i-1", "x_saga_parent_session_id": "root"}
             assert (await step(head, BODY | {"tools": TOOLS, "priority": -9}, **first))[0] == 200
             assert (await step(head, BODY, x_saga_tool="bash"))[0] == 200
-            await until(
-                lambda: sum(isinstance(f, StepFinished) for f in facts(head)) == 2, "two steps in the journal"
-            )
+            await written(head, 2)
         finally:
             await node.close()
     arrived = [fact for fact in facts(head) if isinstance(fact, StepArrived)]
@@ -111,3 +119,54 @@ async def test_a_submission_says_it_too(head: HeadProcess) -> None:
     ):  # fmt: skip
         status, answer = await head.call("POST", "/saga/v1/workflows", {"kind": "replay", **wrong})
         assert (status, says in json.dumps(answer)) == (400, True), answer
+
+
+async def test_a_killed_head_knows_what_each_workflow_has_had(head: HeadProcess) -> None:
+    """Twice, the second time from what the first recovery has gone on with."""
+    node = RigNode(head.access)
+    async with FakeServer(FakeConfig(models=("m",), api_key="k", speed=100.0)) as engine:
+        try:
+            await node.serve(engine.url)
+            for _ in range(3):
+                assert (await step(head, BODY))[0] == 200
+            await written(head, 3)
+            await head.kill()
+        finally:
+            await node.close()
+        first = recovered(head)
+        assert (first.steps, first.account.attained_s > 0.0) == (3, True)
+        await head.start()
+        node = RigNode(head.access)
+        try:
+            await node.serve(engine.url)
+            assert (await step(head, BODY))[0] == 200
+            await written(head, 4)
+            await head.kill()
+        finally:
+            await node.close()
+    second = recovered(head)
+    assert second.steps == 4
+    assert second.account.attained_s > first.account.attained_s
+    assert second.account.born_v == first.account.born_v
+    assert second.learned == 4, "the learner goes on where it was"
+
+
+class Recovered(NamedTuple):
+    """What a head would start with."""
+
+    steps: int
+    account: Account
+    learned: int
+
+
+def recovered(head: HeadProcess) -> Recovered:
+    found = journal.Journal(head.folder / "journal")
+    try:
+        book = found.recover("las")
+    finally:
+        found.close()
+    (workflow,) = book.workflows.values()
+    account = book.accounts.of(workflow.id)
+    assert account is not None
+    book.accounts.check()
+    return Recovered(workflow.steps, account, book.accounts.learner.memory.live[workflow.id].steps)
