@@ -46,6 +46,21 @@ def test_fake_and_vllm_get_the_same_seat_and_no_key_on_the_line(tmp_path, monkey
         assert launch.env["VLLM_API_KEY"] == "hush"
 
 
+@pytest.mark.parametrize("kind", ["vllm", "fake"])
+def test_engines_serve_by_priority_where_the_profile_wants_it(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(engines.platform, "detect", lambda: Platform.CPU)
+    flag = "--scheduling-policy priority"
+    for wanted, extra, serves in (
+        (True, (), True),
+        (False, (), False),
+        (True, ("--scheduling-policy", "fcfs"), False),
+    ):
+        config = WorkersConfig(engine=kind, model="nano", extra_args=extra)
+        engine = engines.engine(config, ordered=wanted)
+        assert engine.ordered is serves, "what a worker says of itself"
+        assert (flag in " ".join(engine.render(seat(tmp_path)).argv)) is wanted
+
+
 def test_the_kv_pool_of_a_cpu_worker_is_in_bytes_with_the_null_block(tmp_path, monkeypatch):
     monkeypatch.setattr(engines.platform, "detect", lambda: Platform.CPU)
     launch = engines.engine(WorkersConfig(model="nano", kv_tokens=1000)).render(seat(tmp_path))
