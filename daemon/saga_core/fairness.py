@@ -18,7 +18,7 @@ from math import exp, floor, log
 
 import msgspec
 
-from saga_core.accounts import Account, Accounts, Service
+from saga_core.accounts import Account, Accounts
 from saga_core.events import Fact, StepArrived, StepFinished, StepLost, StepPlaced, WorkflowEnded
 from saga_core.ids import StepId, WorkerId, WorkflowId
 from saga_core.policy.ordering import virtual_finish
@@ -216,33 +216,33 @@ class Fairness:
     # -- steps ---------------------------------------------------------------------------
 
     def _arrived(self, at: float, step: StepId, workflow: WorkflowId, model: str) -> None:
-        case = self._cases.get(workflow)
+        case = self._cases.get(workflow) or self._open(at, workflow, model)
         if case is None:
-            account = self._accounts.of(workflow)
-            if account is None:
-                return
-            case = self._open(account, at, model)
+            return
         self._steps[step] = (workflow, None, case.key)
         case.held += 1
         self._look(at, case)
 
-    def _open(self, account: Account, at: float, model: str) -> Case:
-        """A workflow's life begins with its first step: before it there is nothing to serve."""
+    def _open(self, at: float, workflow: WorkflowId, model: str) -> Case | None:
+        """A life begins with its first step; with the first of a model, those of all who are under way already."""
+        service = self._accounts.services.get(model)
+        if service is None or workflow not in service.accounts:
+            return None
         course = self._courses.get(model)
         if course is None:
-            course = self._courses[model] = self._catch_up(model, account)
+            course = self._courses[model] = Course(service.virtual_s)
+            for account in service.accounts.values():
+                self._begin(at, account, model, course)
+        else:
+            self._begin(at, service.accounts[workflow], model, course)
+        return self._cases[workflow]
+
+    def _begin(self, at: float, account: Account, model: str, course: Course) -> None:
         course.weigh(account.weight)
         case = Case(account, model, at, course.virtual_s, course.turn, 0.0, account.attained_s)
         case.top = case.key
         self._cases[account.workflow] = case
         heapq.heappush(course.due, (case.key, account.workflow))
-        return case
-
-    def _catch_up(self, model: str, new: Account) -> Course:
-        """The course of a model that was under way before the checker came: its weight is that of the accounts."""
-        service: Service = self._accounts.services[model]
-        others = sum(a.weight for a in service.accounts.values() if a is not new)
-        return Course(virtual_s=service.virtual_s, weight=others)
 
     def _moved(self, at: float, step: StepId, worker: WorkerId | None) -> None:
         """Onto a worker, or off one that was lost."""
