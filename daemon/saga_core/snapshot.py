@@ -25,7 +25,7 @@ class _Saved(msgspec.Struct, kw_only=True):
     last_step: int
     head: int
     services: dict[str, Service] = {}
-    """Accounts of unfinished workflows by model; none in snapshots of before 0.4: accounts begin anew."""
+    """Accounts of unfinished workflows by model; none in snapshots of before they were kept: then accounts begin anew."""
     learned: bytes = b""
     learned_version: int = 0
 

@@ -3,7 +3,7 @@
 import pytest
 from core_rig import Rig, config, one
 
-from saga_core import told
+from saga_core import snapshot, told
 from saga_core.actions import Dispatch
 from saga_core.errors import UserError
 from saga_core.events import Told
@@ -96,6 +96,9 @@ def test_a_declared_graph_is_followed() -> None:
     assert learner.remaining_steps(number).mean > 3
     assert learner.next_tool(number, "main")[0] == "read"
     assert rig.replayed().workflows[number].graph == rig.head.book.workflows[number].graph
+    again = snapshot.decode(snapshot.encode(rig.head.book), "test")
+    assert again.workflows[number].graph == rig.head.book.workflows[number].graph
+    assert again.accounts.learner.next_tool(number, "main")[0] == "read"
     rig.end(number)
     assert rig.head.book.workflows[number].graph == (), "what is over keeps no graph"
 
