@@ -371,6 +371,7 @@ class Gate:
             self._now,
             key=self._victim(claim)[0],
             share=self.policy.high,
+            rule=rule,
             waiting=idle,
         )
         self.pauses.append(Pause(claim.id, room.id, f"{room.id} {rule} ({share:.2f} without it)"))

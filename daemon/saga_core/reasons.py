@@ -36,6 +36,8 @@ def otherwise(made: Decision, costs: CostTable, step_s: float) -> str:
         case Verdict.HELD if made.room is not None:
             total = made.need_tokens + made.cost_tokens
             return f"at once under sticky: live contexts would need {_of(total, made.limit_tokens)}"
+        case Verdict.PAUSED if made.need_tokens + made.cost_tokens <= made.share * made.limit_tokens:
+            return f"coming back costs it at most {_seconds(_again_s(costs, made.tokens))}"
         case Verdict.PAUSED:
             again_s = _again_s(costs, made.tokens)
             return (
@@ -95,6 +97,8 @@ def _after(made: Decision) -> str:
 
 
 def _paused(made: Decision) -> str:
+    if made.need_tokens + made.cost_tokens <= made.share * made.limit_tokens:  # for somebody, not for space
+        return f"{made.room} {made.rule}; largest key of {made.waiting} that compute nothing"
     before = _of(made.need_tokens + made.cost_tokens, made.limit_tokens)
     others = f"largest key of {made.waiting} that compute nothing" if made.waiting > 1 else "no other is idle"
     return f"{made.room} needs {before} tokens, {_of_share(made)}; {others}"

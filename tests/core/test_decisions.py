@@ -239,3 +239,17 @@ def test_every_verdict_has_words_whatever_is_known(verdict):
             )
             assert isinstance(why(made), str)
             assert "inf" not in why(made) + otherwise(made, COSTS, 0.1)
+
+
+def test_who_is_paused_for_one_that_is_overdue_is_told_for_whom():
+    rig = gated(patience_s=30.0)
+    first, second = rig.submit(), rig.submit()
+    done(rig, ask(rig, second, 900), 900)
+    ask(rig, first, 400)
+    rig.now += 31.0
+    rig.report(worker("n1/0", capacity_tokens=1000))
+    rig.tick()
+    assert verdicts(rig, first) == ["held", "let in"]
+    paused = rig.head.decisions.of(second)[-1]
+    assert why(paused) == "n1/0 is wanted for 1.main, which is overdue; largest key of 1 that compute nothing"
+    assert otherwise(paused, COSTS, 0.0).startswith("coming back costs it at most 0.037 s")

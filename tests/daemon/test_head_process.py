@@ -134,7 +134,13 @@ async def test_keys_are_asked_for(head: HeadProcess) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "body", "status", "says"),
     [
-        ("PUT", "/saga/v1/profile", {"profile": "lur"}, 400, "unknown profile 'lur' (have: kvflow, las, least-loaded,"),
+        (
+            "PUT",
+            "/saga/v1/profile",
+            {"profile": "lur"},
+            400,
+            "unknown profile 'lur' (have: kvflow, las, least-loaded,",
+        ),
         ("PUT", "/saga/v1/profile", {"profil": "x"}, 400, "profil"),
         ("GET", "/saga/v1/workflows/99", None, 404, "no workflow 99 is known"),
         ("GET", "/saga/v1/workflows/x%2Fy", None, 404, "no workflow x/y is known"),
@@ -154,8 +160,13 @@ async def test_mistakes_are_explained(
     assert says in answer["error"]["message"]
 
 
-async def test_steps_go_home_and_are_counted(head: HeadProcess) -> None:
-    async with engine() as one, engine() as two, node(head, one.url, two.url) as rig:
+async def test_steps_go_home_and_are_counted(tmp_path: Path) -> None:
+    async with (
+        running_head(tmp_path, {"profile": "saga-paper"}) as head,
+        engine() as one,
+        engine() as two,
+        node(head, one.url, two.url) as rig,
+    ):
         accepted = await workflow(head, name="demo", agent_type="swe")
         status, _, first = await ask(head, accepted)
         assert status == 200
@@ -178,7 +189,6 @@ async def test_steps_go_home_and_are_counted(head: HeadProcess) -> None:
         await until(
             lambda: len(rig.saw(wire.Ack)) > acks + 1, "this report, or one after it, is acknowledged"
         )
-        await head.call("PUT", "/saga/v1/profile", {"profile": "saga-paper"})
         status, _, third = await ask(head, accepted)
         assert "nothing resident at home" in third["x-saga-decision"]
 
