@@ -148,7 +148,7 @@ class Gate:
             self.pool, self._version = pool, -1
 
     def _rank(self, room: Room) -> tuple[float, str]:
-        return (room.fullness(room.rested_at), room.worker.id)
+        return (room.fullness(room.rested_at), room.id)
 
     def _key(self, claim: Claim) -> tuple[float, SessionId]:
         return (self._key_of(claim.account, claim.tokens), claim.id)
@@ -412,9 +412,11 @@ class Gate:
     def _settle(self, room: Room | None) -> None:
         """There may be space: in `room`, or for who has none."""
         if room is not None and room.id in self.rooms:
-            self._fill(room)
+            if room.paused:
+                self._fill(room)
             self._emptiest.touch(room)
-        self._admit()
+        if self._line:
+            self._admit()
 
     def _next(self, room: Room, space: float) -> Claim | None:
         """Who is to be resumed in `space`: the first if it is overdue, and else the first that fits."""

@@ -85,12 +85,11 @@ class Room:
     idle: Ranked[Claim] = field(init=False)
     """The live that compute nothing, by victim."""
 
-    def __post_init__(self) -> None:
-        self.order, self.idle = Ranked(self.key), Ranked(self.victim)
+    id: WorkerId = field(init=False)
 
-    @property
-    def id(self) -> WorkerId:
-        return self.worker.id
+    def __post_init__(self) -> None:
+        self.id = self.worker.id
+        self.order, self.idle = Ranked(self.key), Ranked(self.victim)
 
     def need(self, now: float) -> float:
         """Tokens that the live claims need or soon will."""
