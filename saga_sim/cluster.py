@@ -24,6 +24,7 @@ from saga_core.node_words import (
     Quit,
     Residency,
     SendHead,
+    SetWorths,
     SpawnWorker,
     Tick,
     WorkerExited,
@@ -238,10 +239,18 @@ class SimNode:
                 self.clock.after(self._preset.start_s, self._up, (self.machine, action))
             case KillWorker():
                 self.end_worker(self.workers[action.worker], action.reason)
+            case SetWorths():
+                self._value(action)
             case Quit():
                 self.die(action.reason)
             case _:
                 pass  # no programs run here; the link needs no finding
+
+    def _value(self, action: SetWorths) -> None:
+        """An engine hears of it; one that hangs does not."""
+        worker = self.workers[action.worker]
+        if worker.alive and not worker.hung:
+            worker.engine.cache.values({str(session): worth for session, worth in action.worths.items()})
 
     def end_worker(self, worker: SimWorker, reason: str) -> None:
         """A worker's process ends, and its daemon sees it."""
@@ -268,6 +277,7 @@ class SimNode:
                 max_seqs=shape.max_num_seqs,
                 host_tokens=shape.host_tokens,
                 ordered=shape.priority,
+                values=True,
             )
         )
 

@@ -41,6 +41,8 @@ class Worker:
     host_tokens: int = 0
     ordered: bool = False
     """Whether it serves the smallest priority first."""
+    values: bool = False
+    """Whether its engine takes what sessions' KV is worth."""
     max_seqs: int = DEFAULT_MAX_SEQS
     running: int = 0
     waiting: int = 0
@@ -86,6 +88,7 @@ class Worker:
         self.host, self.port, self.key = fact.host, fact.port, fact.key
         self.capacity_tokens, self.max_model_len = fact.capacity_tokens, fact.max_model_len
         self.host_tokens, self.ordered = max(0, fact.host_tokens), fact.ordered
+        self.values = fact.values
         self.max_seqs = fact.max_seqs if fact.max_seqs > 0 else DEFAULT_MAX_SEQS
         self.running, self.waiting = fact.running, fact.waiting
         self.kv_usage = min(1.0, max(0.0, fact.kv_usage))  # in this order NaN becomes 0

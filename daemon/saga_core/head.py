@@ -121,6 +121,8 @@ class Head:
                 self._on_hello(event)
             case wire.Goodbye():
                 self._on_goodbye(event)
+            case wire.Valued():
+                self._steps.worths.arrived(event)
             case ProfileChanged():
                 self._on_profile(event)
             case HeadStarted():

@@ -18,6 +18,7 @@ from typing import assert_never
 from saga_core import wire
 from saga_core.config import NodeConfig
 from saga_core.ids import NodeId, SessionId, WorkerId, WorkflowId
+from saga_core.kv.retention import OVER
 from saga_core.node_words import (
     Action,
     EndProgram,
@@ -30,6 +31,7 @@ from saga_core.node_words import (
     Quit,
     Residency,
     SendHead,
+    SetWorths,
     SpawnWorker,
     StartProgram,
     StopAsked,
@@ -76,6 +78,10 @@ class Worker:
     """Tokens per session; a zero stays until the head knows it."""
     news: dict[SessionId, int] = field(default_factory=dict)
     """What of `resident` the head has not acknowledged, with the number of the report that first carries it."""
+    worths: int = 0
+    """Version of the head's worths up to which the engine has been told; 0: of nothing."""
+    valued: dict[SessionId, None] = field(default_factory=dict)
+    """Sessions that it holds a worth of."""
     fact: wire.WorkerFact | None = None
     """What a report says of it; None: it has changed since the last one."""
 
@@ -180,6 +186,7 @@ class Node:
         worker.incarnation += 1
         worker.alive, worker.state = True, WorkerState.STARTING
         worker.spawned_at, worker.silent, worker.up, worker.load = self._now, 0, None, None
+        worker.worths, worker.valued = 0, {}
         self._changed(worker)
         self._out.append(SpawnWorker(worker.id, worker.incarnation))
 
@@ -342,6 +349,8 @@ class Node:
                 self._stop(message)
             case wire.ForgetProgram():
                 self._forget(message)
+            case wire.Worths():
+                self._value(message)
             case wire.Shutdown():
                 self._quit(message.reason, 0)
             case _:
@@ -351,6 +360,8 @@ class Node:
         if welcome.incarnation != self.incarnation:
             self._out.append(Ignored("stale", "welcome"))
             return
+        if welcome.head != self.head:
+            self._void_worths()
         self.registered, self._ever = True, True
         self._every_s, self.head = welcome.report_every_s, welcome.head
         self._acked, self._base = 0, self._seq
@@ -367,6 +378,52 @@ class Node:
         else:
             self._acked = max(self._acked, ack.seq)
             self._settle()
+
+    def _value(self, want: wire.Worths) -> None:
+        """Tell an engine what sessions' KV is worth, if `want` builds upon what it has been told."""
+        worker = self.workers.get(want.worker)
+        if (
+            worker is None
+            or want.head != self.head
+            or want.incarnation != worker.incarnation
+            or worker.state is not WorkerState.READY
+        ):
+            self._out.append(Ignored("stale", f"worths {want.version} for {want.worker}"))
+            return
+        if worker.up is None or not worker.up.values:
+            self._out.append(Ignored("takes no worths", f"worths {want.version} for {want.worker}"))
+            return
+        if want.since <= worker.worths < want.version:
+            self._set_worths(worker, want)
+        self._out.append(SendHead(self._valued(worker)))
+
+    def _set_worths(self, worker: Worker, want: wire.Worths) -> None:
+        changes = dict.fromkeys(worker.valued) if not want.since else {}
+        changes |= {s: worth for s, worth in want.worths.items() if worth is None or worth[1] == worth[1]}
+        worker.worths = want.version
+        for session, worth in changes.items():
+            if worth is None or worth[0] == OVER[0]:
+                worker.valued.pop(session, None)
+            else:
+                worker.valued[session] = None
+        if changes:
+            self._out.append(SetWorths(worker.id, worker.incarnation, changes))
+
+    def _valued(self, worker: Worker) -> wire.Valued:
+        return wire.Valued(
+            node=self.id,
+            incarnation=self.incarnation,
+            head=self.head,
+            worker=worker.id,
+            version=worker.worths,
+        )
+
+    def _void_worths(self) -> None:
+        """Another head: what the one before said is void."""
+        for worker in self.workers.values():
+            if worker.valued and worker.state is WorkerState.READY:
+                self._out.append(SetWorths(worker.id, worker.incarnation, dict.fromkeys(worker.valued)))
+            worker.worths, worker.valued = 0, {}
 
     def _say_hello(self) -> None:
         self.registered = False
@@ -471,6 +528,7 @@ def _made(worker: Worker) -> wire.WorkerFact:
         max_seqs=up.max_seqs if up is not None else 0,
         host_tokens=up.host_tokens if up is not None else 0,
         ordered=up is not None and up.ordered,
+        values=up is not None and up.values,
         running=load.running if load is not None else 0,
         waiting=load.waiting if load is not None else 0,
         kv_usage=load.kv_usage if load is not None else 0.0,

@@ -35,6 +35,8 @@ class WorkerUp(msgspec.Struct, frozen=True):
     """KV that the engine keeps in host memory behind its own."""
     ordered: bool = False
     """Whether it serves the smallest priority first."""
+    values: bool = False
+    """Whether it takes what sessions' KV is worth."""
 
 
 class WorkerExited(msgspec.Struct, frozen=True):
@@ -130,6 +132,14 @@ class EndProgram(msgspec.Struct, frozen=True):
     grace_s: float
 
 
+class SetWorths(msgspec.Struct, frozen=True):
+    """Tell the engine what these sessions' KV is worth from now on; None: nobody says any more."""
+
+    worker: WorkerId
+    incarnation: int
+    worths: Mapping[SessionId, tuple[int, float] | None]
+
+
 class FindHead(msgspec.Struct, frozen=True):
     """The head is silent: read its address again and connect anew."""
 
@@ -146,4 +156,6 @@ class Ignored(msgspec.Struct, frozen=True):
     what: str
 
 
-Action = SpawnWorker | KillWorker | SendHead | StartProgram | EndProgram | FindHead | Quit | Ignored
+Action = (
+    SpawnWorker | KillWorker | SendHead | StartProgram | EndProgram | SetWorths | FindHead | Quit | Ignored
+)

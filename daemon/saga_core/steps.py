@@ -28,6 +28,7 @@ from saga_core.policy.ordering import virtual_finish
 from saga_core.policy.placement import Ask, Placement, place
 from saga_core.policy.profiles import PROFILES, Profile, profile_of
 from saga_core.states import WorkerState, WorkflowState
+from saga_core.worths import Worths
 
 
 class Steps:
@@ -43,6 +44,7 @@ class Steps:
         self.decisions = Decisions()
         self.gates: dict[str, Gate] = {}
         """By model; none where the profile has no gate."""
+        self.worths = Worths(desk, fleet, self.gates)
         name = self.book.profile if self.book.profile in PROFILES else config.profile
         self.profile: Profile = profile_of(name, config.admission)
         self.settled_at = 0.0
@@ -149,6 +151,7 @@ class Steps:
     def _place(self, step: Step, session: Session | None, worker: Worker, why: str) -> None:
         if session is not None:
             self.fleet.move_home(session.home, worker.id)
+            self.worths.moved(session.id, session.home, worker.id)
         self.desk.record(StepPlaced(step=step.id, worker=worker.id, why=why, incarnation=worker.incarnation))
         worker.placed += 1
         self.fleet.touch(worker)
@@ -169,6 +172,12 @@ class Steps:
         if worker is not None:
             worker.placed -= 1
             self.fleet.touch(worker)
+            self._rest(step)
+
+    def _rest(self, step: Step) -> None:
+        session = self.book.session_of(step)
+        if session is not None:
+            self.worths.rested(session.id, step.worker)
 
     # -- the gate ------------------------------------------------------------------------
 
@@ -217,6 +226,7 @@ class Steps:
         pauses, gate.pauses = gate.pauses, []
         for pause in pauses:
             self.desk.record(SessionPaused(session=pause.session, worker=pause.worker, why=pause.why))
+            self.worths.paused(pause.session, pause.worker)
         grants, gate.grants = gate.grants, []
         for grant in grants:
             step = self.book.steps[grant.step]
@@ -226,6 +236,8 @@ class Steps:
         """`workflow` is over: its memory and its share are for others. `complete`: it did what it wanted to."""
         self.coordinator.left(workflow, self.desk.now, complete=complete)
         self.decisions.leave(workflow.id)
+        for session in workflow.sessions.values():
+            self.worths.over(session.id, session.home)
         for gate in self.gates.values():
             for session in workflow.sessions.values():
                 gate.leave(session.id, self.desk.now)
@@ -236,6 +248,7 @@ class Steps:
         self.profile = profile_of(self.book.profile, self.config.admission)
         held = [step for gate in self.gates.values() for step, _ in gate.held()]
         self.gates.clear()
+        self.worths.follow(self.profile.retention)
         for number in sorted(held):
             self._place_or_wait(self.book.steps[number])
 
@@ -247,6 +260,7 @@ class Steps:
         for gate in self.gates.values():
             gate.tick(self.desk.now)
             self._follow(gate)
+        self.worths.tick()
 
     # -- waiting -------------------------------------------------------------------------
 
@@ -403,6 +417,7 @@ class Steps:
                 placed[step.worker] = placed.get(step.worker, 0) + 1
         assert self.waiting.keys() <= self.book.steps.keys(), "a step waits that is over"
         self.coordinator.check()
+        self.worths.check()
         self.decisions.check()
         for gate in self.gates.values():
             gate.check()

@@ -48,6 +48,8 @@ class WorkerFact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """KV in host memory, from where it is loaded again instead of computed."""
     ordered: bool = False
     """Whether it serves the smallest priority first (vLLM --scheduling-policy priority), not as requests come."""
+    values: bool = False
+    """Whether its engine takes what sessions' KV is worth (`Worths`)."""
     running: int = 0
     waiting: int = 0
     kv_usage: float = 0.0
@@ -108,6 +110,16 @@ class Goodbye(Message, frozen=True, kw_only=True):
     reason: str = ""
 
 
+class Valued(Message, frozen=True, kw_only=True):
+    """Up to `version` of this head's worths, the engine of `worker` has been told."""
+
+    node: NodeId
+    incarnation: int
+    head: int
+    worker: WorkerId
+    version: int
+
+
 class Welcome(Message, frozen=True, kw_only=True):
     """The head took the node in."""
 
@@ -165,14 +177,28 @@ class ForgetProgram(Message, frozen=True, kw_only=True):
     attempt: int
 
 
+class Worths(Message, frozen=True, kw_only=True):
+    """Want: the engine of `worker` keeps KV by these worths. Repeated until a `Valued` names its version."""
+
+    head: int
+    worker: WorkerId
+    incarnation: int
+    """Of the worker."""
+    since: int
+    """The version that this builds upon; 0: upon nothing, all that was said before is void."""
+    version: int
+    worths: dict[SessionId, tuple[int, float] | None]
+    """(standing, value) as in `saga_core.kv.retention`, the least goes first; None: nobody says any more."""
+
+
 class Shutdown(Message, frozen=True, kw_only=True):
     """Want: the node daemon stops its workers and programs and ends."""
 
     reason: str
 
 
-ToHead = Hello | Report | Goodbye
-ToNode = Welcome | Refused | Ack | WhoAreYou | RunProgram | StopProgram | ForgetProgram | Shutdown
+ToHead = Hello | Report | Goodbye | Valued
+ToNode = Welcome | Refused | Ack | WhoAreYou | RunProgram | StopProgram | ForgetProgram | Worths | Shutdown
 
 M = TypeVar("M")
 

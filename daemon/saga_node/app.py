@@ -26,6 +26,7 @@ from saga_core.node_words import (
     KillWorker,
     Quit,
     SendHead,
+    SetWorths,
     SpawnWorker,
     StartProgram,
     StopAsked,
@@ -120,6 +121,8 @@ class Daemon:
                 self._runner.start(action.program)
             case EndProgram():
                 self._runner.end(action.workflow, action.attempt, action.grace_s)
+            case SetWorths():
+                log.debug("worths-dropped", worker=action.worker, sessions=len(action.worths))
             case FindHead():
                 self._find_head()
             case Quit():

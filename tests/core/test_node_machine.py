@@ -470,3 +470,101 @@ def test_the_end_is_said_once_and_then_nothing_more(event):
     assert not rig.run()
     assert not rig.tick(100)
     assert not rig.exit(1001), "the shell is stopping everything; nothing starts again"
+
+
+# -- worths ---------------------------------------------------------------------------------
+
+
+def valued(**more) -> Rig:
+    """A node whose only worker takes worths."""
+    rig = registered()
+    rig(words.WorkerUp(W, 1001, "h", 9, "key", "m", 5000, 4000, 8, values=True))
+    return rig
+
+
+def worths(rig, version, since=0, head=1, incarnation=1001, worker=W, **given):
+    told = {name.replace("_", "."): worth for name, worth in given.items()}
+    return rig.hear(
+        wire.Worths(
+            head=head, worker=worker, incarnation=incarnation, since=since, version=version, worths=told
+        )
+    )
+
+
+def told(actions):
+    return [dict(a.worths) for a in actions if isinstance(a, words.SetWorths)]
+
+
+def answered(actions):
+    return [answer.version for answer in said(actions, wire.Valued)]
+
+
+def test_worths_go_to_the_engine_and_their_version_to_the_head():
+    rig = valued()
+    actions = worths(rig, 3, s_a=(3, 0.5), s_b=(0, 0.0))
+    assert told(actions) == [{"s.a": (3, 0.5), "s.b": (0, 0.0)}]
+    (answer,) = said(actions, wire.Valued)
+    assert (answer.node, answer.incarnation, answer.head, answer.worker, answer.version) == (
+        "n1",
+        1000,
+        1,
+        W,
+        3,
+    )
+    assert told(worths(rig, 4, since=3, s_a=None)) == [{"s.a": None}]
+
+
+def test_late_and_repeated_worths_change_nothing_and_are_answered():
+    rig = valued()
+    worths(rig, 3, s_a=(3, 0.5))
+    worths(rig, 7, since=3, s_a=(3, 0.7))
+    for version, since in ((7, 3), (5, 3), (3, 0)):
+        actions = worths(rig, version, since, s_a=(3, 0.1))
+        assert (told(actions), answered(actions)) == ([], [7])
+
+
+def test_worths_that_build_upon_what_is_not_here_are_not_taken():
+    rig = valued()
+    actions = worths(rig, 9, since=8, s_a=(3, 0.5))
+    assert (told(actions), answered(actions)) == ([], [0])
+
+
+def test_worths_that_build_upon_nothing_void_what_was_said_before():
+    rig = valued()
+    worths(rig, 1, s_a=(3, 0.5), s_b=(3, 0.5), s_c=(3, 0.5))
+    worths(rig, 2, since=1, s_c=(0, 0.0))
+    assert told(worths(rig, 3, s_b=(3, 0.9))) == [{"s.a": None, "s.b": (3, 0.9)}]
+
+
+def test_another_head_voids_what_the_one_before_said_and_this_is_not_heard_any_more():
+    rig = valued()
+    worths(rig, 5, s_a=(3, 0.5))
+    assert told(rig.welcome(head=2)) == [{"s.a": None}]
+    assert ignored(worths(rig, 6, since=5, s_a=(3, 0.5))) == ["stale"]
+    assert answered(worths(rig, 1, head=2, s_a=(3, 0.5))) == [1]
+    assert told(rig.welcome(head=2)) == [], "the same head again voids nothing"
+
+
+def test_worths_for_another_life_of_a_worker_are_dropped():
+    rig = valued()
+    worths(rig, 5, s_a=(3, 0.5))
+    rig.exit(1001)
+    assert ignored(worths(rig, 6, since=5)) == ["stale"]
+    rig.tick(after=2)
+    rig(words.WorkerUp(W, 1002, "h", 9, "key", "m", 5000, 4000, 8, values=True))
+    assert ignored(worths(rig, 7, since=5)) == ["stale"]
+    assert answered(worths(rig, 7, since=5, incarnation=1002)) == [0]
+    assert answered(worths(rig, 8, incarnation=1002)) == [8]
+    assert ignored(worths(rig, 9, worker="n1/7")) == ["stale"]
+
+
+def test_an_engine_that_takes_no_worths_is_told_none_and_the_head_knows():
+    rig = registered()
+    assert report(rig.up()).workers[0].values is False
+    actions = worths(rig, 1, s_a=(3, 0.5))
+    assert (told(actions), answered(actions), ignored(actions)) == ([], [], ["takes no worths"])
+
+
+def test_a_worth_that_is_no_number_is_dropped():
+    rig = valued()
+    assert told(worths(rig, 1, s_a=(3, float("nan")), s_b=(3, 1.0))) == [{"s.b": (3, 1.0)}]

@@ -179,7 +179,7 @@ class HeadUnderFire(RuleBasedStateMachine):
                 node=node,
                 incarnation=known.incarnation,
                 seq=known.seq + 1,
-                workers=[worker(f"{node}/0", incarnation=2)],
+                workers=[worker(f"{node}/0", incarnation=2, values=True)],
                 programs=[program(n, attempts[n], exited=ended[n], exit_code=0) for n in given],
                 resident=[wire.ResidentFact(f"{node}/0", s, 9) for s in list(self.head.book.sessions)[:2]],
             )
@@ -188,6 +188,10 @@ class HeadUnderFire(RuleBasedStateMachine):
     @rule(node=NODES, incarnation=FEW)
     def goodbye(self, node, incarnation):
         self.feed(wire.Goodbye(node=node, incarnation=incarnation))
+
+    @rule(name=WORKERS, head=FEW, version=st.integers(0, 30))
+    def valued(self, name, head, version):
+        self.feed(wire.Valued(node=name[:2], incarnation=1, head=head, worker=name, version=version))
 
     # -- time and the head itself ----------------------------------------------------------
 

@@ -28,6 +28,7 @@ TO_HEAD = [
         resident=[wire.ResidentFact("n1/0", "1.main", 64)],
     ),
     wire.Goodbye(node="n1", incarnation=5, reason="r"),
+    wire.Valued(node="n1", incarnation=5, head=2, worker="n1/0", version=7),
 ]  # fmt: skip
 TO_NODE = [
     wire.Welcome(protocol=1, cluster="c", incarnation=5, head=2, report_every_s=0.5),
@@ -37,6 +38,9 @@ TO_NODE = [
     wire.RunProgram(workflow=1, attempt=2, incarnation=5, argv=["a"], cwd="/", env={"X": "1"}, log="l"),
     wire.StopProgram(workflow=1, attempt=2, grace_s=1.5),
     wire.ForgetProgram(workflow=1, attempt=2),
+    wire.Worths(
+        head=2, worker="n1/0", incarnation=3, since=4, version=5, worths={"1.main": (3, 0.5), "2.main": None}
+    ),
     wire.Shutdown(reason="r"),
 ]
 READERS = [wire.decode_to_head, wire.decode_to_node]
@@ -157,6 +161,7 @@ def test_facts_and_wants_older_readers_know_by_heart():
         "Hello": ["protocol", "version", "node", "incarnation", "host"],
         "Report": ["node", "incarnation", "seq"],
         "Goodbye": ["node", "incarnation"],
+        "Valued": ["node", "incarnation", "head", "worker", "version"],
         "Welcome": ["protocol", "cluster", "incarnation", "head", "report_every_s"],
         "Refused": ["reason"],
         "Ack": ["incarnation", "head", "seq"],
@@ -164,6 +169,7 @@ def test_facts_and_wants_older_readers_know_by_heart():
         "RunProgram": ["workflow", "attempt", "incarnation", "argv", "cwd", "env", "log"],
         "StopProgram": ["workflow", "attempt", "grace_s"],
         "ForgetProgram": ["workflow", "attempt"],
+        "Worths": ["head", "worker", "incarnation", "since", "version", "worths"],
         "Shutdown": ["reason"],
         "WorkerFact": ["worker", "incarnation", "state", "model"],
         "ProgramFact": ["workflow", "attempt"],

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from saga_core.policy import ordering
 from saga_core.policy.admission import NEVER, Admission
+from saga_core.policy.keeping import Retention, by_density, by_ttl
 from saga_core.policy.ordering import Key
 from saga_core.policy.placement import Place, affinity, least_loaded, prefix_aware, round_robin, sticky
 
@@ -28,6 +29,8 @@ class Profile:
     """Whether engines serve by the key too (vLLM --scheduling-policy priority) and not as steps come."""
     epochs: bool = False
     """Whether the paper's coordinator works: tenants' shares as priorities, and stealing (`saga_core.coordinator`)."""
+    retention: Retention | None = None
+    """What KV of sessions in a tool is worth to engines that take it; None: least recently used goes first."""
 
 
 THUNDER = Admission(low=0.8, high=0.95, reserve_tokens=100, half_life_s=1.0, adaptive=False, patience_s=NEVER)
@@ -43,9 +46,14 @@ PROFILES: Mapping[str, Profile] = {
         sticky,
         Admission(),
         ordering.virtual_finish,
+        retention=by_density,
     ),
     "saga-blind": Profile(
-        "the same in the order of arrival, nothing learned of work", sticky, Admission(), ordering.arrival
+        "the same in the order of arrival, nothing learned of work",
+        sticky,
+        Admission(),
+        ordering.arrival,
+        retention=by_density,
     ),
     "saga-paper": Profile(
         "the paper: home below load 0.8, stealing, Agent Fair Share in the engines (arXiv 2605.00528)",
@@ -76,6 +84,7 @@ PROFILES: Mapping[str, Profile] = {
         sticky,
         key=ordering.arrival,
         engine_order=True,
+        retention=by_ttl,
     ),
     "kvflow": Profile(
         "sticky until engines take values of KV: then by steps to execution (KVFlow, arXiv 2507.07400)",

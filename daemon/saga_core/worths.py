@@ -1,0 +1,280 @@
+"""What sessions' KV is worth, worker by worker, and that their engines hear of it.
+
+Rules of this file
+  1. A session is worth something only at its home; what other workers still have of it is over there.
+  2. What is said is a want: each message carries all that is not known to have arrived, builds upon what is, and is
+     repeated. So a lost, late or repeated one changes nothing (docs/protocol.md).
+  3. Soft state: a new head, a new incarnation of a worker or another profile begins with a message that voids all before.
+  4. Only changes are looked at, and so many per epoch; what is left over waits its turn.
+  5. A profile without a rule says nothing, and an engine that takes no worths is not told any.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
+from math import inf
+
+from saga_core import wire
+from saga_core.actions import Send
+from saga_core.desk import Desk
+from saga_core.fleet import Fleet
+from saga_core.gate import Gate
+from saga_core.ids import SessionId, WorkerId, WorkflowId
+from saga_core.kv.retention import OVER, Standing, Worth
+from saga_core.policy.keeping import Away, Retention
+from saga_core.states import WorkerState
+
+LOOKS = 256
+"""Worths looked at per epoch, and channels: some 10 µs each, half of the 5 ms that an epoch may take."""
+UNSETTLED = 512
+"""Worths in one message; more wait until these have arrived."""
+REPEAT_S = 2.0
+"""After so long without an answer it is said again, as other wants are."""
+WANTED: Worth = (Standing.HELD, inf)
+"""Of a session whose step is on its worker, or waits for one."""
+PAUSED: Worth = (Standing.PAUSED, 0.0)
+
+
+@dataclass(slots=True, eq=False)
+class Channel:
+    """What one worker's engine was told."""
+
+    worker: WorkerId
+    incarnation: int
+    base: int
+    """The latest version before it was opened."""
+    said: int = 0
+    settled: int = 0
+    """Latest version sent, and latest known to have arrived; 0: none."""
+    said_at: float = 0.0
+    news: dict[SessionId, None] = field(default_factory=dict)
+    """To be looked at."""
+    told: dict[SessionId, Worth] = field(default_factory=dict)
+    unsettled: dict[SessionId, int] = field(default_factory=dict)
+    """Those of `told` that may not have arrived, with the version that first carried it; 0: not sent yet."""
+
+    @property
+    def pending(self) -> bool:
+        return bool(self.news or self.unsettled or not self.settled)
+
+
+class Worths:
+    """The worths of all sessions, as far as engines are told them."""
+
+    def __init__(self, desk: Desk, fleet: Fleet, gates: Mapping[str, Gate]) -> None:
+        self.desk, self.fleet, self.gates = desk, fleet, gates
+        self.rule: Retention | None = None
+        self.channels: dict[WorkerId, Channel] = {}
+        self._pending: dict[WorkerId, None] = {}
+        """Channels with something to do; whose turn it is first."""
+        self._since: dict[SessionId, float] = {}
+        """When the latest step of a session ended."""
+        self._again: dict[SessionId, float] = {}
+        self._due: list[tuple[float, SessionId]] = []
+        """When to look again; entries that `_again` does not confirm are past."""
+        self._version = 0
+
+    # -- what happens --------------------------------------------------------------------
+
+    def follow(self, rule: Retention | None) -> None:
+        """Another rule holds, or another head: whatever engines were told is void."""
+        self.rule = rule
+        self._since.clear()
+        self._again.clear()
+        self._due.clear()
+        for name in list(self.channels):
+            self._open(name, self.channels[name].incarnation)
+
+    def moved(self, session: SessionId, old: WorkerId | None, new: WorkerId) -> None:
+        """A step of `session` goes to `new`; its home was `old`."""
+        if self.rule is None:
+            return
+        if old is not None and old != new:
+            self._mark(session, old)
+        self._mark(session, new)
+
+    def rested(self, session: SessionId, home: WorkerId | None) -> None:
+        """A step of `session` is over."""
+        if self.rule is not None and home is not None:
+            self._since[session] = self.desk.now
+            self._mark(session, home)
+
+    def paused(self, session: SessionId, home: WorkerId) -> None:
+        """`session` does not return before it is resumed."""
+        if self.rule is not None:
+            self._mark(session, home)
+
+    def over(self, session: SessionId, home: WorkerId | None) -> None:
+        """Nothing of `session` is wanted any more."""
+        self._since.pop(session, None)
+        self._again.pop(session, None)
+        if self.rule is not None and home is not None:
+            self._mark(session, home)
+
+    def _mark(self, session: SessionId, worker: WorkerId) -> None:
+        """What `session` is worth at `worker` is to be looked at."""
+        channel = self.channels.get(worker)
+        if channel is None:
+            known = self.fleet.workers.get(worker)
+            if known is None or not known.values:
+                return
+            channel = self._open(worker, known.incarnation)
+        channel.news[session] = None
+        self._pending[worker] = None
+
+    def _open(self, name: WorkerId, incarnation: int) -> Channel:
+        """A channel that begins with voiding what was said before; what is there is told anew."""
+        channel = self.channels[name] = Channel(name, incarnation, self._version)
+        worker = self.fleet.workers.get(name)
+        if worker is not None and self.rule is not None:
+            channel.news = dict.fromkeys(worker.resident)
+        self._pending[name] = None
+        return channel
+
+    def arrived(self, answer: wire.Valued) -> None:
+        """A node says up to which version a worker's engine was told."""
+        channel = self.channels.get(answer.worker)
+        if (
+            channel is None
+            or answer.head != self.desk.book.head
+            or not max(channel.base, channel.settled) < answer.version <= channel.said
+        ):
+            self.desk.ignore("stale", f"worths {answer.version} of {answer.worker}")
+            return
+        channel.settled = answer.version
+        for session in [s for s, version in channel.unsettled.items() if 0 < version <= answer.version]:
+            del channel.unsettled[session]
+            if channel.told[session] == OVER:
+                del channel.told[session]
+
+    # -- what is said --------------------------------------------------------------------
+
+    def tick(self) -> None:
+        """Look at what has changed, and say what is new of it."""
+        self._look_again()
+        looks = LOOKS
+        for name in list(islice(self._pending, LOOKS)):
+            if looks <= 0:
+                break
+            del self._pending[name]
+            channel = self._current(name)
+            if channel is None:
+                continue
+            looks -= 1 + self._look(channel, looks)
+            self._say(channel)
+            if channel.pending:
+                self._pending[name] = None
+            elif self.rule is None:
+                del self.channels[name]
+
+    def _current(self, name: WorkerId) -> Channel | None:
+        """The channel to a worker as it is now; none where it is not ready or takes no worths."""
+        channel, worker = self.channels.get(name), self.fleet.workers.get(name)
+        if channel is None:
+            return None
+        if worker is None or worker.state is not WorkerState.READY or not worker.values:
+            del self.channels[name]
+            return None
+        if worker.incarnation == channel.incarnation:
+            return channel
+        fresh = self._open(name, worker.incarnation)
+        del self._pending[name]
+        fresh.news.update(channel.news)
+        return fresh
+
+    def _look_again(self) -> None:
+        """At those whose worth falls with time."""
+        looks = LOOKS
+        while self._due and self._due[0][0] <= self.desk.now and looks:
+            at, name = heapq.heappop(self._due)
+            if self._again.get(name) != at:
+                continue
+            looks -= 1
+            session = self.desk.book.sessions.get(name)
+            if session is not None and session.home is not None:
+                self._mark(name, session.home)
+
+    def _look(self, channel: Channel, most: int) -> int:
+        """Value what has changed; how much was looked at."""
+        looked = list(islice(channel.news, most))
+        for session in looked:
+            del channel.news[session]
+            worth, told = self._worth(session, channel.worker), channel.told.get(session)
+            if worth == told or (told is None and worth == OVER):
+                continue
+            channel.told[session] = worth
+            channel.unsettled.pop(session, None)
+            channel.unsettled[session] = 0
+        return len(looked)
+
+    def _worth(self, name: SessionId, worker: WorkerId) -> Worth:
+        session = self.desk.book.sessions.get(name)
+        if session is None or session.home != worker or self.rule is None:
+            return OVER
+        self._again.pop(name, None)
+        if session.placed:
+            return WANTED
+        if self._is_paused(name, worker):
+            return PAUSED
+        return WANTED if session.running else self._away(self.rule, name, session.context_tokens)
+
+    def _is_paused(self, session: SessionId, worker: WorkerId) -> bool:
+        gate = self.gates.get(self.fleet.workers[worker].model)
+        claim = gate.claims.get(session) if gate is not None else None
+        return claim is not None and not claim.live
+
+    def _away(self, rule: Retention, name: SessionId, context_tokens: int) -> Worth:
+        """By the profile's rule; and when to ask it again is noted."""
+        number, _, own = name.partition(".")
+        workflow, now = WorkflowId(int(number)), self.desk.now
+        since = self._since.setdefault(name, self.desk.book.workflows[workflow].active_at)
+        accounts = self.desk.book.accounts
+        back = partial(accounts.learner.return_in, workflow, own)
+        rating = rule(accounts.costs, Away(context_tokens, since, now - since, back))
+        if rating.again_s < inf:
+            self._again[name] = now + rating.again_s
+            heapq.heappush(self._due, (now + rating.again_s, name))
+        return rating.worth
+
+    def _say(self, channel: Channel) -> None:
+        """All that may not have arrived, if some of it is new or it is time to repeat it.
+
+        What was sent before stands first in `unsettled`, what was not last.
+        """
+        some = list(islice(channel.unsettled.items(), UNSETTLED))
+        new = bool(some) and some[-1][1] == 0
+        late = self.desk.now - channel.said_at >= REPEAT_S
+        if not new and channel.said and not (late and (some or not channel.settled)):
+            return
+        self._version += 1
+        channel.said, channel.said_at = self._version, self.desk.now
+        for session, version in some:
+            channel.unsettled[session] = version or self._version
+        worker = self.fleet.workers[channel.worker]
+        message = wire.Worths(
+            head=self.desk.book.head,
+            worker=worker.id,
+            incarnation=worker.incarnation,
+            since=channel.settled,
+            version=self._version,
+            worths={session: channel.told[session] for session, _ in some},
+        )
+        self.desk.do(Send(worker.node, message))
+
+    def check(self) -> None:
+        """Raise AssertionError where what is to be said and what was said disagree."""
+        for name, channel in self.channels.items():
+            assert name in self._pending or not channel.pending, f"{name} has news that nobody looks at"
+            assert channel.unsettled.keys() <= channel.told.keys(), name
+            assert channel.settled <= channel.said <= self._version, name
+            versions = [version or self._version + 1 for version in channel.unsettled.values()]
+            assert versions == sorted(versions), f"{name}: what was sent does not stand first"
+            assert all(version > channel.settled for version in versions), name
+            over = [s for s, worth in channel.told.items() if worth == OVER and s not in channel.unsettled]
+            assert not over, f"{name}: {over} are over and were told so"
+        assert self._since.keys() <= self.desk.book.sessions.keys(), "times of sessions that are over"
+        assert self._again.keys() <= self.desk.book.sessions.keys(), "plans for sessions that are over"
