@@ -526,7 +526,9 @@ class Gate:
                 break
             looks += 1
             best = self._emptiest.least()
-            if self._may_move(claim, room) and best.fits(claim, self._now, self.policy.low):
+            if not self._may_move(claim, room) or self._is_promised(best, claim):
+                continue
+            if best.fits(claim, self._now, self.policy.low):
                 room.let_go(claim.id)
                 self._let_in(
                     claim, best, Verdict.MOVED, f"resumed elsewhere: little of it is left at {room.id}"
