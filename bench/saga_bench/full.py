@@ -52,7 +52,7 @@ class FullOptions(msgspec.Struct, frozen=True, kw_only=True):
     decisions: int = 20_000
     ticks: int = 100
     """At least so many of each."""
-    traced: int = 1_000
+    traced: int = 10_000
     """Sizes up to so many workflows are run once more with tracemalloc."""
 
     def quick(self) -> FullOptions:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from saga_bench.decide import Row
+    from saga_bench.full import FullRow, Spread
     from saga_bench.simulation import Measured, SimulationBench
     from saga_bench.summary import Summary
     from saga_cli.grid import Grid
@@ -31,8 +32,21 @@ def declare(app: typer.Typer) -> None:
     app.add_typer(benches, name="bench")
 
 
-def decide(ctx: typer.Context, quick: Quick = False, rounds: Rounds = None) -> None:
+def decide(
+    ctx: typer.Context,
+    full: Annotated[
+        bool, typer.Option("--full", help="With pools that are full: 64 to 1,000 workers, the gate at work.")
+    ] = False,
+    profile: Annotated[
+        str, typer.Option(help="With --full: profiles, comma-separated.")
+    ] = "saga,thunder,sticky",
+    quick: Quick = False,
+    rounds: Rounds = None,
+) -> None:
     """Time of one placement decision, at 8 to 512 workers and 10 to 10,000 workflows."""
+    if full:
+        decide_full(ctx, profile, quick=quick)
+        return
     from dataclasses import replace
 
     from saga_bench.decide import DecideOptions, run_decide
@@ -44,6 +58,27 @@ def decide(ctx: typer.Context, quick: Quick = False, rounds: Rounds = None) -> N
         show.phase(f"{options.rounds} rounds of {options.decisions} decisions per row")
         rows = run_decide(options, lambda row: show.say(f"  {row.profile} {row.workers} x {row.workflows}"))
     given(ctx).renderer.show(rows, table=decide_table, quiet=lambda rs: [f"{r.p50_us:.1f}" for r in rs])
+
+
+def decide_full(ctx: typer.Context, profile: str, *, quick: bool) -> None:
+    """The same and the other events where memory is short."""
+    from msgspec.structs import replace
+
+    from saga_bench.full import FullOptions, run_full
+    from saga_cli.progress import progress
+    from saga_cli.simulating import profiles
+
+    options = replace(FullOptions(), profiles=tuple(profiles(profile)))
+    options = options.quick() if quick else options
+    with progress(given(ctx).renderer) as show:
+        rows = run_full(
+            options,
+            lambda name, workers, workflows: show.phase(f"{name}: {workers} workers, {workflows} workflows"),
+            lambda row: show.say(
+                f"  {row.profile} {row.workers} x {row.workflows}: {row.arrive.p50_us:.1f} µs"
+            ),
+        )
+    given(ctx).renderer.show(rows, table=full_table, quiet=lambda rs: [f"{r.arrive.p50_us:.1f}" for r in rs])
 
 
 def gateway(
@@ -189,6 +224,42 @@ def decide_table(rows: list[Row]) -> Grid:
         ],
         empty="nothing was measured",
     )  # fmt: skip
+
+
+def full_table(rows: list[FullRow]) -> RenderableType:
+    """One row per profile and size, and what the columns mean."""
+    from textwrap import fill
+
+    from rich.console import Group
+    from rich.text import Text
+
+    from saga_cli.grid import Grid
+    from saga_cli.units import UNKNOWN, count
+
+    def pair(spread: Spread, second: float) -> str:
+        return f"{spread.p50_us:.0f}/{second:.0f}"
+
+    grid = Grid(
+        "*PROFILE", ">SIZE", ">HELD", ">ARRIVE", ">FINISH", ">END", ">REPORT", ">TICK", ">BYTES",
+        rows=[
+            (
+                r.profile, f"{r.workers}x{count(r.workflows)}", count(round(r.held)), pair(r.arrive, r.arrive.p99_us),
+                pair(r.finish, r.finish.p99_us), f"{r.end.p50_us:.0f}", f"{r.report.p50_us:.0f}",
+                pair(r.tick, r.tick.max_us), UNKNOWN if r.per_workflow_bytes is None else count(r.per_workflow_bytes),
+            )
+            for r in rows
+        ],
+        empty="nothing was measured",
+    )  # fmt: skip
+    load = max((row.load for row in rows), default=0.0)
+    return Group(grid, Text(), Text(fill(f"{FULL_LEGEND} Load average up to {load:.1f}.", 79)))
+
+
+FULL_LEGEND = (
+    "SIZE: workers x live workflows. HELD: steps waiting at the gate. µs of processor time: ARRIVE, FINISH: of a step, "
+    "median/p99; END: of a workflow; REPORT: of a node; TICK: an epoch, median/longest. BYTES: Python objects per live "
+    "workflow."
+)
 
 
 def gateway_table(summaries: list[Summary]) -> Grid:
