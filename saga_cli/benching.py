@@ -5,13 +5,16 @@ Rules of this file
      the run before. That costs some 25 s a run and needs nobody's word that a reset is complete.
   2. A warm arm runs another draw of the workload first, in the same head: what it learned stays, and since no prompt of
      the two draws has a token in common, nothing that is cached is of use.
-  3. Prompts differ from round to round and are the same for all arms of a round; workflows and arrivals never differ,
+  3. What `sticky` does with few workflows is luck: numbers are left out until hashing shares them out evenly, in each
+     round another way (`saga_cli.numbering`).
+  4. Prompts differ from round to round and are the same for all arms of a round; workflows and arrivals never differ,
      unless each round is asked to have a draw of its own.
 """
 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -25,6 +28,7 @@ from saga_cli.control import Control
 from saga_cli.folder import ClusterFolder
 from saga_cli.local.neighbours import others_cores
 from saga_cli.local.private import ends_at_term, private_cluster
+from saga_cli.numbering import number_evenly
 from saga_cli.progress import Progress
 from saga_cli.replaying import Report, Workload, failures
 from saga_cli.replaying import run as replay
@@ -162,7 +166,7 @@ def _headline(plan: Plan, turn: int, arm: Arm, number: int, of: int, rest_s: flo
 def _run(plan: Plan, turn: int, arm: Arm, drawn: Draw, show: Progress) -> LiveRun:
     at, began = time(), monotonic()
     with private_cluster("live", settings(plan, arm), show, keep=plan.keep) as folder:
-        report, others = _replayed(plan, turn, arm, drawn, folder, show)
+        report, others, homes = _replayed(plan, turn, arm, drawn, folder, show)
     return LiveRun(
         arm=arm.name,
         round=turn,
@@ -170,6 +174,7 @@ def _run(plan: Plan, turn: int, arm: Arm, drawn: Draw, show: Progress) -> LiveRu
         summary=report.summary,
         tct_s={w.workflow: w.tct_s for w in report.workflows if w.state == "finished"},
         others_cores=others,
+        homes=homes,
         took_s=monotonic() - began,
         lost=failures(report),
     )
@@ -194,7 +199,7 @@ def settings(plan: Plan, arm: Arm) -> dict[str, object]:
 
 def _replayed(
     plan: Plan, turn: int, arm: Arm, drawn: Draw, folder: ClusterFolder, show: Progress
-) -> tuple[Report, float]:
+) -> tuple[Report, float, dict[str, int]]:
     control, declared = Control.of(folder), _declared(plan) if arm.declared else None
     pace = Workload(
         seed=plan.workload.seed + turn * SEED_STEP,
@@ -213,8 +218,17 @@ def _replayed(
                 declared=declared,
             )
         )
+    first = number_evenly(control, len(drawn.measured), turn)
     others = others_cores(folder)
-    return _whole(replay(control, pace, drawn.measured, show=show, declared=declared)), others()
+    report = _whole(replay(control, pace, drawn.measured, show=show, declared=declared))
+    return report, others(), _homes(control, first)
+
+
+def _homes(control: Control, first: int) -> dict[str, int]:
+    """Workflows from number `first` on, by the worker of their latest step."""
+    return dict(
+        sorted(Counter(w.home for w in control.workflows() if w.id >= first and w.home is not None).items())
+    )
 
 
 def _whole(report: Report) -> Report:

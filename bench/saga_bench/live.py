@@ -74,7 +74,7 @@ class LiveRun(msgspec.Struct, frozen=True, kw_only=True):
     """One arm once. tct_s: of the workflows that finished, by their names. lost: a line for each that failed.
 
     others_cores: CPU cores that processes other than the cluster and this one took meanwhile, on average.
-    took_s: all of it, with starting and ending the cluster, and with the warm-up.
+    homes: workflows by the worker of their latest step. took_s: all of it, with starting and ending the cluster, and with the warm-up.
     """
 
     arm: str
@@ -86,6 +86,7 @@ class LiveRun(msgspec.Struct, frozen=True, kw_only=True):
     tct_s: dict[str, float]
     others_cores: float
     took_s: float
+    homes: dict[str, int] = {}
     lost: list[str] = []
 
     @property

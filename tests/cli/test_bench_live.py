@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from canned import workflow
 from msgspec.structs import replace as changed
 
 from saga_bench import live
@@ -17,9 +18,12 @@ from saga_bench.live import Arm, LiveRun, arms, left_s, rows, turns
 from saga_cli import benching
 from saga_cli.control import Control
 from saga_cli.folder import ClusterFolder
+from saga_cli.numbering import even_start, number_evenly
 from saga_cli.replaying import Workload, _Desk
 from saga_core.config import Config, with_settings
 from saga_core.errors import UserError
+from saga_core.fleet import Pool, Worker
+from saga_core.ids import NodeId, WorkerId
 from saga_core.policy.profiles import PROFILES
 from saga_sim.costs import AGENT_CPU
 from saga_sim.runs import Summary
@@ -173,14 +177,44 @@ def test_no_client_gives_up_before_the_gate_lets_everybody_in():
     assert Config().admission.force_s < benching.SILENCE_S
 
 
-async def test_a_declared_workflow_says_at_its_submission_what_it_will_take(stub, folder):
-    (workflow,) = synthesise("live-gate", 1, 0)
+def test_numbers_are_shared_out_evenly_in_each_round_another_way():
+    names = ("local/0", "local/1")
+    pool = Pool()
+    for name in names:
+        pool.add(Worker(WorkerId(name), NodeId(""), ""))
+
+    def owners(first, count):
+        return [pool.hashed(f"workflow {number}").id for number in range(first, first + count)]
+
+    assert owners(1, 48).count("local/0") == 15, "the luck of the first numbers"
+    starts = [even_start(1, 48, names, turn) for turn in (1, 2, 3)]
+    assert starts == sorted(set(starts))
+    assert [owners(start, 48).count("local/0") for start in starts] == [24, 24, 24]
+    assert abs(2 * owners(even_start(100, 21, names, 1), 21).count("local/0") - 21) == 1
+    assert even_start(7, 5, ("local/0",), 3) == 9, "one worker gets all of any"
+    assert even_start(1, 48, names, 10**6) == starts[0], "there are not so many: the evenest"
+
+
+def test_numbers_are_left_out_before_the_run(stub, folder):
+    """The stub has one ready worker: every start is even."""
     control = Control.of(ClusterFolder(folder))
-    await _Desk(control).endpoint(workflow)
-    await _Desk(control, benching._declared(plan())).endpoint(workflow)
+    stub.workflows.append(workflow(8, "done"))  # the number that the stub gives to whatever is submitted
+    assert number_evenly(control, 4, 1) == 9
+    assert not [method for method, _, _ in stub.asked if method == "POST"]
+    assert number_evenly(control, 4, 3) == 11
+    told = [(path, body) for method, path, body in stub.asked if method == "POST"]
+    assert [path for path, _ in told] == ["/saga/v1/workflows", "/saga/v1/workflows/8/finish"] * 2
+    assert told[1][1]["state"] == "cancelled", "nothing is learned from it"
+
+
+async def test_a_declared_workflow_says_at_its_submission_what_it_will_take(stub, folder):
+    (made,) = synthesise("live-gate", 1, 0)
+    control = Control.of(ClusterFolder(folder))
+    await _Desk(control).endpoint(made)
+    await _Desk(control, benching._declared(plan())).endpoint(made)
     silent, telling = (body for method, path, body in stub.asked if method == "POST")
     assert not silent["work_s"]
-    assert telling["work_s"] == pytest.approx(work_s(AGENT_CPU.costs, workflow))
+    assert telling["work_s"] == pytest.approx(work_s(AGENT_CPU.costs, made))
     assert telling["work_s"] > 0.1
 
 
@@ -243,6 +277,9 @@ def test_a_run_has_a_cluster_of_its_own_and_leaves_nothing(tmp_path):
     for each in answer["runs"]:
         assert (each["summary"]["finished"], each["summary"]["mismatches"], each["lost"]) == (2, 0, [])
         assert 0.5 < each["summary"]["cached_share"] < 1
+    assert answer["runs"][0]["homes"] == {"local/0": 1, "local/1": 1}, (
+        "sticky, but not by the luck of numbers"
+    )
     assert answer["rows"][1]["ratio"] > 0
     assert json.loads(out.read_text())["runs"][1]["arm"] == "saga+declared+warm"
     assert not family(tmp_path)
