@@ -10,11 +10,8 @@ Rules of this file
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
-from saga_core import states
 from saga_core.accounts import Accounts, spent
-from saga_core.aeg import Declared, Hints, Kind
+from saga_core.aeg import Kind
 from saga_core.costs import BYTES_PER_TOKEN, CostTable
 from saga_core.errors import ClusterError
 from saga_core.events import (
@@ -39,117 +36,16 @@ from saga_core.events import (
     WorkflowRequeued,
     WorkflowSubmitted,
 )
-from saga_core.ids import NodeId, SessionId, StepId, TenantId, WorkerId, WorkflowId, session_id
-from saga_core.states import ENDED, SessionState, WorkflowState
-from saga_core.views import ProgramSpec
+from saga_core.ids import SessionId, StepId, TenantId, WorkflowId, session_id
+from saga_core.records import Counts, Session, Step, Workflow
+from saga_core.states import WorkflowState
+
+__all__ = ["SESSIONS", "Book", "Counts", "Session", "Step", "Workflow"]
 
 KEEP_ENDED = 1000
 """Ended workflows that stay visible in `saga ps`; older ones remain in the journal."""
-STORY = 12
-"""Causes kept per workflow, for the text of an `InvalidTransition`."""
 SESSIONS = 4096
 """Sessions one workflow may open: more is a client that mints a name per call."""
-
-
-@dataclass(slots=True, eq=False)
-class Session:
-    """One growing token context of a workflow."""
-
-    id: SessionId
-    state: SessionState = SessionState.TOOL
-    home: WorkerId | None = None
-    running: int = 0
-    """Steps arrived and not finished."""
-    placed: int = 0
-    """Of those, steps on a worker."""
-    steps: int = 0
-    context_tokens: int = 0
-    """Prompt and output of its latest finished step."""
-
-
-@dataclass(slots=True, eq=False)
-class Workflow:
-    """One run of an agent program: the scheduling atom."""
-
-    id: WorkflowId
-    tenant: TenantId
-    kind: str
-    token: str
-    submitted_at: float
-    name: str = ""
-    agent_type: str = ""
-    key: str = ""
-    work_s: float = 0.0
-    """Engine seconds that it said it would take; 0: it did not."""
-    steps_told: int = 0
-    """The same in steps."""
-    instance: str = ""
-    deadline_s: float = 0.0
-    """Seconds from its submission within which it should be over; 0: it did not say."""
-    graph: tuple[Declared, ...] = ()
-    program: ProgramSpec | None = None
-    log: str = ""
-    state: WorkflowState = WorkflowState.ACCEPTED
-    started_at: float | None = None
-    ended_at: float | None = None
-    active_at: float = 0.0
-    attempt: int = 1
-    node: NodeId | None = None
-    """Where attempt `attempt` of its program runs or was asked to run."""
-    node_incarnation: int = 0
-    started_attempt: int = 0
-    """The latest attempt that its node has shown to be there."""
-    sessions: dict[str, Session] = field(default_factory=dict)
-    running: dict[StepId, None] = field(default_factory=dict)
-    steps: int = 0
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    output_tokens: int = 0
-    home: WorkerId | None = None
-    exit_code: int | None = None
-    reason: str = ""
-    story: list[str] = field(default_factory=list)
-
-    @property
-    def live(self) -> bool:
-        return self.state not in ENDED
-
-    def advance(self, cause: str) -> None:
-        self.state = states.advance(
-            states.WORKFLOW, self.state, cause, what=f"workflow {self.id}", story=self.story
-        )
-        self.story.append(cause)
-        del self.story[:-STORY]
-
-
-@dataclass(slots=True, eq=False)
-class Step:
-    """One LLM call in flight."""
-
-    id: StepId
-    tenant: TenantId
-    model: str
-    arrived_at: float
-    workflow: WorkflowId | None
-    session: str
-    worker: WorkerId | None = None
-    incarnation: int = 0
-    """Of `worker`, when the step was placed."""
-    body_bytes: int = 0
-    lost: int = 0
-    """Times that its worker went away before the first byte."""
-
-
-@dataclass(slots=True)
-class Counts:
-    """Sums over the life of the cluster."""
-
-    ended: dict[str, int] = field(default_factory=dict)
-    steps_done: int = 0
-    steps_refused: int = 0
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    output_tokens: int = 0
 
 
 class Book:
@@ -253,7 +149,7 @@ class Book:
         workflow.ended_at, workflow.exit_code, workflow.reason = at, fact.exit_code, fact.reason
         workflow.program = None
         for session in workflow.sessions.values():
-            _move(session, "closed")
+            session.move("closed")
             self.sessions.pop(session.id, None)
         if workflow.key:
             self.keys.pop((workflow.tenant, workflow.key), None)
@@ -283,7 +179,7 @@ class Book:
             session = Session(session_id(workflow.id, fact.session))
             workflow.sessions[fact.session] = self.sessions[session.id] = session
         session.running += 1
-        _move(session, "step arrived")
+        session.move("step arrived")
         if self.accounts.of(workflow.id) is None:
             self._open_account(workflow, fact)
         self.accounts.returned(workflow.id, fact.session, at=at, tool=fact.tool)
@@ -301,7 +197,7 @@ class Book:
             Kind(workflow.tenant, workflow.agent_type, workflow.instance, fact.prefix),
             at=workflow.submitted_at,
             prompt_tokens=int(fact.body_bytes / BYTES_PER_TOKEN),
-            hints=_hints(workflow),
+            hints=workflow.hints,
         )
 
     def _step_placed(self, fact: StepPlaced) -> None:
@@ -311,7 +207,7 @@ class Book:
         if session is not None:
             session.home = fact.worker
             session.placed += 1
-            _move(session, "step placed")
+            session.move("step placed")
         if step.workflow is not None:
             self.workflows[step.workflow].home = fact.worker
 
@@ -322,7 +218,7 @@ class Book:
         session = self.session_of(step)
         if session is not None:
             session.placed -= 1
-            _settle(session)
+            session.settle()
 
     def _step_finished(self, fact: StepFinished, at: float) -> None:
         step = self.steps.pop(fact.step)
@@ -355,7 +251,7 @@ class Book:
             session.context_tokens = prompt + output
         session.running -= 1
         session.placed -= step.worker is not None
-        _settle(session)
+        session.settle()
 
     def _head_started(self, fact: HeadStarted, at: float) -> None:
         self.head = fact.incarnation
@@ -381,7 +277,7 @@ class Book:
                 ]
                 placed = sum(step.worker is not None for step in steps)
                 assert (session.running, session.placed) == (len(steps), placed), f"{session.id} miscounts"
-                assert session.state is _state(session, live=workflow.live), (
+                assert session.state is session.implied(live=workflow.live), (
                     f"{session.id} is {session.state}"
                 )
                 assert (self.sessions.get(session.id) is session) == workflow.live, session.id
@@ -392,31 +288,3 @@ class Book:
         for (tenant, key), owner in self.keys.items():
             workflow = self.workflows[owner]
             assert workflow.live and (workflow.tenant, workflow.key) == (tenant, key), key  # noqa: PT018
-
-
-def _hints(workflow: Workflow) -> Hints | None:
-    """What the learner is told of what the client said."""
-    if not (workflow.work_s or workflow.steps_told or workflow.graph):
-        return None
-    return Hints(work_s=workflow.work_s or None, steps=workflow.steps_told or None, graph=workflow.graph)
-
-
-def _settle(session: Session) -> None:
-    """A step has left a worker or is over: say what the session does now."""
-    if session.running == 0:
-        _move(session, "steps over")
-    elif session.placed == 0:
-        _move(session, "step waits")
-
-
-def _state(session: Session, *, live: bool) -> SessionState:
-    """The state that the counts of a session imply."""
-    if not live:
-        return SessionState.CLOSED
-    if session.placed:
-        return SessionState.REASONING
-    return SessionState.QUEUED if session.running else SessionState.TOOL
-
-
-def _move(session: Session, cause: str) -> None:
-    session.state = states.advance(states.SESSION, session.state, cause, what=session.id)

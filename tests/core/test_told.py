@@ -70,7 +70,10 @@ def test_a_declared_workflow_is_a_graph_by_numbers() -> None:
         ({"steps": [{"name": "a"}] * 2}, "the name 'a' is taken"),
         ({"steps": [{"name": "end"}]}, "the name 'end' is taken"),
         ({"steps": [{"name": "a", "tol": "x"}]}, r"unknown field `tol` - at `\$.steps\[0\]`"),
-        ({"steps": [{"name": "a", "next": "b"}]}, r"unknown next 'b' in flow.toml: step 'a' \(have: a, end\)"),
+        (
+            {"steps": [{"name": "a", "next": "b"}]},
+            r"unknown next 'b' in flow.toml: step 'a' \(have: a, end\)",
+        ),
         ({"steps": [{"name": "a", "next": {"end": 1.5}}]}, "step 'a': next.end = 1.5 is not a probability"),
         (
             {"steps": [{"name": "a", "next": {"a": 0.7, "end": 0.7}}]},
