@@ -142,6 +142,15 @@ class Gate:
         )
         return sum(self._key(other) < mine for other in others)
 
+    def late(self, since: float, most: int) -> list[StepId]:
+        """Steps of sessions that have waited since `since` or longer, those first who have for longest; `most` or so."""
+        found: list[StepId] = []
+        for name, at in self._oldest.items():
+            if at > since or len(found) >= most:
+                break
+            found += self.claims[name].waiting
+        return found
+
     def attach(self, pool: Pool) -> None:
         """The workers of the model are in `pool` from now on."""
         if pool is not self.pool:

@@ -48,6 +48,11 @@ from saga_core.steps import Steps
 
 __all__ = ["Head", "node_of"]
 
+ENDS = 8
+"""Silent workflows that one tick ends, the others in the next ones: some 2 ms of the loop."""
+LOOKS = 512
+"""Workflows that one tick looks at whether they are silent: 1 ms."""
+
 
 class Head:
     """Global scheduling state and the decisions about it."""
@@ -215,8 +220,10 @@ class Head:
         heapq.heappush(self._idle, (self.now + self.config.head.idle_workflow_s, workflow.id))
 
     def _end_idle(self) -> None:
-        limit = self.config.head.idle_workflow_s
-        while self._idle and self._idle[0][0] <= self.now:
+        limit, ends = self.config.head.idle_workflow_s, 0
+        for _ in range(LOOKS):
+            if not self._idle or self._idle[0][0] > self.now or ends >= ENDS:
+                break
             workflow = self.book.workflows.get(heapq.heappop(self._idle)[1])
             if workflow is None or not workflow.live:
                 continue
@@ -224,6 +231,7 @@ class Head:
             if due > self.now:
                 heapq.heappush(self._idle, (due, workflow.id))
                 continue
+            ends += 1
             reason = f"no step for {limit:g} s"
             self._end(WorkflowEnded(workflow=workflow.id, state=WorkflowState.DONE, reason=reason))
 

@@ -30,6 +30,9 @@ from saga_core.policy.profiles import PROFILES, Profile, profile_of
 from saga_core.states import WorkerState, WorkflowState
 from saga_core.worths import Worths
 
+REFUSALS = 128
+"""Steps that one tick refuses because they have waited for too long, the others in the next ones: some 2 ms."""
+
 
 class Steps:
     """Steps in flight, and those that wait for a worker."""
@@ -301,11 +304,11 @@ class Steps:
         limit = self.config.head.queue_timeout_s
         late: list[StepId] = []
         for number, since in self.waiting.items():
-            if self.desk.now - since < limit:
+            if self.desk.now - since < limit or len(late) >= REFUSALS:
                 break
             late.append(number)
         for gate in [g for g in self.gates.values() if g.waiting and not g.pool]:
-            late += [step for step, since in gate.held() if self.desk.now - since >= limit]
+            late += gate.late(self.desk.now - limit, REFUSALS - len(late))
         for step in [self.book.steps[s] for s in late]:
             message = f"no worker of model {step.model!r} was ready within {limit:g} s"
             self._give_up(step, Refuse(step.id, 503, "overloaded_error", "no_worker", message, 10))
