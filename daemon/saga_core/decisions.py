@@ -45,12 +45,8 @@ class Verdict(StrEnum):
     PLACED = "placed"
 
 
-_PLACED = Verdict.PLACED
-"""A global is found faster than a member of an enumeration."""
-
-
 class Decision(msgspec.Struct, frozen=True, gc=False):
-    """One decision. Not by keyword: a placement is one per step, and takes a third of the time this way."""
+    """One decision."""
 
     at: float
     verdict: Verdict
@@ -89,15 +85,19 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
     waited_s: float = 0.0
 
 
+Placed = tuple[float, SessionId, StepId, WorkerId, str, float, int, int, int, int, Scores, WorkflowId]
+"""The numbers of a placement, of which every step has one: a tuple until somebody asks (`_value`)."""
+
+
 class Decisions:
     """The latest decisions of one head."""
 
     def __init__(self) -> None:
         self._turned: Counter[Verdict] = Counter()
         self._steps = 0
-        self._placed: deque[Decision] = deque(maxlen=RING)
+        self._placed: deque[Placed] = deque(maxlen=RING)
         self._turns: deque[Decision] = deque(maxlen=RING)
-        self._of: dict[WorkflowId, list[Decision]] = {}
+        self._of: dict[WorkflowId, list[Decision | Placed]] = {}
 
     # -- what is noted -------------------------------------------------------------------
 
@@ -148,16 +148,23 @@ class Decisions:
         now: float,
     ) -> None:
         """A step goes to `worker`, as those before it that went the same way."""
-        before = self._same(workflow, session, worker.id)
-        since, times = (before.since, before.times + 1) if before is not None else (now, 1)
-        made = Decision(
-            now, _PLACED, workflow, session, step, worker.id, rule, since, times,
-            tokens, worker.resident.get(session, 0), worker.waiting, scores,
+        kept = self._of.get(workflow)
+        since, times = now, 1
+        if kept is not None:
+            last = kept[-1]
+            if isinstance(last, tuple) and last[1] == session and last[3] == worker.id:
+                since, times = last[5], last[6] + 1
+                del kept[-1]
+            elif (before := _same(kept, session, worker.id)) is not None:
+                since, times = before[5], before[6] + 1
+        made = (
+            now, session, step, worker.id, rule, since, times,
+            tokens, worker.resident.get(session, 0), worker.waiting, scores, workflow,
         )  # fmt: skip
         self._steps += 1
         self._placed.append(made)
         if workflow:
-            self._keep(made)
+            self._keep(workflow, made)
 
     def wait(self, workflow: WorkflowId, session: SessionId, step: StepId, rule: str, now: float) -> None:
         """A step waits, and not at a gate."""
@@ -167,22 +174,12 @@ class Decisions:
         self._turned[made.verdict] += 1
         self._turns.append(made)
         if made.workflow:
-            self._keep(made)
+            self._keep(made.workflow, made)
 
-    def _same(self, workflow: WorkflowId, session: SessionId, worker: WorkerId) -> Decision | None:
-        """What the workflow keeps of this session if it went to `worker` last; it is taken out."""
-        kept = self._of.get(workflow, [])
-        for i in range(len(kept) - 1, -1, -1):
-            before = kept[i]
-            if before.session == session:
-                same = before.verdict is _PLACED and before.worker == worker
-                return kept.pop(i) if same else None
-        return None
-
-    def _keep(self, made: Decision) -> None:
-        kept = self._of.get(made.workflow)
+    def _keep(self, workflow: WorkflowId, made: Decision | Placed) -> None:
+        kept = self._of.get(workflow)
         if kept is None:
-            kept = self._of[made.workflow] = []
+            kept = self._of[workflow] = []
         kept.append(made)
         if len(kept) > EACH:
             del kept[0]
@@ -192,21 +189,26 @@ class Decisions:
     @property
     def totals(self) -> dict[str, int]:
         """Decisions of this head by verdict."""
-        return {verdict.value: self._turned[verdict] for verdict in Verdict} | {_PLACED.value: self._steps}
+        return {verdict.value: self._turned[verdict] for verdict in Verdict} | {
+            Verdict.PLACED.value: self._steps
+        }
 
     def of(self, workflow: WorkflowId) -> list[Decision]:
         """Decisions about `workflow`, oldest first: of an ended one what the rings still have."""
         kept = self._of.get(workflow)
-        return list(kept) if kept is not None else self._found(lambda made: made.workflow == workflow)
+        if kept is not None:
+            return [_value(made) for made in kept]
+        found = self._found(lambda made: made.workflow == workflow)
+        rows = {(made.session, made.since): made.at for made in found if made.verdict is Verdict.PLACED}
+        return [m for m in found if m.verdict is not Verdict.PLACED or m.at == rows[m.session, m.since]]
 
     def of_step(self, step: StepId) -> list[Decision]:
         """Decisions about one step, oldest first, as far as they are still known."""
         return self._found(lambda made: made.step == step)
 
     def _found(self, asked: Callable[[Decision], bool]) -> list[Decision]:
-        return sorted(
-            (made for made in (*self._turns, *self._placed) if asked(made)), key=lambda made: made.at
-        )
+        known = [*self._turns, *map(_value, self._placed)]
+        return sorted(filter(asked, known), key=lambda made: made.at)
 
     def leave(self, workflow: WorkflowId) -> None:
         """`workflow` is over: it keeps no list of its own any more."""
@@ -215,3 +217,39 @@ class Decisions:
     def check(self) -> None:
         """Raise AssertionError where a bound is broken."""
         assert all(0 < len(kept) <= EACH for kept in self._of.values()), "a workflow keeps too many decisions"
+
+
+def _same(kept: list[Decision | Placed], session: SessionId, worker: WorkerId) -> Placed | None:
+    """The latest of this session in `kept`, if it was a step to the same worker; it is taken out."""
+    for i in range(len(kept) - 1, -1, -1):
+        before = kept[i]
+        if not isinstance(before, tuple):
+            if before.session == session:
+                return None
+        elif before[1] == session:
+            if before[3] != worker:
+                return None
+            del kept[i]
+            return before
+    return None
+
+
+def _value(made: Decision | Placed) -> Decision:
+    if not isinstance(made, tuple):
+        return made
+    at, session, step, worker, rule, since, times, tokens, resident, waiting, scores, workflow = made
+    return Decision(
+        at,
+        Verdict.PLACED,
+        workflow,
+        session,
+        step,
+        worker,
+        rule,
+        since,
+        times,
+        tokens,
+        resident,
+        waiting,
+        scores,
+    )

@@ -35,7 +35,8 @@ def otherwise(made: Decision, costs: CostTable, step_s: float) -> str:
     match made.verdict:
         case Verdict.HELD if made.room is not None:
             total = made.need_tokens + made.cost_tokens
-            return f"at once under sticky: live contexts would need {_of(total, made.limit_tokens)}"
+            least = "at least " if made.worker is None else ""  # in line: sticky's worker is no emptier
+            return f"at once under sticky: live contexts would need {least}{_of(total, made.limit_tokens)}"
         case Verdict.PAUSED if made.need_tokens + made.cost_tokens <= made.share * made.limit_tokens:
             return f"coming back costs it at most {_seconds(_again_s(costs, made.tokens))}"
         case Verdict.PAUSED:

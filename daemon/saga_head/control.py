@@ -193,9 +193,10 @@ class Control:
         head = self.shell.head
         found = explanation.of_step(head, number, self.shell.clock()) if number is not None else None
         if found is None:
-            raise web.HTTPNotFound(
-                reason=f"nothing is known of step {text[:MOST_DIGITS]!r}: the latest {RING:,} decisions are kept "
-                "(`saga explain WORKFLOW` has the latest of a workflow)"
+            return _error(
+                404,
+                f"nothing is known of step {text[:MOST_DIGITS]!r}: the latest {RING:,} decisions are kept "
+                "(`saga explain WORKFLOW` has the latest of a workflow)",
             )
         return _json(found)
 
