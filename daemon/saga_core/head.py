@@ -45,6 +45,7 @@ from saga_core.policy.profiles import PROFILES, Profile
 from saga_core.programs import Programs
 from saga_core.states import ENDED, NodeState, WorkflowState
 from saga_core.steps import Steps
+from saga_core.worths import Worths
 
 __all__ = ["Head", "node_of"]
 
@@ -83,6 +84,11 @@ class Head:
     def accounts(self) -> Accounts:
         """What each workflow has had, and what is expected of it."""
         return self._steps.accounts
+
+    @property
+    def worths(self) -> Worths:
+        """What sessions' KV is worth, as engines are told."""
+        return self._steps.worths
 
     @property
     def decisions(self) -> Decisions:
@@ -127,7 +133,7 @@ class Head:
             case wire.Goodbye():
                 self._on_goodbye(event)
             case wire.Valued():
-                self._steps.worths.arrived(event)
+                self.worths.arrived(event)
             case ProfileChanged():
                 self._on_profile(event)
             case HeadStarted():

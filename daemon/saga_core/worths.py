@@ -204,7 +204,7 @@ class Worths:
         for session in looked:
             del channel.news[session]
             worth, told = self._worth(session, channel.worker), channel.told.get(session)
-            if worth == told or (told is None and worth == OVER):
+            if worth == told:
                 continue
             channel.told[session] = worth
             channel.unsettled.pop(session, None)

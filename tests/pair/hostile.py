@@ -6,6 +6,7 @@ The links drop, repeat, delay and reorder, by a seeded generator of random numbe
 from __future__ import annotations
 
 import heapq
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from random import Random
 
@@ -16,11 +17,18 @@ from saga_core.book import Book
 from saga_core.config import Config, HeadConfig, NodeConfig
 from saga_core.events import HeadStarted, Outcome, StepArrived, StepFinished, WorkflowSubmitted
 from saga_core.head import Head
+from saga_core.kv.retention import OVER
 from saga_core.node import Node
 from saga_core.states import WorkerState
 from saga_core.views import ProgramSpec
 
 STEP_S = 0.1
+
+
+def up(worker: str, incarnation: int) -> words.WorkerUp:
+    return words.WorkerUp(worker, incarnation, "h", 1, "k", "m", 1_000_000, 1000, 8, values=True)
+
+
 PROGRAM = ProgramSpec(argv=["agent"], cwd="/")
 
 
@@ -47,15 +55,17 @@ class Daemon:
     programs: dict[tuple[int, int], float] = field(default_factory=dict)
     """Running programs and when they end."""
     kv: dict[tuple[str, str], int] = field(default_factory=dict)
+    worths: dict[str, dict[str, tuple[int, float]]] = field(default_factory=dict)
+    """Per engine, what it was told that sessions' KV is worth."""
 
 
 class Box:
     """Head and nodes, joined by hostile links, in one time."""
 
-    def __init__(self, seed: int, *, nodes: int = 2) -> None:
+    def __init__(self, seed: int, *, nodes: int = 2, profile: str = "saga-paper") -> None:
         self.rng, self.faults, self.now = Random(seed), Faults(), 1000.0
         self.head_config = Config(
-            profile="saga-paper", name="box", head=HeadConfig(program_retries=100, node_timeout_s=3)
+            profile=profile, name="box", head=HeadConfig(program_retries=100, node_timeout_s=3)
         )
         self.node_config = NodeConfig(backoff_s=0.1, backoff_max_s=0.4, head_timeout_s=2)
         self.kept: list[tuple[float, events.Fact]] = []
@@ -155,7 +165,7 @@ class Box:
         for action in actions:
             match action:
                 case words.SpawnWorker(worker, incarnation):
-                    daemon.workers[worker] = incarnation
+                    daemon.workers[worker], daemon.worths[worker] = incarnation, {}
                 case words.KillWorker(worker, incarnation):
                     self.die(daemon, worker)
                 case words.SendHead(message):
@@ -165,10 +175,22 @@ class Box:
                     daemon.programs[want.workflow, want.attempt] = self.now + self.rng.random() * 8
                 case words.EndProgram(workflow, attempt):
                     daemon.programs[workflow, attempt] = self.now
+                case words.SetWorths(worker, incarnation, worths):
+                    assert daemon.workers[worker] == incarnation
+                    self.value(daemon.worths[worker], worths)
                 case words.Quit(reason):
                     raise AssertionError(f"{name} quits: {reason}")
                 case _:
                     pass
+
+    @staticmethod
+    def value(engine: dict[str, tuple[int, float]], worths: Mapping[str, tuple[int, float] | None]) -> None:
+        """As the engine's queue does: of who is over nothing is kept."""
+        for session, worth in worths.items():
+            if worth is None or worth == OVER:
+                engine.pop(session, None)
+            else:
+                engine[session] = worth
 
     def die(self, daemon: Daemon, worker: str) -> None:
         incarnation = daemon.workers.pop(worker)
@@ -199,7 +221,7 @@ class Box:
         self.to_node(name, words.Tick())
         for worker, incarnation in list(daemon.workers.items()):
             if daemon.node.workers[worker].state is WorkerState.STARTING and self.rng.random() < 0.3:
-                self.to_node(name, words.WorkerUp(worker, incarnation, "h", 1, "k", "m", 1000, 1000, 8))
+                self.to_node(name, up(worker, incarnation))
         for (workflow, attempt), end in list(daemon.programs.items()):
             if self.now >= end:
                 del daemon.programs[workflow, attempt]

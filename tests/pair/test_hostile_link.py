@@ -14,9 +14,9 @@ SEEDS = int(os.environ.get("PAIR_SEEDS", "150"))
 BATCH = 10
 
 
-def settled(seed: int) -> Box:
+def settled(seed: int, **more) -> Box:
     """Twenty seconds of trouble, then quiet until nothing changes any more."""
-    box = Box(seed)
+    box = Box(seed, **more)
     box.run(20)
     box.faults.calm()
     box.run(40)
@@ -63,6 +63,33 @@ def the_mirror_is_true(box: Box) -> None:
             assert mirrored.resident == true, (worker, mirrored.resident, true)
     homes = Counter(s.home for s in box.head.book.sessions.values() if s.home is not None)
     assert dict(homes) == fleet.homes()
+
+
+@pytest.mark.parametrize("first", range(0, SEEDS // 3, BATCH))
+def test_after_the_storm_engines_know_what_the_head_means(first):
+    """Under a profile that values KV: what each engine was told is what the head would say now."""
+    known = 0
+    for seed in range(first, first + BATCH):
+        box = settled(seed, profile="saga")
+        nothing_is_lost(box)
+        the_mirror_is_true(box)
+        known += the_worths_are_true(box)
+    assert known > BATCH
+
+
+def the_worths_are_true(box: Box) -> int:
+    """How many worths engines hold. Sessions at home are valued as the head does, and nobody else is."""
+    homes = {session.id: session.home for session in box.head.book.sessions.values()}
+    meant = {name: channel for name, channel in box.head.worths.channels.items() if not channel.pending}
+    assert meant.keys() == box.head.worths.channels.keys(), "all is said and has arrived"
+    known = 0
+    for daemon in box.daemons.values():
+        for worker in daemon.workers:
+            told = meant[worker].told if worker in meant else {}
+            assert daemon.worths[worker] == told, worker
+            assert all(homes.get(session) == worker for session in told)
+            known += len(told)
+    return known
 
 
 def test_the_storm_is_one():
