@@ -28,8 +28,8 @@ from saga_core.kv.retention import OVER, Standing, Worth
 from saga_core.policy.keeping import Away, Retention
 from saga_core.states import WorkerState
 
-LOOKS = 256
-"""Worths looked at per epoch, and channels: some 10 µs each, half of the 5 ms that an epoch may take."""
+LOOKS = 128
+"""Worths looked at per epoch, and channels: some 17 µs each, so half of the 5 ms that an epoch may take."""
 UNSETTLED = 512
 """Worths in one message; more wait until these have arrived."""
 REPEAT_S = 2.0
