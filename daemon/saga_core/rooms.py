@@ -145,6 +145,8 @@ class Room:
         self.idle.remove(claim.id)
         del self.live[claim.id]
         claim.live = False
+        if not self.live and not self.paused:
+            self.factor = 1.0  # what it learned of these sessions' idleness says nothing of the next
 
     def hold(self, claim: Claim) -> None:
         """A step of `claim`, which was live here and is not, waits; or what it costs has changed meanwhile."""

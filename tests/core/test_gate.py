@@ -512,3 +512,16 @@ TestRankings = Rankings.TestCase
 TestRankings.settings = settings(
     max_examples=60, stateful_step_count=30, deadline=None, phases=[Phase.generate]
 )
+
+
+def test_a_room_that_empties_forgets_that_it_was_idle():
+    hall = Hall(policy=Admission(low=0.95, high=1.0, reserve_tokens=0, half_life_s=0.0))
+    hall.land(hall.ask("a", 940), 940)
+    hall.ask("b", 200)
+    hall.wait(20.0)
+    room = hall.gate.rooms["n/0"]
+    assert room.factor == pytest.approx(1.15)
+    hall.gate.drop(2)
+    hall.gate.leave("b", hall.now)
+    hall.gate.leave("a", hall.now)
+    assert room.factor == 1.0
