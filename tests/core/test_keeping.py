@@ -32,14 +32,11 @@ def test_long_contexts_and_early_returns_are_worth_more():
     assert by_density(COSTS, away(left_s=90.0)).worth < usual
 
 
-def test_it_is_asked_again_whenever_the_time_away_has_doubled():
-    assert [by_density(COSTS, away(for_s)).again_s for for_s in (0.0, 0.5, 1.0, 2.0, 64.0)] == [
-        1,
-        1,
-        1,
-        2,
-        64,
-    ]
+def test_it_is_asked_again_when_the_time_away_has_doubled_or_half_of_a_shorter_rest_has_passed():
+    late = [by_density(COSTS, away(for_s, left_s=1000.0)).again_s for for_s in (0.0, 0.5, 1.0, 2.0, 64.0)]
+    assert late == [1, 1, 1, 2, 64]
+    soon = [by_density(COSTS, away(50.0, left_s)).again_s for left_s in (50.0, 30.0, 5.0, 1.0)]
+    assert soon == [50, 15, 2.5, 1]
 
 
 def test_density_follows_what_is_left_of_the_learned_pauses():

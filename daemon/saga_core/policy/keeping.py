@@ -15,7 +15,7 @@ from saga_core.costs import CostTable
 from saga_core.kv.retention import Worth, density_of_context, ttl_lru
 
 LOOK_S = 1.0
-"""A worth that falls as time passes is looked at again after so long, then whenever the time away has doubled."""
+"""A worth that changes as time passes is not looked at again sooner."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +44,12 @@ Retention = Callable[[CostTable, Away], Rating]
 def by_density(costs: CostTable, away: Away) -> Rating:
     """Ours: seconds that it takes to compute again over the seconds until it is asked for (policy study, section 5).
 
-    By the median of what is left: as good as the mean or better (section 6).
+    By the median of what is left: as good as the mean or better (section 6). Asked again when the time away has
+    doubled; where less than that is left, when half of it has passed.
     """
     left_s = away.back(away.for_s).median
-    return Rating(density_of_context(costs, away.context_tokens, left_s), max(LOOK_S, away.for_s))
+    again_s = away.for_s if left_s >= away.for_s else left_s / 2
+    return Rating(density_of_context(costs, away.context_tokens, left_s), max(LOOK_S, again_s))
 
 
 def by_ttl(costs: CostTable, away: Away) -> Rating:  # noqa: ARG001
