@@ -180,7 +180,7 @@ def simulate(
     else:
         config = Config(profile=profile, name="simulated", costs=spec.preset.costs)
         world = World(spec, config, faults=seeded(faults, seed=seed), on_fact=told, declared=declared)
-    checker = Fairness(world.head.accounts)
+    checker = Fairness(world.head.accounts, world.config.admission.grace_s)
     if watch is not None:
         watch.look_at(world)
     if witness is not None:

@@ -61,6 +61,7 @@ class Case:
     arrived_at: float
     born_v: float
     born_turn: int
+    grace_s: float
     top: float
     """The largest key it ever had."""
     seen_s: float = 0.0
@@ -90,7 +91,8 @@ class Case:
 
     @property
     def key(self) -> float:
-        return virtual_finish(self.account, 0)
+        """When it is overdue, in virtual time."""
+        return virtual_finish(self.account, 0) + self.grace_s
 
 
 @dataclass(slots=True)
@@ -173,8 +175,9 @@ class Spread:
 class Fairness:
     """The checker of one head."""
 
-    def __init__(self, accounts: Accounts) -> None:
-        self._accounts = accounts
+    def __init__(self, accounts: Accounts, grace_s: float = 0.0) -> None:
+        """`grace_s`: the gate's (`Admission`)."""
+        self._accounts, self._grace_s = accounts, grace_s
         self._courses: dict[str, Course] = {}
         self._cases: dict[WorkflowId, Case] = {}
         self._steps: dict[StepId, tuple[WorkflowId, WorkerId | None, float]] = {}
@@ -239,7 +242,7 @@ class Fairness:
 
     def _begin(self, at: float, account: Account, model: str, course: Course) -> None:
         course.weigh(account.weight)
-        case = Case(account, model, at, course.virtual_s, course.turn, 0.0, account.attained_s)
+        case = Case(account, model, at, course.virtual_s, course.turn, self._grace_s, 0.0, account.attained_s)
         case.top = case.key
         self._cases[account.workflow] = case
         heapq.heappush(course.due, (case.key, account.workflow))

@@ -8,8 +8,8 @@ Rules of this file
      a new one that does not fit is waited for, or the large would never get in.
   4. Nothing waits for good: an empty room takes anybody, and after `force_s` everybody is let in.
   5. Who is overdue is waited for: nobody with a larger key goes in before it, and those with larger keys are paused as
-     they stop computing, until it fits (docs/fairness.md). Overdue is whom a fair share would have finished by now,
-     and who has waited for `patience_s`.
+     they stop computing, until it fits (docs/fairness.md). Overdue is whom a fair share would have finished `grace_s`
+     of virtual time ago; where keys are something else, who has waited for `patience_s`.
   6. Soft state: after a restart of the head, or another profile, sessions come in as their steps come.
 
 Source: policy study, section 5; ThunderAgent (arXiv 2602.13692) for pause and resume.
@@ -388,9 +388,9 @@ class Gate:
     # -- who is overdue ------------------------------------------------------------------
 
     def _overdue(self, claim: Claim) -> bool:
-        """Whether a fair share would have finished it by now, or it has waited for long enough."""
-        if self._virtual_s is not None and self._virtual_s() >= self._key(claim)[0]:
-            return True
+        """Whether a fair share would have finished it long ago; where keys do not say so, whether it has waited long."""
+        if self._virtual_s is not None:
+            return self._virtual_s() >= self._key(claim)[0] + self.policy.grace_s
         return self._now - claim.since >= self.policy.patience_s
 
     def _clear(self, room: Room, claim: Claim) -> bool:

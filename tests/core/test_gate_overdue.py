@@ -11,7 +11,7 @@ from saga_core.gate import Gate
 from saga_core.policy import ordering
 from saga_core.policy.admission import NEVER
 
-PATIENT = replace(PLAIN, patience_s=NEVER)
+PATIENT = replace(PLAIN, patience_s=NEVER, grace_s=5.0)
 
 
 class Virtual(Hall):
@@ -51,7 +51,7 @@ def test_nobody_is_paused_for_who_is_on_time():
     hall = Virtual()
     _, b = full(hall)
     hall.came("new", 400, 10.0)
-    hall.virtual = 9.9
+    hall.virtual = 14.9  # due at 10, and 5 of grace
     hall.land(b, 450)
     assert hall.paused() == []
     assert hall.granted() == []

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from random import Random
+from unittest.mock import patch
 
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from trace_makers import chain, step, workflow
 
+from saga_sim import experiment
 from saga_sim.costs import AGENT_CPU
-from saga_sim.experiment import Arrivals, fitted, simulate
+from saga_sim.experiment import Arrivals, fitted, quiet_config, simulate
 from saga_sim.runs import RunState
 from saga_sim.work import work_s
 from saga_sim.world import ClusterSpec
@@ -74,7 +76,14 @@ def run(flows, workers=1, *, rate=1.0, lies=0.0, seed=0, profile="saga"):
     spec = ClusterSpec(preset=POOL, workers=workers, per_node=workers)
     flows = fitted(flows, spec)
     arrivals = Arrivals(per_s=rate)
-    return simulate(profile, flows, spec, arrivals, seed=seed, declared=declared, fair=True)
+    with patch.object(experiment, "quiet_config", without_grace):
+        return simulate(profile, flows, spec, arrivals, seed=seed, declared=declared, fair=True)
+
+
+def without_grace(profile, costs=None):
+    """Workflows of these take seconds of work, so that 10 virtual seconds of grace would be the whole run."""
+    config = quiet_config(profile, costs)
+    return replace(config, admission=replace(config.admission, grace_s=0.001))
 
 
 def sound(figures, result):

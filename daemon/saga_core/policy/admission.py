@@ -44,6 +44,9 @@ class Admission:
     """Of the limit in use, above which it is the limit that holds the waiting."""
     rehome_share: float = 0.5
     """A paused session with less of its context than this at home may be resumed elsewhere."""
+    grace_s: float = 10.0
+    """Virtual seconds after which whoever a fair share would have finished is waited for. 0.001 costs iso-bench 2 %,
+    10 half a percent; without, entire-cli has workflows of seconds that wait for half an hour (docs/fairness.md)."""
     patience_s: float = 600.0
     """After which whoever waits is waited for: later sessions are paused to make room for it (docs/fairness.md)."""
     force_s: float = 1800.0
