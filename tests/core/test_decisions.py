@@ -202,6 +202,27 @@ def test_a_session_that_changes_workers_is_no_row():
     assert [(made.worker, made.times) for made in decisions.of(1)] == [("n1/0", 1), ("n1/1", 2), ("n1/0", 1)]
 
 
+def test_a_row_ends_with_whatever_else_is_decided_about_the_session():
+    decisions = Decisions()
+    placed(decisions, 1, "1.a", 1)
+    decisions.wait(1, "1.a", 2, "no worker", 2.0)
+    placed(decisions, 1, "1.b", 3)
+    placed(decisions, 1, "1.a", 4)
+    assert [made.times for made in decisions.of(1)] == [1, 1, 1, 1]
+
+
+def test_the_paused_of_a_room_count_those_before_them():
+    rig = gated()
+    first, second, third = rig.submit(), rig.submit(), rig.submit()
+    large = ask(rig, first, 400)
+    for number, tokens in ((second, 300), (third, 200)):
+        done(rig, ask(rig, number, tokens), tokens)
+    done(rig, large, 950)  # both others are paused
+    ask(rig, second, 300)
+    ask(rig, third, 200)
+    assert [rig.head.decisions.of(number)[-1].ahead for number in (second, third)] == [0, 1]
+
+
 def test_sessions_that_take_turns_do_not_push_each_other_out():
     decisions = Decisions()
     for step in range(1, 101):
@@ -214,6 +235,7 @@ def test_a_step_of_no_workflow_keeps_nothing_but_its_place_in_the_ring():
     rig.step(None, body_bytes=400)
     (made,) = rig.head.decisions.of_step(rig.steps)
     assert (made.verdict, made.workflow, made.session) == (Verdict.LET_IN, 0, f"step-{rig.steps}")
+    assert not rig.head.decisions._of
 
 
 def test_an_ended_workflow_keeps_no_list():

@@ -152,6 +152,10 @@ async def _all_is_shown(agents: Agents, two: int, three: int) -> None:
     assert step.workflow is not None
     assert step.workflow.id == two
 
+    (inside,) = (await agents.explain("workflows/1")).sessions
+    assert (inside.gate, inside.ahead, inside.waits_s) == ("in", None, None)
+    assert inside.returns_s is not None
+
     (other,) = (await agents.explain(f"workflows/{three}")).sessions
     assert (other.gate, other.ahead) == ("held", 1)
 
