@@ -111,7 +111,7 @@ class Room:
 
     def cost(self, claim: Claim) -> float:
         """Tokens that `claim` would add."""
-        return max(0, claim.tokens - claim.shared) + self.policy.reserve_tokens
+        return max(0, claim.tokens - claim.shared) + self.policy.reserve(self.capacity_tokens)
 
     def fits(self, claim: Claim, now: float, share: float) -> bool:
         """Whether it may come in; an empty room takes whatever comes."""
