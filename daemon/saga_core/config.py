@@ -126,6 +126,7 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
     "admission.low": (0.01, 4),
     "admission.high": (0.01, 4),
     "admission.reserve_tokens": (0, 2**20),
+    "admission.reserve_parts": (1, 2**20),
     "admission.half_life_s": (0, 86400),
     "admission.idle_share": (0, 1),
     "admission.busy_share": (0, 1),

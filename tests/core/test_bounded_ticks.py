@@ -46,8 +46,8 @@ def test_steps_at_a_gate_whose_workers_are_gone_are_refused_some_at_a_time():
         incarnation=1,
         state=WorkerState.READY,
         model="m",
-        capacity_tokens=4000,
-        max_model_len=4000,
+        capacity_tokens=1000,
+        max_model_len=1000,
     )
     head.handle(wire.Report(node="n", incarnation=1, seq=1, workers=[fact]), now=100.0)
     arrive(head, 2 * REFUSALS, 101.0)

@@ -10,10 +10,6 @@ from dataclasses import dataclass
 
 NEVER = float("inf")
 
-RESERVED_PARTS = 64
-"""No session reserves more than this part of the memory: on a CPU worker's 32,768 tokens 500 are 6 % faster than 1000
-(saga_sim, workload live-gate), and 64 sessions share a pool of any size."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Admission:
@@ -25,6 +21,9 @@ class Admission:
     """Share of the limit above which sessions are paused. Without the gap to `low`: 0.38 of the speed."""
     reserve_tokens: int = 1000
     """Growth of a session that is counted before it happens. None: 0.85 of the speed; 500 to 2000 are alike."""
+    reserve_parts: int = 64
+    """No session reserves more than this part of the memory: on a CPU worker's 32,768 tokens 500 are 6 % faster than
+    1000 (workload live-gate in the simulator, 8 seeds)."""
     half_life_s: float = 30.0
     """In which what a session that waits for its tool counts for halves; 0: it counts fully, as in the study.
 
@@ -58,7 +57,7 @@ class Admission:
 
     def reserve(self, capacity_tokens: int) -> int:
         """Growth in tokens that is counted of each session; of a small memory not more than it can spare."""
-        return min(self.reserve_tokens, capacity_tokens // RESERVED_PARTS)
+        return min(self.reserve_tokens, capacity_tokens // self.reserve_parts)
 
     def limit(self, factor: float, capacity_tokens: int, share: float) -> float:
         """Tokens that sessions may need; no limit where the memory is not known."""

@@ -33,7 +33,9 @@ class Profile:
     """What KV of sessions in a tool is worth to engines that take it; None: least recently used goes first."""
 
 
-THUNDER = Admission(low=0.8, high=0.95, reserve_tokens=100, half_life_s=1.0, adaptive=False, patience_s=NEVER)
+THUNDER = Admission(
+    low=0.8, high=0.95, reserve_tokens=100, reserve_parts=1, half_life_s=1.0, adaptive=False, patience_s=NEVER
+)
 """ThunderAgent (arXiv 2602.13692). Its repository reserves 100 tokens per program, halves what waits for its tool each
 second, pauses the smallest first, resumes the smallest first, the paused before the new, and all after 1800 s.
 
