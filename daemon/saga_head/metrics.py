@@ -26,6 +26,7 @@ from saga_core.events import (
     WorkflowEnded,
     WorkflowSubmitted,
 )
+from saga_core.fairness import Fairness, FairnessFigures
 from saga_core.head import Head
 
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000)
@@ -59,6 +60,7 @@ class Metrics:
 
     def __init__(self, head: Head) -> None:
         self._head = head
+        self._fairness = Fairness(head.accounts, head.config.admission.grace_s)
         self._steps: Counter[str] = Counter()
         self._refused: Counter[str] = Counter()
         self._workflows: Counter[str] = Counter()
@@ -69,8 +71,9 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.registry.register(self)
 
-    def fold(self, fact: Fact) -> None:
-        """Count a fact."""
+    def fold(self, fact: Fact, at: float) -> None:
+        """Count a fact, which the head applied at `at` seconds."""
+        self._fairness.saw(at, fact)
         match fact:
             case StepFinished():
                 self._finished(fact)
@@ -122,6 +125,7 @@ class Metrics:
         yield from _gate(self._head)
         yield from _rooms(self._head)
         yield from _predictions(self._head)
+        yield from _fair(self._fairness.figures())
 
     def _gauges(self) -> Iterator[Metric]:
         head = self._head
@@ -191,6 +195,18 @@ def _rooms(head: Head) -> Iterator[Metric]:
             factor.add_metric(names, room.factor)
             live.add_metric(names, len(room.live))
     yield from (need, limit, factor, live)
+
+
+def _fair(seen: FairnessFigures) -> Iterator[Metric]:
+    """The bound of docs/fairness.md against what happened to the workflows that ended."""
+    text = "Ended workflows that waited for more work of others than the bound grants"
+    yield CounterMetricFamily("saga_fairness_violations", text, seen.violations)
+    yield CounterMetricFamily("saga_fairness_overdue", "Ended workflows later than a fair share", seen.overdue)
+    text = "(end - when a fair share would have finished it) / its life without waiting, of ended workflows"
+    lateness = _gauge("saga_fairness_lateness", text, "quantile")
+    lateness.add_metric(["0.99"], seen.lateness_p99)
+    lateness.add_metric(["1"], seen.lateness_max)
+    yield lateness
 
 
 def _predictions(head: Head) -> Iterator[Metric]:

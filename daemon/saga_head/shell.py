@@ -123,7 +123,7 @@ class Shell:
         if not self._flushing:
             self._flushing = True
             asyncio.get_running_loop().call_later(FLUSH_S, self._flush)
-        self.metrics.fold(fact)
+        self.metrics.fold(fact, at)
         if type(fact) not in REPEATED:
             log.info(type(fact).__name__, **_bound(fact))
 

@@ -179,6 +179,7 @@ async def _all_is_shown(agents: Agents, two: int, three: int) -> None:
     assert await agents.metric('saga_worker_limit_tokens{model="m",worker="n1/0"}') == POOL_TOKENS
     assert await agents.metric('saga_worker_limit_factor{model="m",worker="n1/0"}') == 1.0
     assert await agents.metric('saga_virtual_seconds_total{model="m"}') > 0.0
+    assert await agents.metric("saga_fairness_violations_total") == 0.0
 
 
 def test_predictions_are_measured_over_all_agent_types_with_bounded_labels() -> None:
