@@ -25,6 +25,7 @@ from saga_cli.progress import Progress
 from saga_cli.replaying import Workload
 from saga_cli.replaying import run as replay
 from saga_cli.units import UNKNOWN, count, duration
+from saga_core.policy.profiles import PROFILES
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -140,9 +141,14 @@ def validate(plan: Plan, show: Progress) -> Validation:
 
 
 def _settings(plan: Plan) -> dict[str, object]:
-    """What the simulator has to know of the engine is said, not left to the engine's defaults."""
+    """What the simulator has to know of the engine is said, not left to the engine's defaults.
+
+    Engines that order by priority serve as steps come where none is given; so one cluster does for all profiles.
+    """
+    ordered = [name for name in plan.profiles if PROFILES[name].engine_order]
     step = ("--max-num-batched-tokens", str(calibrating.STEP_TOKENS)) if plan.engine == "vllm" else ()
     return {
+        "profile": (ordered or plan.profiles)[0],
         "workers.engine": plan.engine,
         "workers.count": plan.workers,
         "workers.max_model_len": CONTEXT_TOKENS,

@@ -1,6 +1,6 @@
 """`saga sim validate`: what is compared with what, and how it is said."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from io import StringIO
 
 import pytest
@@ -117,3 +117,11 @@ def test_the_table_says_errors_spreads_and_means(compared):
     assert f"{compared.tct_error:+.1%}" in text
     assert f"{compared.tct_spread:.1%}" in text
     assert "0.25" in text
+
+
+@pytest.mark.parametrize(
+    ("profiles", "first"), [(["sticky", "saga-paper", "las"], "saga-paper"), (["sticky", "saga"], "sticky")]
+)
+def test_the_engines_order_by_priority_where_one_of_the_profiles_wants_it(profiles, first):
+    plan = replace(PLAN, profiles=profiles)
+    assert validating._settings(plan)["profile"] == first
