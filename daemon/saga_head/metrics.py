@@ -201,7 +201,9 @@ def _fair(seen: FairnessFigures) -> Iterator[Metric]:
     """The bound of docs/fairness.md against what happened to the workflows that ended."""
     text = "Ended workflows that waited for more work of others than the bound grants"
     yield CounterMetricFamily("saga_fairness_violations", text, seen.violations)
-    yield CounterMetricFamily("saga_fairness_overdue", "Ended workflows later than a fair share", seen.overdue)
+    yield CounterMetricFamily(
+        "saga_fairness_overdue", "Ended workflows later than a fair share", seen.overdue
+    )
     text = "(end - when a fair share would have finished it) / its life without waiting, of ended workflows"
     lateness = _gauge("saga_fairness_lateness", text, "quantile")
     lateness.add_metric(["0.99"], seen.lateness_p99)

@@ -17,7 +17,9 @@ def test_every_setting_has_a_dotted_name_and_a_default_in_bounds():
     assert flat["head.port"] == 0
     assert flat["profile"] == "saga"
     assert set(BOUNDS) <= set(flat)
-    numbers = {name for name, value in flat.items() if isinstance(value, int | float) and not isinstance(value, bool)}
+    numbers = {
+        name for name, value in flat.items() if isinstance(value, int | float) and not isinstance(value, bool)
+    }
     assert {name for name in numbers if not name.endswith("_s")} <= set(BOUNDS), "a number without bounds"
 
 
