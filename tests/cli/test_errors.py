@@ -177,6 +177,11 @@ def test_a_submission_says_everything_it_was_told(saga, folder, stub, tmp_path):
         "tenant": "t",
         "kind": "program",
         "program": {"argv": ["run.sh"], "cwd": str(tmp_path), "env": {"A": "1=2"}},
+        "work_s": 0.0,
+        "steps": 0,
+        "instance": "",
+        "deadline_s": 0.0,
+        "graph": [],
     }
 
 
