@@ -2,8 +2,9 @@
 
 Rules of this file
   1. Of a session that is live, every step goes to the worker that has its context, at once.
-  2. Who is let in is counted with its whole context and some growth, also while its tool runs. Between `low` and
-     `high` nothing happens; above `high` the sessions with the largest keys (of `victim`, where there is one) that compute nothing are paused.
+  2. Who is let in is counted with its whole context and some growth, and while its tool runs with a share that halves
+     every `half_life_s`. Between `low` and `high` nothing happens; above `high` the sessions with the largest keys (of
+     `victim`, where there is one) that compute nothing are paused.
   3. The paused go before the new, smaller keys before larger ones. A paused session that does not fit blocks nobody;
      a new one that does not fit is waited for, or the large would never get in.
   4. Nothing waits for good: an empty room takes anybody, and after `force_s` everybody is let in.

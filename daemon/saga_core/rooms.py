@@ -39,15 +39,9 @@ class Claim:
     """When it began to wait, or to be idle."""
     counted: float = 0.0
     """What it stands for in its room's sum, at `since` if it is idle."""
-    key: float = 0.0
-    """When it was last put in line."""
     bytes_per_token: float = 0.0
     """Of its prompts; 0: not known yet."""
     steps: int = 0
-
-    @property
-    def idle(self) -> bool:
-        return self.flying == 0
 
 
 @dataclass(slots=True, eq=False)
@@ -93,17 +87,12 @@ class Room:
 
     def need(self, now: float) -> float:
         """Tokens that the live claims need or soon will."""
-        half_life_s = self.policy.half_life_s
-        resting = self.resting
-        if half_life_s and now != self.rested_at:
-            resting *= 2.0 ** ((self.rested_at - now) / half_life_s)
-        need = self.computing + resting
-        return max(0.0, need)
+        resting = self.resting if now == self.rested_at else self.resting * self._decay(self.rested_at, now)
+        return max(0.0, self.computing + resting)
 
     def fullness(self, now: float) -> float:
         """The need as a share of the limit."""
-        limit = self.room(1.0)
-        return self.need(now) / (max(1.0, limit))
+        return self.need(now) / max(1.0, self.room(1.0))
 
     def room(self, share: float) -> float:
         """Tokens that claims may need, at that share of the limit."""

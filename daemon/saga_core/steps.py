@@ -207,8 +207,10 @@ class Steps:
         gate.ask(step.id, _claimant(step, session), account, step.body_bytes, self.desk.now)
         self._follow(gate)
 
-    def _land(self, step: Step, end: StepFinished | None, again_s: float = 0.0) -> Gate | None:
-        """Tell the gate that `step` has left its worker or waits no more."""
+    def _land(
+        self, step: Step, end: StepFinished | None, again_s: float = 0.0, *, over: bool = True
+    ) -> Gate | None:
+        """Tell the gate that `step` has left its worker or waits no more. Unless it is `over` it asks again."""
         gate = self.gates.get(step.model)
         if gate is None:
             return None
@@ -220,7 +222,7 @@ class Steps:
             output_tokens=(end.output_tokens or 0) if end is not None else 0,
             again_s=again_s,
         )
-        if end is not None and step.workflow is None:
+        if over and step.workflow is None:
             gate.leave(_claimant(step, None), self.desk.now)
         return gate
 
@@ -328,7 +330,7 @@ class Steps:
             return
         self._leave_worker(step)
         self._suspect(step)
-        gate = self._land(step, None)
+        gate = self._land(step, None, over=False)
         self.desk.record(event)
         if gate is not None:
             self._follow(gate)
@@ -424,6 +426,8 @@ class Steps:
         self.decisions.check()
         for gate in self.gates.values():
             gate.check()
+            strays = {_claimant(step, None) for step in self.book.steps.values() if step.workflow is None}
+            assert gate.claims.keys() <= self.book.sessions.keys() | strays, "a claim outlives its step"
         by_model = {s for queue in self._waiting_for.values() for s in queue}
         assert by_model == self.waiting.keys(), "waiting steps miscounted"
         for worker in self.fleet.workers.values():

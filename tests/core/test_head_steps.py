@@ -327,3 +327,11 @@ def test_a_session_whose_only_step_was_lost_is_queued_until_it_is_placed_again()
     assert session.state is SessionState.QUEUED
     rig.report(worker(incarnation=2))
     assert session.state is SessionState.REASONING
+
+
+def test_a_step_of_no_workflow_leaves_nothing_at_the_gate_when_it_is_given_up():
+    rig = Rig(config("saga", max_step_losses=0))
+    rig.up(capacity_tokens=4000)
+    rig.step(body_bytes=8000)
+    refused(rig.lose(1))
+    assert not rig.head.gates["m"].claims

@@ -42,7 +42,7 @@ def test_the_ttl_is_halved_at_most_and_capped(base_s, used, ttl_s):
 def test_percentiles_of_latencies():
     ordered = [float(i) for i in range(101)]
     assert retention.latency_percentile_s(ordered) == 95.0
-    assert retention.continuum_ttl_s(ordered) == 90.0
+    assert retention.latency_percentile_s(ordered, 0.9) == 90.0
     assert retention.latency_percentile_s([2.0, 4.0], 0.5) == 3.0
     assert retention.latency_percentile_s([7.0]) == 7.0
     assert retention.latency_percentile_s([]) is None

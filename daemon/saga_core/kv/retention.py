@@ -49,8 +49,6 @@ TTL_SHRINK = 0.5
 """SAGA paper, Eq. 6: at full pressure half of the base is left."""
 TTL_MOST_S = 300.0
 """SAGA paper, Eq. 6."""
-CONTINUUM_PERCENTILE = 0.9
-"""Continuum: a KV cache stays for the 90th percentile of its tool's latencies (as the policy study runs it)."""
 
 
 # -- recency -----------------------------------------------------------------------------
@@ -145,11 +143,6 @@ def latency_percentile_s(ordered_s: Sequence[float], share: float = TTL_PERCENTI
 
 
 # -- others ------------------------------------------------------------------------------
-
-
-def continuum_ttl_s(ordered_s: Sequence[float]) -> float | None:
-    """Continuum: the 90th percentile of the tool's latencies in ascending order; None as long as there are none."""
-    return latency_percentile_s(ordered_s, CONTINUUM_PERCENTILE)
 
 
 def ttl_lru(last_used_s: float, expires_s: float, now_s: float) -> Worth:
