@@ -202,6 +202,11 @@ class Decisions:
         rows = {(made.session, made.since): made.at for made in found if made.verdict is Verdict.PLACED}
         return [m for m in found if m.verdict is not Verdict.PLACED or m.at == rows[m.session, m.since]]
 
+    def latest(self, workflow: WorkflowId) -> Decision | None:
+        """The latest decision about a live workflow."""
+        kept = self._of.get(workflow)
+        return _value(kept[-1]) if kept else None
+
     def of_step(self, step: StepId) -> list[Decision]:
         """Decisions about one step, oldest first, as far as they are still known."""
         return self._found(lambda made: made.step == step)

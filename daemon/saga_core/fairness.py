@@ -52,6 +52,17 @@ class FairnessFigures(msgspec.Struct, frozen=True, kw_only=True):
     unfollowed: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Life:
+    """Of one workflow, in seconds."""
+
+    life_s: float
+    waited_s: float
+    """Held back while no step of it was on a worker."""
+    attained_s: float
+    """Useful work in engine seconds."""
+
+
 @dataclass(slots=True, eq=False)
 class Case:
     """One unfinished workflow."""
@@ -201,6 +212,14 @@ class Fairness:
                 self._end(at, fact.workflow)
             case _:
                 pass
+
+    def life(self, workflow: WorkflowId, at: float) -> Life | None:
+        """What an unfinished workflow has had by `at`; None: it has made no step."""
+        case = self._cases.get(workflow)
+        if case is None:
+            return None
+        waited_s = case.waited_s + (at - case.since if case.since is not None else 0.0)
+        return Life(at - case.arrived_at, waited_s, case.account.attained_s)
 
     def figures(self) -> FairnessFigures:
         """Of all that ended so far."""

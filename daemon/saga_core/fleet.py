@@ -53,6 +53,9 @@ class Worker:
     homes: int = 0
     """Live sessions whose home this is; `Fleet.move_home` keeps it."""
     done: int = 0
+    prompt_tokens: int = 0
+    """Of its finished steps; `cached_tokens` of them were there already."""
+    cached_tokens: int = 0
     resident: dict[SessionId, int] = field(default_factory=dict)
     """Tokens per live session; `Fleet.hold`, `release` and `void` keep it."""
     suspect_at: float | None = None

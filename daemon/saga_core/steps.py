@@ -377,6 +377,8 @@ class Steps:
         if worker is None:
             return
         worker.done += 1
+        worker.prompt_tokens += event.prompt_tokens or 0
+        worker.cached_tokens += event.cached_tokens or 0
         session = self.book.session_of(step)
         same = worker.state is WorkerState.READY and worker.incarnation == step.incarnation
         if session is not None and same and session.id not in worker.resident:

@@ -38,6 +38,13 @@ class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
     """Those that it was let in for, in a tool too."""
     held_sessions: int = 0
     """Those paused here that have a step waiting."""
+    retained_tokens: int = 0
+    """Of the resident ones, those of sessions that are in a tool and shall find them again."""
+    evictable_tokens: int = 0
+    """Of the resident ones, those of sessions that are paused: nobody keeps them."""
+    prompt_tokens: int = 0
+    """Of its finished steps, as this head saw them."""
+    cached_tokens: int = 0
 
 
 class NodeView(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,6 +101,65 @@ class WorkflowView(msgspec.Struct, frozen=True, kw_only=True):
     """How long the longest waiting of its sessions has been at the gate."""
     paused: int = 0
     """Its sessions that are paused, with a step waiting or not."""
+    resident_tokens: int = 0
+    """KV of its sessions, in the memory of their homes."""
+    slack_s: float | None = None
+    """Seconds until its deadline, negative beyond it; None: it has none, or is over."""
+    eta_s: float | None = None
+    """Seconds until it should be over, at the pace it has had; None: nothing is known, or it is over."""
+    why: str = ""
+    """Why it waits, while it does."""
+
+
+class TenantView(msgspec.Struct, frozen=True, kw_only=True):
+    """Who pays, and what came of it."""
+
+    id: str
+    weight: float
+    live: int
+    """Workflows not ended."""
+    held: int
+    """Of these, with a session waiting at the gate."""
+    attained_s: float
+    """Engine seconds of useful work that its workflows had, over the life of this head."""
+    share: float
+    """Of the work of all tenants, in [0, 1]."""
+    ended: int = 0
+    slowdown: float | None = None
+    """Mean over its ended workflows of life / life without waiting; None: none ended yet."""
+    promised: int = 0
+    """Ended workflows that had a deadline."""
+    kept: int = 0
+    """Of these, done within it."""
+
+
+class EventView(msgspec.Struct, frozen=True, kw_only=True):
+    """One fact, as `saga events` shows it: free of secrets."""
+
+    seq: int
+    """Counts the facts of one head."""
+    at: float
+    """Seconds since the epoch (UTC)."""
+    kind: str
+    """Name of the fact (`saga_core.events`)."""
+    workflow: int | None = None
+    session: str = ""
+    """Name of the session within the workflow."""
+    step: int | None = None
+    facts: dict[str, str | int | float | bool] = {}
+    """Its other fields, as far as they are said."""
+
+
+class EventPage(msgspec.Struct, frozen=True, kw_only=True):
+    """Facts in a row."""
+
+    head: int
+    """Incarnation of the head: numbers of another one mean nothing."""
+    events: list[EventView]
+    next: int
+    """What to ask for as `after` next."""
+    missed: int = 0
+    """Facts that were asked for and are kept no more."""
 
 
 class Totals(msgspec.Struct, frozen=True, kw_only=True):
@@ -129,6 +195,9 @@ class ClusterView(msgspec.Struct, frozen=True, kw_only=True):
     totals: Totals
     workflows: list[WorkflowView]
     """Live ones, and the most recent of the ended."""
+    tenants: list[TenantView] = []
+    at: float = 0.0
+    """When this was so, in seconds since the epoch (UTC)."""
 
 
 class ProgramSpec(msgspec.Struct, frozen=True, kw_only=True):

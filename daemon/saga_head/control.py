@@ -64,6 +64,7 @@ class Control:
                 web.get("/v1/models", self.models),
                 web.get("/s/{token}/v1/models", self.models),
                 web.get("/saga/v1/cluster", self.cluster),
+                web.get("/saga/v1/events", self.events),
                 web.get("/saga/v1/workflows", self.workflows),
                 web.post("/saga/v1/workflows", self.submit),
                 web.get("/saga/v1/workflows/{id}", self.workflow),
@@ -120,10 +121,21 @@ class Control:
 
     # -- for the admin key ---------------------------------------------------------------
 
-    async def cluster(self, request: web.Request) -> web.Response:  # noqa: ARG002
-        return _json(self.view())
+    async def cluster(self, request: web.Request) -> web.Response:
+        """`?workflows=N`: at most so many of them."""
+        return _json(self.view(_natural(request, "workflows", show.SHOWN)))
 
-    def view(self) -> ClusterView:
+    async def events(self, request: web.Request) -> web.Response:
+        """Facts after number `?after=N`, of one `?workflow=N`; `?wait_s=N`: until there is one."""
+        page = await self.shell.feed.page(
+            self.shell.head.book.head,
+            after=_natural(request, "after", None),
+            workflow=_natural(request, "workflow", None),
+            wait_s=float(_natural(request, "wait_s", 0)),
+        )
+        return _json(page)
+
+    def view(self, workflows: int = show.SHOWN) -> ClusterView:
         """One snapshot of everything."""
         shell = self.shell
         return show.cluster(
@@ -133,6 +145,8 @@ class Control:
             started_at=self.started_at,
             stale=shell.stale,
             now=shell.clock(),
+            tallies=shell.metrics.tallies,
+            shown=workflows,
         )
 
     async def workflows(self, request: web.Request) -> web.Response:
@@ -236,6 +250,19 @@ class Control:
     def _view(self, number: WorkflowId) -> WorkflowView:
         head = self.shell.head
         return show.workflow(head, head.book.workflows[number], self.shell.clock())
+
+
+N = TypeVar("N", int, None)
+
+
+def _natural(request: web.Request, name: str, default: N) -> int | N:
+    """A number of the query. Raises UserError for what is none."""
+    text = request.query.get(name)
+    if text is None:
+        return default
+    if not (text.isascii() and text.isdecimal() and len(text) <= MOST_DIGITS):
+        raise UserError(f"{name}={text[:MOST_DIGITS]!r} is not valid (valid: a whole number)")
+    return int(text)
 
 
 def _length(shell: Shell, model: str) -> dict[str, int]:

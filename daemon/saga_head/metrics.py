@@ -28,6 +28,7 @@ from saga_core.events import (
 )
 from saga_core.fairness import Fairness, FairnessFigures
 from saga_core.head import Head
+from saga_core.tallies import Tallies
 
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000)
 """Upper bounds of buckets, from a cached turn (tens of ms) to a queued 100k-token prefill (minutes)."""
@@ -61,6 +62,7 @@ class Metrics:
     def __init__(self, head: Head) -> None:
         self._head = head
         self._fairness = Fairness(head.accounts, head.config.admission.grace_s)
+        self.tallies = Tallies(head.book)
         self._steps: Counter[str] = Counter()
         self._refused: Counter[str] = Counter()
         self._workflows: Counter[str] = Counter()
@@ -73,6 +75,8 @@ class Metrics:
 
     def fold(self, fact: Fact, at: float) -> None:
         """Count a fact, which the head applied at `at` seconds."""
+        if type(fact) is WorkflowEnded:
+            self.tallies.ended(fact, self._fairness.life(fact.workflow, at), at)
         self._fairness.saw(at, fact)
         match fact:
             case StepFinished():

@@ -24,6 +24,7 @@ from saga_core.identity import FINAL_HEADERS, Identity, identify, told_of
 from saga_core.ids import NodeId, StepId, TenantId, WorkerId, WorkflowId
 from saga_core.states import WorkflowState
 from saga_core.views import ProgramSpec, SubmitRequest
+from saga_head.feed import Feed
 from saga_head.gateway.port import Call, Caller, Exchange, Refusal, Result, Target
 from saga_head.gateway.prefix import prefix_of
 from saga_head.journal import Journal
@@ -63,6 +64,7 @@ class Shell:
         self.head, self.journal, self.callers = head, journal, callers
         self.clock, self._send = clock, send
         self.metrics = Metrics(head)
+        self.feed = Feed()
         self.url = ""
         self.logs = Path()
         """Folder of programs' output, in the cluster folder."""
@@ -124,6 +126,7 @@ class Shell:
             self._flushing = True
             asyncio.get_running_loop().call_later(FLUSH_S, self._flush)
         self.metrics.fold(fact, at)
+        self.feed.add(fact, at)
         if type(fact) not in REPEATED:
             log.info(type(fact).__name__, **_bound(fact))
 

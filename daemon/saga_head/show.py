@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from math import inf
 
 from saga_core.book import Session, Workflow
 from saga_core.fleet import Node, Worker
 from saga_core.gate import Gate
 from saga_core.head import Head
+from saga_core.ids import TenantId
+from saga_core.reasons import why
 from saga_core.rooms import Claim, Room
 from saga_core.states import SessionState
+from saga_core.tallies import Tallies
 from saga_core.views import ClusterView, NodeView, SessionView, Totals, WorkerView, WorkflowView
 
 SHOWN = 200
 """Workflows in one snapshot: live ones first, then the latest of the ended."""
 
 
-def cluster(head: Head, *, version: str, url: str, started_at: float, stale: int, now: float) -> ClusterView:
-    """Everything `saga status` and `saga top` show."""
+def cluster(
+    head: Head,
+    *,
+    version: str,
+    url: str,
+    started_at: float,
+    stale: int,
+    now: float,
+    tallies: Tallies,
+    shown: int = SHOWN,
+) -> ClusterView:
+    """Everything `saga status` and `saga top` show; at most `shown` workflows."""
     fleet = head.fleet
     return ClusterView(
         name=head.config.name,
@@ -29,8 +43,24 @@ def cluster(head: Head, *, version: str, url: str, started_at: float, stale: int
         nodes=[node(n, now) for _, n in sorted(fleet.nodes.items())],
         workers=[worker(w, _room(head, w), now) for _, w in sorted(fleet.workers.items())],
         totals=totals(head, stale),
-        workflows=[workflow(head, w, now, sessions=False) for w in recent(head, SHOWN)],
+        workflows=[workflow(head, w, now, sessions=False) for w in recent(head, shown)],
+        tenants=tallies.views(_waiting(head)),
+        at=now,
     )
+
+
+def _waiting(head: Head) -> Iterator[TenantId]:
+    """The tenant of each workflow with a session at a gate."""
+    numbers = {
+        claim.account.workflow
+        for gate in head.gates.values()
+        for claim in gate.claims.values()
+        if claim.waiting
+    }
+    for number in numbers:
+        item = head.book.workflows.get(number)
+        if item is not None:
+            yield item.tenant
 
 
 def recent(head: Head, limit: int) -> list[Workflow]:
@@ -83,6 +113,7 @@ def _room(head: Head, item: Worker) -> Room | None:
 def worker(item: Worker, room: Room | None, now: float) -> WorkerView:
     """`room`: what the gate knows of its memory."""
     limit = room.room(1.0) if room is not None else inf
+    kept = _kept(item, room)
     return WorkerView(
         id=item.id,
         node=item.node,
@@ -102,12 +133,26 @@ def worker(item: Worker, room: Room | None, now: float) -> WorkerView:
         factor=room.factor if room is not None else None,
         live_sessions=len(room.live) if room is not None else 0,
         held_sessions=len(room.paused) if room is not None else 0,
+        retained_tokens=kept[0],
+        evictable_tokens=kept[1],
+        prompt_tokens=item.prompt_tokens,
+        cached_tokens=item.cached_tokens,
     )
+
+
+def _kept(item: Worker, room: Room | None) -> tuple[int, int]:
+    """Resident tokens that are kept though no step uses them, and those of sessions that were not let in."""
+    paused = sum(n for name, n in item.resident.items() if name not in room.live) if room is not None else 0
+    pinned = round(item.kv_usage * item.capacity_tokens)
+    return max(0, sum(item.resident.values()) - paused - pinned), paused
 
 
 def workflow(head: Head, item: Workflow, now: float, *, sessions: bool = True) -> WorkflowView:
     """`now` in seconds since the epoch."""
-    claims = [claim_of(head, session) for session in item.sessions.values()] if head.gates else []
+    live = item.live
+    claims = [claim_of(head, session) for session in item.sessions.values()] if head.gates and live else []
+    held_s = max((s for claim in claims if (s := waits_s(claim, now)) is not None), default=None)
+    paused = sum(standing(claim) == "paused" for claim in claims)
     return WorkflowView(
         id=item.id,
         name=item.name,
@@ -128,9 +173,27 @@ def workflow(head: Head, item: Workflow, now: float, *, sessions: bool = True) -
         exit_code=item.exit_code,
         reason=item.reason,
         sessions=[_session(head, session, now) for session in item.sessions.values()] if sessions else [],
-        held_s=max((s for claim in claims if (s := waits_s(claim, now)) is not None), default=None),
-        paused=sum(standing(claim) == "paused" for claim in claims),
+        held_s=held_s,
+        paused=paused,
+        resident_tokens=sum(_resident(head, session) for session in item.sessions.values()) if live else 0,
+        slack_s=item.submitted_at + item.deadline_s - now if live and item.deadline_s else None,
+        eta_s=_eta_s(head, item, now) if live else None,
+        why=_why(head, item) if held_s is not None or paused else "",
     )
+
+
+def _eta_s(head: Head, item: Workflow, now: float) -> float | None:
+    """What is still expected of its work, at the pace that it has had since it came."""
+    account = head.accounts.of(item.id)
+    if account is None or not account.attained_s:
+        return None
+    left_s = max(0.0, account.expected_s - account.attained_s)
+    return left_s * max(0.0, now - account.arrived_at) / account.attained_s
+
+
+def _why(head: Head, item: Workflow) -> str:
+    made = head.decisions.latest(item.id)
+    return why(made) if made is not None else ""
 
 
 Found = tuple[Gate, Claim] | None
@@ -167,8 +230,13 @@ def _state(item: Workflow) -> str:
     return next((state for state in order if state in states), item.state)
 
 
-def _session(head: Head, item: Session, now: float) -> SessionView:
+def _resident(head: Head, item: Session) -> int:
+    """Tokens in the memory of its home."""
     home = head.fleet.workers.get(item.home) if item.home is not None else None
+    return home.resident.get(item.id, 0) if home is not None else 0
+
+
+def _session(head: Head, item: Session, now: float) -> SessionView:
     found = claim_of(head, item)
     return SessionView(
         id=item.id,
@@ -176,7 +244,7 @@ def _session(head: Head, item: Session, now: float) -> SessionView:
         home=item.home,
         steps=item.steps,
         context_tokens=item.context_tokens,
-        resident_tokens=home.resident.get(item.id, 0) if home is not None else 0,
+        resident_tokens=_resident(head, item),
         gate=standing(found),
         waits_s=waits_s(found, now),
     )
