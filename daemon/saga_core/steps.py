@@ -228,12 +228,10 @@ class Steps:
 
     def _follow(self, gate: Gate) -> None:
         """Do what the gate has decided."""
-        pauses, gate.pauses = gate.pauses, []
-        for pause in pauses:
+        for pause in gate.take_pauses():
             self.desk.record(SessionPaused(session=pause.session, worker=pause.worker, why=pause.why))
             self.worths.paused(pause.session, pause.worker)
-        grants, gate.grants = gate.grants, []
-        for grant in grants:
+        for grant in gate.take_grants():
             step = self.book.steps[grant.step]
             self._place(step, self.book.session_of(step), self.fleet.workers[grant.worker], grant.why)
 

@@ -54,12 +54,10 @@ class Hall:
 
     def granted(self) -> list[tuple[int, str]]:
         """Steps let go since the last look, with their workers."""
-        grants, self.gate.grants = self.gate.grants, []
-        return [(grant.step, grant.worker) for grant in grants]
+        return [(grant.step, grant.worker) for grant in self.gate.take_grants()]
 
     def paused(self) -> list[str]:
-        pauses, self.gate.pauses = self.gate.pauses, []
-        return [pause.session for pause in pauses]
+        return [pause.session for pause in self.gate.take_pauses()]
 
 
 # -- letting in --------------------------------------------------------------------------
@@ -355,7 +353,7 @@ class GateUnderFire(RuleBasedStateMachine):
         for step in list(claim.waiting):
             self.held.discard(step)
             self.hall.gate.drop(step)
-        for step in [s for s, f in self.hall.gate._flights.items() if f.claim is claim]:
+        for step in [s for s, f in self.hall.gate.door.flights.items() if f.claim is claim]:
             self.flying.pop(step, None)
             self.hall.gate.land(
                 step, self.hall.now, prompt_tokens=None, cached_tokens=0, output_tokens=0, again_s=0.0
@@ -450,12 +448,12 @@ def test_the_line_keeps_nothing_of_those_who_have_left():
         step = hall.ask(f"s{number}", 500)
         hall.gate.drop(step)
         hall.gate.leave(f"s{number}", hall.now)
-    assert len(hall.gate._line) < 200
+    assert len(hall.gate.waiters.line) < 200
     assert hall.gate.claims.keys() == {"a", "first"}
 
 
 def test_a_tick_does_a_bounded_part_of_much_work_and_the_next_ones_the_rest(monkeypatch):
-    monkeypatch.setattr("saga_core.gate.AT_ONCE", 3)
+    monkeypatch.setattr("saga_core.door.AT_ONCE", 3)
     monkeypatch.setattr("saga_core.gate.ROOMS", 2)
     names = [f"n/{number}" for number in range(5)]
     hall = Hall(*names)

@@ -68,9 +68,9 @@ def test_thunder_pauses_the_smallest_of_those_in_a_tool_and_resumes_the_smallest
     for number, tokens in enumerate((300, 200, 400), start=1):
         gate.ask(number, f"s{number}", account(), 4 * tokens, 0.0)
         land(gate, number, tokens, 0.0)
-    assert not gate.pauses, "300 + 200 + 400 and 100 each are below 0.95 of 2000"
+    assert not gate.take_pauses(), "300 + 200 + 400 and 100 each are below 0.95 of 2000"
     gate.ask(4, "s3", account(), 4 * 1150, 0.0)  # it comes back with 1150 tokens: 1950 in all
-    assert [pause.session for pause in gate.pauses] == ["s2"], "1650 without it: that does"
+    assert [pause.session for pause in gate.take_pauses()] == ["s2"], "1650 without it: that does"
     gate.check()
 
 
@@ -93,13 +93,11 @@ def test_thunder_pauses_no_session_while_a_smaller_one_rests(sizes, returns):
         step, now, name = step + 1, now + 0.3, f"s{at % len(sizes)}"
         gate.ask(step, name, account(), 4 * (sizes[at % len(sizes)] + step), now)
         resting = {n: c.tokens for n, c in gate.claims.items() if c.live and not c.flying}
-        for pause in gate.pauses:
+        for pause in gate.take_pauses():
             assert gate.claims[pause.session].tokens <= min(resting.values(), default=10**9)
-        gate.pauses.clear()
-        live |= {grant.step: grant for grant in gate.grants}
-        gate.grants.clear()
+        live |= {grant.step: grant for grant in gate.take_grants()}
         for done in list(live):
             land(gate, done, sizes[at % len(sizes)] + step, now)
             live.pop(done)
-            gate.pauses.clear()
+            gate.take_pauses()
         gate.check()
