@@ -20,7 +20,7 @@ from msgspec.structs import replace
 
 from saga_core.errors import ClusterError
 from saga_sim.calibration import Probe
-from saga_sim.client import Patience, Reply, StepCaller, StepFailed
+from saga_sim.client import Address, Patience, Reply, StepCaller, StepFailed
 from saga_sim.prompts import DEFAULT_VOCAB
 from saga_sim.runs import Endpoint
 
@@ -51,7 +51,7 @@ class Opened:
 class _Line:
     """One workflow of the probing, at one worker."""
 
-    client: object
+    client: Address
     tokens: list[int] = field(default_factory=list)
 
 

@@ -9,11 +9,10 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import Any
 from urllib.parse import quote
 
 from saga_core.errors import UserError
-from saga_sim.client import Patience, Reply, StepCaller, StepFailed
+from saga_sim.client import Address, Patience, Reply, StepCaller, StepFailed
 from saga_sim.pacing import Pace, ReadyStep, WorkflowPace
 from saga_sim.prompts import DEFAULT_VOCAB, Prompt, Prompts
 from saga_sim.runs import (
@@ -53,7 +52,7 @@ async def replay(
     `endpoint` gives a workflow's address when it arrives, `finish` is told how it ended. At most `max_live`
     workflows run at once; with that limit a workflow arrives when its slot is free. Cancelling the calling
     task (Ctrl-C under `asyncio.run`) ends the replay: what was measured until then is *returned*, marked
-    `interrupted`. Raises UserError when the openai package is missing or an option is out of range.
+    `interrupted`. Raises UserError when an option is out of range.
     """
     if max_live is not None and max_live < 1:
         raise UserError(f"cannot run {max_live} workflows at once (valid: 1 or more)")
@@ -76,7 +75,7 @@ class _Live:
     """One workflow while it runs."""
 
     workflow: Workflow
-    client: Any
+    client: Address
     prompts: Prompts
     pace: WorkflowPace
     sessions: tuple[str, ...]

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import sys
 
 import pytest
 from aiohttp import web
@@ -11,7 +10,7 @@ from trace_makers import chain, step, workflow
 from saga_core.errors import UserError
 from saga_fake.config import FakeConfig
 from saga_fake.server import FakeServer
-from saga_sim.client import Patience
+from saga_sim.client import LONGEST_LINE_BYTES, Patience, _events
 from saga_sim.pacing import Pace
 from saga_sim.replay import header_name, replay, session_headers
 from saga_sim.runs import Endpoint, EventKind, ReplayResult, RunState, StepRun, WorkflowRun, summary
@@ -358,12 +357,6 @@ async def test_an_error_in_the_callers_event_handler_is_not_swallowed(server, ca
         await caller.replay([chain("a"), chain("b")], on_event=broken)
 
 
-async def test_without_the_package_the_error_names_the_extra(monkeypatch, caller):
-    monkeypatch.setitem(sys.modules, "openai", None)
-    with pytest.raises(UserError, match=r"pip install 'saga-llm\[replay\]'"):
-        await caller.replay([chain()])
-
-
 async def test_nothing_to_replay_is_an_empty_result(caller):
     result = await caller.replay([])
     assert result.runs == ()
@@ -434,3 +427,26 @@ async def test_tool_latencies_stand_in_for_missing_gaps(server, caller):
     made = workflow(step(0, 50, tool=tool), step(1, 60, 10))
     run = (await caller.replay([made], pace=Pace())).runs[0]
     assert run.steps[1].started_s - run.steps[0].started_s - run.steps[0].duration_s >= 0.098
+
+
+class Pieces:
+    """A body that comes as these reads."""
+
+    def __init__(self, *pieces):
+        self.pieces = pieces
+
+    async def iter_any(self):
+        for piece in self.pieces:
+            yield piece
+
+
+@pytest.mark.parametrize("cut", range(1, 60, 7))
+async def test_events_come_whole_however_the_stream_is_cut(cut):
+    sent = b': hello\r\ndata: {"a":1}\r\n\r\nevent: x\ndata:{"b":2}\n\ndata: [DONE]\n\ndata: {"c":3}'
+    pieces = [sent[i : i + cut] for i in range(0, len(sent), cut)]
+    assert [told async for told in _events(Pieces(*pieces))] == [b'{"a":1}', b'{"b":2}']
+
+
+async def test_a_line_without_end_breaks_the_stream():
+    with pytest.raises(ValueError, match="a line of more than"):
+        [told async for told in _events(Pieces(b"data: ", b"x" * (LONGEST_LINE_BYTES + 1)))]
