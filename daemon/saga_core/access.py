@@ -26,6 +26,10 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
     """Of the head, on `host`."""
     host: str
     started_at: float
+    job: str = ""
+    """Slurm's number of the job that the head runs in; empty: none."""
+    restarts: int = 0
+    """How often Slurm had requeued that job when the head started."""
     url: str
     """`http://host:port` of the gateway; the OpenAI API is below `/v1`."""
     api_key: str

@@ -15,17 +15,17 @@ from saga_head.app import App, locked
 from saga_shell import log
 
 
-async def _serve(folder: Path) -> None:
-    await App(folder).run()
+async def _serve(folder: Path, address: str) -> None:
+    await App(folder, address).run()
 
 
-def _run(folder: Path) -> None:
+def _run(folder: Path, address: str) -> None:
     try:
         import uvloop
     except ImportError:
-        asyncio.run(_serve(folder))
+        asyncio.run(_serve(folder, address))
     else:
-        uvloop.run(_serve(folder))
+        uvloop.run(_serve(folder, address))
 
 
 def _allow_many_files() -> None:
@@ -39,6 +39,9 @@ def main() -> int:
     """Exit code 0 after a stop that was asked for, 1 on a problem, 2 for wrong usage."""
     parser = argparse.ArgumentParser(prog="python -m saga_head", description=__doc__)
     parser.add_argument("--cluster-dir", type=Path, required=True, help="folder of the cluster")
+    parser.add_argument(
+        "--address", default="", help="where others reach this machine (default: head.host, or its name)"
+    )
     parser.add_argument("--log-level", choices=log.LEVELS, default=os.environ.get("SAGA_LOG_LEVEL", "info"))
     options = parser.parse_args()
     log.start(options.log_level)
@@ -48,7 +51,7 @@ def main() -> int:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with locked(folder):
-            _run(folder)
+            _run(folder, options.address)
     except SagaError as error:
         print(f"saga_head: {error}", file=sys.stderr)  # noqa: T201 - the log may not be set up
         return 2 if isinstance(error, UserError) else 1

@@ -91,9 +91,11 @@ def _last_ports(folder: Path) -> _Ports:
 class App:
     """Everything one head process holds."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, address: str = "") -> None:
+        """`address`: the name or number that others connect to; empty: `head.host`, or the machine's name."""
         self.folder = folder
         self.config = cluster.read_config(folder) or Config()
+        self.address = address or _reachable(self.config.head.host)
         self.keys: Keys = load_keys(folder)
         self.journal = Journal(folder / "journal")
         book = self.journal.recover(self.config.profile, self.config.costs)
@@ -130,7 +132,7 @@ class App:
         try:
             incarnation = max(self.head.book.head + 1, int(self.clock() * 1000))
             http = await self._listen(gateway, ports.http)
-            self.shell.url = f"http://{_reachable(self.config.head.host)}:{http}"
+            self.shell.url = f"http://{self.address}:{http}"
             self.shell.handle(HeadStarted(incarnation=incarnation, version=saga_version()))
             control_port = self._listen_control(ports.control)
             await self.journal.sync()
@@ -172,16 +174,17 @@ class App:
         return self.transport.start(host, wanted)
 
     def _publish(self, control_port: int) -> None:
-        host = _reachable(self.config.head.host)
         found = access.Access(
             name=self.config.name,
             pid=os.getpid(),
             host=os.uname().nodename,
             started_at=self.started_at,
+            job=os.environ.get("SLURM_JOB_ID", ""),
+            restarts=_restarts(),
             url=self.shell.url,
             api_key=self.keys.api_key,
             admin_key=self.keys.admin_key,
-            control=f"tcp://{host}:{control_port}",
+            control=f"tcp://{self.address}:{control_port}",
             head_public=self.keys.head_public,
             node_public=self.keys.node_public,
             node_secret=self.keys.node_secret,
@@ -230,6 +233,11 @@ class App:
             await asyncio.sleep(EPOCH_S)
             self.shell.handle(Tick())
         (self.folder / access.FILE).unlink(missing_ok=True)
+
+
+def _restarts() -> int:
+    told = os.environ.get("SLURM_RESTART_COUNT", "")
+    return int(told) if told.isdecimal() else 0
 
 
 def _reachable(host: str) -> str:
