@@ -81,6 +81,8 @@ class _Node(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     name: str
     tool: str = UNKNOWN
+    session: str = ""
+    """Own name of the session that takes it, where several take turns."""
     next: str | dict[str, float] = ""
     """The step that follows, or names of steps with their probabilities; what is missing to 1 ends the workflow."""
 
@@ -124,5 +126,6 @@ def _declared(node: _Node, numbers: dict[str, int], where: str) -> Declared:
         raise UserError(f"{here}: its successors add up to {sum(shares.values()):g} (valid: at most 1)")
     return Declared(
         tool=name(node.tool, f"{here}: tool"),
+        session=name(node.session, f"{here}: session"),
         next=tuple((numbers[to], share) for to, share in shares.items() if to != END),
     )

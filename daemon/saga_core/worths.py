@@ -14,7 +14,6 @@ from __future__ import annotations
 import heapq
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import islice
 from math import inf
 
@@ -25,6 +24,7 @@ from saga_core.fleet import Fleet
 from saga_core.gate import Gate
 from saga_core.ids import SessionId, WorkerId, WorkflowId
 from saga_core.kv.retention import OVER, Standing, Worth
+from saga_core.outlook import Home, Prospect
 from saga_core.policy.keeping import Away, Retention
 from saga_core.states import WorkerState
 
@@ -56,6 +56,8 @@ class Channel:
     told: dict[SessionId, Worth] = field(default_factory=dict)
     unsettled: dict[SessionId, int] = field(default_factory=dict)
     """Those of `told` that may not have arrived, with the version that first carried it; 0: not sent yet."""
+    away: dict[SessionId, int] = field(default_factory=dict)
+    """Contexts in tokens of sessions at home here that wait for their tools, the longest away first."""
 
     @property
     def pending(self) -> bool:
@@ -102,6 +104,7 @@ class Worths:
         if self.rule is not None and home is not None:
             self._since[session] = self.desk.now
             self._mark(session, home)
+            self._forget_away(session, home)
 
     def paused(self, session: SessionId, home: WorkerId) -> None:
         """`session` does not return before it is resumed."""
@@ -114,6 +117,12 @@ class Worths:
         self._again.pop(session, None)
         if self.rule is not None and home is not None:
             self._mark(session, home)
+            self._forget_away(session, home)
+
+    def _forget_away(self, session: SessionId, home: WorkerId) -> None:
+        channel = self.channels.get(home)
+        if channel is not None:
+            channel.away.pop(session, None)
 
     def _mark(self, session: SessionId, worker: WorkerId) -> None:
         """What `session` is worth at `worker` is to be looked at."""
@@ -203,7 +212,13 @@ class Worths:
         looked = list(islice(channel.news, most))
         for session in looked:
             del channel.news[session]
-            worth, told = self._worth(session, channel.worker), channel.told.get(session)
+            if not self._is_away(session, channel.worker):
+                channel.away.pop(session, None)
+            else:
+                channel.away[session] = self.desk.book.sessions[session].context_tokens
+        scene = self._scene(channel)
+        for session in looked:
+            worth, told = self._worth(session, channel, scene), channel.told.get(session)
             if worth == told:
                 continue
             channel.told[session] = worth
@@ -211,30 +226,38 @@ class Worths:
             channel.unsettled[session] = 0
         return len(looked)
 
-    def _worth(self, name: SessionId, worker: WorkerId) -> Worth:
+    def _scene(self, channel: Channel) -> Home:
+        worker = self.fleet.workers[channel.worker]
+        return Home(self.desk.book.accounts.costs, worker, channel.away, self._since, self.desk.now)
+
+    def _is_away(self, name: SessionId, worker: WorkerId) -> bool:
+        """Between two steps, at home on `worker`."""
         session = self.desk.book.sessions.get(name)
-        if session is None or session.home != worker or self.rule is None:
+        if session is None or session.home != worker or session.running:
+            return False
+        return not self._is_paused(name, worker)
+
+    def _worth(self, name: SessionId, channel: Channel, scene: Home) -> Worth:
+        session = self.desk.book.sessions.get(name)
+        if session is None or session.home != channel.worker or self.rule is None:
             return OVER
         self._again.pop(name, None)
-        if session.placed:
-            return WANTED
-        if self._is_paused(name, worker):
-            return PAUSED
-        return WANTED if session.running else self._away(self.rule, name, session.context_tokens)
+        if name in channel.away:
+            return self._rate(self.rule, name, scene, channel.away[name])
+        return PAUSED if not session.placed and self._is_paused(name, channel.worker) else WANTED
 
     def _is_paused(self, session: SessionId, worker: WorkerId) -> bool:
         gate = self.gates.get(self.fleet.workers[worker].model)
         claim = gate.claims.get(session) if gate is not None else None
         return claim is not None and not claim.live
 
-    def _away(self, rule: Retention, name: SessionId, context_tokens: int) -> Worth:
+    def _rate(self, rule: Retention, name: SessionId, scene: Home, context_tokens: int) -> Worth:
         """By the profile's rule; and when to ask it again is noted."""
         number, _, own = name.partition(".")
         workflow, now = WorkflowId(int(number)), self.desk.now
         since = self._since.setdefault(name, self.desk.book.workflows[workflow].active_at)
-        accounts = self.desk.book.accounts
-        back = partial(accounts.learner.return_in, workflow, own)
-        rating = rule(accounts.costs, Away(context_tokens, since, now - since, back))
+        prospect = Prospect(self.desk.book.accounts.learner, workflow, own)
+        rating = rule(scene, Away(context_tokens, since, now - since, prospect))
         if rating.again_s < inf:
             self._again[name] = now + rating.again_s
             heapq.heappush(self._due, (now + rating.again_s, name))
@@ -276,5 +299,6 @@ class Worths:
             assert all(version > channel.settled for version in versions), name
             over = [s for s, worth in channel.told.items() if worth == OVER and s not in channel.unsettled]
             assert not over, f"{name}: {over} are over and were told so"
+            assert channel.away.keys() <= self.desk.book.sessions.keys() | channel.news.keys(), name
         assert self._since.keys() <= self.desk.book.sessions.keys(), "times of sessions that are over"
         assert self._again.keys() <= self.desk.book.sessions.keys(), "plans for sessions that are over"

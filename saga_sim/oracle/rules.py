@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from saga_core.aeg.paper import reuse_probability
 from saga_core.kv import retention
 from saga_core.kv.retention import Standing
 from saga_sim.oracle.accesses import Access
@@ -117,13 +118,12 @@ class WorkflowAware(_Rule):
     def _reuse(self, session: SessionNow, moment: Moment) -> float:
         cached = session.access.tokens
         if not self._explicit:
-            shared = retention.overlap(cached, self._chances.new_tokens)
-            return retention.reuse_probability([(self._chances.returns(session.access), shared)])
+            chance = self._chances.returns(session.access)
+            return reuse_probability([(chance, self._chances.new_tokens)], cached)
         following = moment.next_of_session[session.number]
         if following is None:
             return 0.0
-        shared = retention.overlap(cached, moment.recording.accesses[following].new_tokens)
-        return retention.reuse_probability([(1.0, shared)])
+        return reuse_probability([(1.0, moment.recording.accesses[following].new_tokens)], cached)
 
 
 class Density(_Rule):

@@ -257,6 +257,6 @@ def test_damaged_bytes_are_refused_by_name(data):
 
 
 def test_another_version_is_refused():
-    foreign = encode(Learner()).replace(b"\xa7version\x01", b"\xa7version\x02")
-    with pytest.raises(ClusterError, match="version 2"):
+    foreign = encode(Learner()).replace(b"\xa7version\x02", b"\xa7version\x03")
+    with pytest.raises(ClusterError, match="version 3"):
         decode(foreign, "learned.bin")

@@ -16,14 +16,6 @@ def test_wa_lru_weighs_reuse_most_then_idle_time_then_size():
     assert gone < kept < retention.wa_lru(1.0, 0.0, 1.0, within_ttl=True)
 
 
-def test_reuse_is_the_expected_overlap_with_the_next_prompt():
-    assert retention.overlap(3000, 1000) == 0.75
-    assert retention.overlap(0, 0) == 0.0
-    assert retention.reuse_probability([(0.7, 0.5), (0.2, 1.0)]) == pytest.approx(0.55)
-    assert retention.reuse_probability([]) == 0.0
-    assert retention.reuse_probability([(0.9, 1.0), (0.9, 1.0)]) == 1.0
-
-
 @pytest.mark.parametrize(
     ("base_s", "used", "ttl_s"),
     [

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import log
 
 from saga_core.aeg import hints as hinted
-from saga_core.aeg import pauses, work
+from saga_core.aeg import paper, pauses, work
 from saga_core.aeg.hints import Trust
-from saga_core.aeg.live import START, Live
+from saga_core.aeg.live import START, Live, Session
 from saga_core.aeg.memory import Memory
 from saga_core.aeg.words import UNKNOWN, Estimate
 
@@ -74,6 +75,66 @@ def return_in(memory: Memory, workflow: int, session: str, elapsed_s: float) -> 
         left = shared.pauses.left(elapsed_s)
         return pauses.estimate(left, "tool of all programs", len(shared.pauses.ring.ordered))
     return pauses.estimate(pauses.lindy(elapsed_s), "Lindy", 0)
+
+
+def latencies_s(memory: Memory, workflow: int, session: str) -> Sequence[float]:
+    """The latest return times of the tool that the session waits for, ascending: of its program, else of all."""
+    known = memory.session(workflow, session)
+    if known is None:
+        return ()
+    live, state = known
+    tool = memory.program(live).tools.get(state.tool)
+    if tool is None or not tool.pauses.ring.ordered:
+        tool = memory.programs.pool.tools.get(state.tool)
+    return tool.pauses.ring.ordered if tool is not None else ()
+
+
+def reuse(memory: Memory, workflow: int, session: str, cached_tokens: float) -> float:
+    """P_reuse of the SAGA paper for a session between two steps; 0 of an agent type that is not known yet.
+
+    On the declared graph as long as the workflow keeps to it, else on the inferred one (`aeg.paper`).
+    """
+    known = memory.session(workflow, session)
+    if known is None:
+        return 0.0
+    live, state = known
+    new_tokens = growth(memory, workflow, session).mean
+    if live.graph and live.node >= 0:
+        goes_on = sum(share for _, share in live.graph[live.node].next)
+    else:
+        goes_on = _inferred(memory, live, state)
+    return paper.reuse_probability([(goes_on, new_tokens)], cached_tokens)
+
+
+def _inferred(memory: Memory, live: Live, state: Session) -> float:
+    level = memory.shelf.levels.get(live.class_key[0])
+    if level is None or level.learned < paper.COLD_START_WORKFLOWS:
+        return 0.0
+    program = memory.program(live)
+    fork = program.sequel.forks.get((state.tool,))
+    end = program.end_probability(state.tool)
+    return paper.continuation(fork.counts if fork else {}, end, remaining_steps(memory, live).median)
+
+
+def steps_until(memory: Memory, workflow: int, session: str) -> float:
+    """Steps of the workflow until the session's next one, which is 1 where it is the very next; inf: never.
+
+    On a declared graph that names sessions, along its shortest way. Else by how many steps of others came between
+    two of a session in such programs: the median of those that are not excluded yet, and as many again beyond.
+    """
+    known = memory.session(workflow, session)
+    if known is None:
+        return 1.0
+    live, state = known
+    if live.graph and live.node >= 0:
+        return hinted.steps_until(live.graph, live.node, session)
+    if len(live.sessions) == 1:
+        return 1.0
+    past = live.steps - state.at_step
+    ordered = memory.program(live).distances.ordered
+    first = memory.program(live).distances.above(past)
+    left = ordered[first + (len(ordered) - first) // 2] - past if first < len(ordered) else past
+    return max(1.0, left)
 
 
 def growth(memory: Memory, workflow: int, session: str) -> Estimate:

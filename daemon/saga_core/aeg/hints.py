@@ -140,3 +140,16 @@ def likeliest(graph: Sequence[Declared], node: int) -> tuple[str, float] | None:
         return None
     share, to = max(fitting)
     return (graph[-to].tool, share) if graph[-to].tool else None
+
+
+def steps_until(graph: Sequence[Declared], node: int, session: str) -> float:
+    """Fewest steps from `node` of a sound graph to one that `session` takes, or anybody may; inf: there is none."""
+    reached, frontier, steps = {node}, [node], 0
+    while frontier:
+        steps += 1
+        ahead = {to for at in frontier for to, share in graph[at].next if share > 0.0}
+        if any(graph[to].session in ("", session) for to in ahead):
+            return steps
+        frontier = list(ahead - reached)
+        reached |= ahead
+    return inf

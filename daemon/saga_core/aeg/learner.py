@@ -9,6 +9,7 @@ Rules of this file
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import inf, log
 
 from saga_core.aeg import answers, work
@@ -101,7 +102,10 @@ class Learner:
         live.last_tool = state.tool = tool
         state.ended_at = at
         state.prompt_tokens, state.output_tokens = prompt, output
+        if state.steps and len(live.sessions) > 1:
+            program.distances.add(float(live.steps - state.at_step))
         state.steps += 1
+        state.at_step = live.steps
         if live.steps & (live.steps - 1) == 0:
             self._guess(live)
 
@@ -203,6 +207,18 @@ class Learner:
         """Seconds until the session's next step arrives, given that it has been away for `elapsed_s`."""
         elapsed_s = elapsed_s if 0.0 <= elapsed_s < MOST_S else 0.0
         return answers.return_in(self.memory, workflow, session, elapsed_s)
+
+    def latencies_s(self, workflow: int, session: str) -> Sequence[float]:
+        """The latest return times of the tool that the session waits for, ascending."""
+        return answers.latencies_s(self.memory, workflow, session)
+
+    def reuse(self, workflow: int, session: str, cached_tokens: float) -> float:
+        """That the session's KV serves its next step: P_reuse of the SAGA paper, Eqs. 4 and 5."""
+        return answers.reuse(self.memory, workflow, session, cached_tokens)
+
+    def steps_until(self, workflow: int, session: str) -> float:
+        """Steps of the workflow until the session's next one; 1: the very next, inf: never."""
+        return answers.steps_until(self.memory, workflow, session)
 
     def growth(self, workflow: int, session: str) -> Estimate:
         """Tokens that the next prompt adds to the latest prompt and output of the session."""

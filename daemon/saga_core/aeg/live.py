@@ -29,6 +29,8 @@ class Session:
     prompt_tokens: int = 0
     output_tokens: int = 0
     steps: int = 0
+    at_step: int = 0
+    """Steps of its workflow when its own latest one had finished."""
 
 
 @dataclass(slots=True, eq=False)

@@ -1,22 +1,19 @@
 """The execution graph of the SAGA paper (arXiv 2605.00528), exactly: reuse probability and pattern inference.
 
 Used by the profile `saga-paper` and by comparisons; our own profile asks the `Learner`. What the paper leaves open is
-said where we chose.
+said where we chose (docs/adr/0005).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-
-from saga_core.aeg.words import Declared
+from collections.abc import Iterable, Mapping
 
 THETA_CONF = 0.7
 """Section 3.4: transitions less likely than this are not edges."""
 COLD_START_WORKFLOWS = 30
 """Section 3.4: workflows of an agent type that are served request by request before inference is switched on."""
-END = "."
-"""Our name for what follows the last tool; the paper's terminal node has no successors."""
+LEAST_STEPS = 2.0
+"""The authors' repository: where no edge is likely enough, one in this many steps at the most is expected to be the last."""
 
 
 def overlap(cached_tokens: float, new_tokens: float) -> float:
@@ -35,45 +32,15 @@ def reuse_probability(successors: Iterable[tuple[float, float]], cached_tokens: 
     return min(max(total, 0.0), 1.0)
 
 
-def declared_reuse(graph: Sequence[Declared], node: int, cached_tokens: float, new_tokens: float) -> float:
-    """Eqs. 4 and 5 at a step of a declared graph whose every successor adds `new_tokens`."""
-    return reuse_probability(((share, new_tokens) for _, share in graph[node].next), cached_tokens)
+def continuation(follows: Mapping[str, int], end: float, remaining_steps: float) -> float:
+    """Sum of P(v -> u) over the edges of the inferred graph at a node (section 3.4); its end is no successor.
 
-
-@dataclass(slots=True)
-class Pattern:
-    """Pattern inference (section 3.4) for one agent type: counts of tool to tool, normalised by row."""
-
-    workflows: int = 0
-    counts: dict[str, dict[str, int]] = field(default_factory=dict)
-
-    def add(self, tools: Sequence[str]) -> None:
-        """One finished workflow's tools in order; its end counts as a successor."""
-        self.workflows += 1
-        for tool, then in zip(tools, [*tools[1:], END], strict=True):
-            row = self.counts.setdefault(tool, {})
-            row[then] = row.get(then, 0) + 1
-
-    @property
-    def on(self) -> bool:
-        """Is the cold start over?"""
-        return self.workflows >= COLD_START_WORKFLOWS
-
-    def edges(self, tool: str) -> dict[str, float]:
-        """Successors of at least `THETA_CONF`, with their share of the whole row; none during the cold start."""
-        row = self.counts.get(tool, {})
-        total = sum(row.values())
-        if not self.on or not total:
-            return {}
-        return {then: count / total for then, count in row.items() if count >= THETA_CONF * total}
-
-    def next_tool(self, tool: str) -> str | None:
-        """The successor that an edge leads to; None where none is likely enough, or the workflow ends."""
-        likely = self.edges(tool)
-        best = max(likely, key=lambda then: (likely[then], then), default=END)
-        return None if best == END else best
-
-    def reuse(self, tool: str, cached_tokens: float, new_tokens: float) -> float:
-        """Eqs. 4 and 5 on the inferred graph; the end is no successor."""
-        kept = ((share, new_tokens) for then, share in self.edges(tool).items() if then != END)
-        return reuse_probability(kept, cached_tokens)
+    follows: how often each tool came next, of the steps that were not the last. end: probability of being the last.
+    Where no edge reaches `THETA_CONF` the authors' repository stays on the tool, and ends once in `remaining_steps`.
+    """
+    if end >= THETA_CONF:
+        return 0.0
+    seen = sum(follows.values())
+    shares = [(1.0 - end) * count / seen for count in follows.values()] if seen else []
+    edges = [share for share in shares if share >= THETA_CONF]
+    return sum(edges) if edges else 1.0 - 1.0 / max(LEAST_STEPS, remaining_steps)

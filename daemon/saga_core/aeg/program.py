@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from saga_core.aeg.bands import Band
 from saga_core.aeg.pauses import Pauses
+from saga_core.aeg.rings import Ring
 from saga_core.aeg.scores import END, Tally
 from saga_core.aeg.sequel import Sequel
 from saga_core.aeg.words import UNKNOWN
@@ -15,6 +16,8 @@ TOOLS = 32
 """Tools told apart per program; further ones count as unknown."""
 PROGRAMS, TENANT_PROGRAMS = 128, 16
 """Programs kept, in all and of one tenant."""
+DISTANCES = 200
+"""As many as return times of a tool."""
 MEMORY = 512
 """Steps after which a tool's ends are halved: it forgets."""
 ENDS_SHRINK = 4.0
@@ -60,6 +63,8 @@ class Program:
     sequel: Sequel = field(default_factory=Sequel)
     tools: dict[str, Tool] = field(default_factory=dict)
     ends: Ends = field(default_factory=Ends)
+    distances: Ring = field(default_factory=lambda: Ring(DISTANCES))
+    """Steps from one of a session to its next, counted in steps of its workflow, where it is not the only one."""
     steps: int = 0
     tallies: dict[str, Tally] = field(default_factory=dict)
 

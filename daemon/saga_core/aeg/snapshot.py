@@ -10,7 +10,7 @@ from saga_core.aeg.rings import Ring
 from saga_core.aeg.row import Row
 from saga_core.errors import ClusterError
 
-VERSION = 1
+VERSION = 2
 
 
 class _Saved(msgspec.Struct, kw_only=True):

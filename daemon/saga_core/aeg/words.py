@@ -25,6 +25,8 @@ class Declared(msgspec.Struct, frozen=True, kw_only=True):
     """One step of a declared graph: which tool it asks for, and where it goes on with which probability."""
 
     tool: str = UNKNOWN
+    session: str = ""
+    """Own name of the session that takes it, where agents take turns; empty: any."""
     next: tuple[tuple[int, float], ...] = ()
     """Index of a step and its probability; what is missing to 1 is the end of the workflow."""
 

@@ -10,7 +10,7 @@ AEG, latencies from its rings.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from enum import IntEnum
 
 from saga_core.costs import CostTable
@@ -89,17 +89,6 @@ def density_of_context(
 
 
 # -- the SAGA paper ----------------------------------------------------------------------
-
-
-def overlap(cached_tokens: float, new_tokens: float) -> float:
-    """Share of the next prompt that is cached already (SAGA paper, Eq. 5); 0 where there is no next prompt."""
-    whole = cached_tokens + new_tokens
-    return cached_tokens / whole if whole > 0.0 else 0.0
-
-
-def reuse_probability(successors: Iterable[tuple[float, float]]) -> float:
-    """P_reuse, from (probability, overlap) of each successor (SAGA paper, Eq. 4). None left: 0."""
-    return min(1.0, max(0.0, sum(chance * shared for chance, shared in successors)))
 
 
 def wa_lru_score(idle_share: float, reuse: float, size_share: float) -> float:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from saga_core.policy import ordering
 from saga_core.policy.admission import NEVER, Admission
-from saga_core.policy.keeping import Retention, by_density, by_ttl
+from saga_core.policy.keeping import Retention, by_density, by_steps, by_ttl, by_wa_lru
 from saga_core.policy.ordering import Key
 from saga_core.policy.placement import Place, affinity, least_loaded, prefix_aware, round_robin, sticky
 
@@ -58,10 +58,11 @@ PROFILES: Mapping[str, Profile] = {
         retention=by_density,
     ),
     "saga-paper": Profile(
-        "the paper: home below load 0.8, stealing, Agent Fair Share in the engines (arXiv 2605.00528)",
+        "the paper: home below load 0.8, stealing, Agent Fair Share in engines, WA-LRU (arXiv 2605.00528)",
         affinity,
         engine_order=True,
         epochs=True,
+        retention=by_wa_lru,
     ),
     "round-robin": Profile("each step to the next worker", round_robin),
     "least-loaded": Profile("each step to the least loaded worker", least_loaded),
@@ -82,15 +83,16 @@ PROFILES: Mapping[str, Profile] = {
         engine_order=True,
     ),
     "ttl": Profile(
-        "program-fcfs until engines take values of KV: then its TTL as well (Continuum, arXiv 2511.02230)",
+        "program-fcfs; KV kept for the TTL of its tool (Continuum, arXiv 2511.02230)",
         sticky,
         key=ordering.arrival,
         engine_order=True,
         retention=by_ttl,
     ),
     "kvflow": Profile(
-        "sticky until engines take values of KV: then by steps to execution (KVFlow, arXiv 2507.07400)",
+        "sticky; KV kept by steps to execution (KVFlow, arXiv 2507.07400)",
         sticky,
+        retention=by_steps,
     ),
     "thunder": Profile(
         "pause and resume by working set, smallest first (ThunderAgent, arXiv 2602.13692)",
