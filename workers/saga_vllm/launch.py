@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from saga_core.errors import UserError
+from saga_core.kv.commands import INCARNATION_VARIABLE
 from saga_vllm import platform as platforms
 from saga_vllm.platform import Platform
 
@@ -35,6 +36,7 @@ NOT_INHERITED = (
     "VLLM_PORT",
     "VLLM_RPC_BASE_PATH",
     "VLLM_SERVER_DEV_MODE",
+    INCARNATION_VARIABLE,
     "OMP_NUM_THREADS",
 )
 
@@ -54,6 +56,23 @@ PRIORITY_FLAGS = ("--scheduling-policy", "priority")
 """The smallest priority first, requests without one as 0. Without it vLLM refuses any priority but 0."""
 
 
+CONNECTOR = {
+    "kv_connector": "SagaConnector",
+    "kv_connector_module_path": "saga_vllm.plugin.connector",
+    # It only looks on; as a consumer, vLLM would hold back freed blocks until a step is done.
+    "kv_role": "kv_producer",
+}
+CONNECTOR_FLAGS = frozenset({"--kv-transfer-config", "--kv-offloading-size", "--kv-offloading-backend"})
+"""Each of them makes vLLM choose a KV connector."""
+CONTROL_FLAGS = (
+    "--kv-transfer-config",
+    json.dumps(CONNECTOR, separators=(",", ":")),
+    "--middleware",
+    "saga_vllm.plugin.front.SessionControl",
+)
+"""They put `saga_vllm.plugin` into the engine and into its HTTP server."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaunchSpec:
     """What a worker shall be, the same words on every platform."""
@@ -70,6 +89,9 @@ class LaunchSpec:
     block_tokens: int | None = None
     max_num_seqs: int | None = None
     priority: bool = False
+    # The session control inside the engine (saga_vllm.plugin), and the incarnation that its orders must name.
+    control: bool = False
+    incarnation: int = 0
     dtype: str = "auto"
     cores: tuple[int, ...] = ()
     gpus: tuple[str, ...] = ()
@@ -130,6 +152,10 @@ def _check(spec: LaunchSpec) -> None:
         raise UserError("kv_replay_endpoint without kv_endpoint: events are off")
     if spec.scratch:
         _check_path(spec.scratch, SCRATCH_PATH_BYTES)
+    if spec.control and brings_connector(spec.extra_args):
+        raise UserError(
+            "extra_args name a KV connector: session control is one, and an engine has room for one"
+        )
     for endpoint in filter(None, (spec.kv_endpoint, spec.kv_replay_endpoint)):
         if endpoint.startswith("ipc://"):
             _check_path(endpoint.removeprefix("ipc://"), IPC_PATH_BYTES)
@@ -155,6 +181,7 @@ def _arguments(spec: LaunchSpec) -> list[str]:
         argv += [flag, str(value)] if value is not None else []
     argv += ["--enable-prompt-tokens-details", "--disable-uvicorn-access-log"]
     argv += PRIORITY_FLAGS if spec.priority else ()
+    argv += CONTROL_FLAGS if spec.control else ()
     if spec.tool_parser:
         argv += ["--enable-auto-tool-choice", "--tool-call-parser", spec.tool_parser]
     if spec.kv_endpoint:
@@ -169,6 +196,11 @@ def serves_by_priority(extra_args: Sequence[str], *, otherwise: bool) -> bool:
     return policies[-1] == PRIORITY_FLAGS[1] if policies else otherwise
 
 
+def brings_connector(extra_args: Sequence[str]) -> bool:
+    """Whether these arguments name a KV connector: an engine has one, so ours has to stay away."""
+    return any(argument.partition("=")[0] in CONNECTOR_FLAGS for argument in extra_args)
+
+
 def _kv_events(spec: LaunchSpec) -> str:
     config = {"enable_kv_cache_events": True, "publisher": "zmq", "endpoint": spec.kv_endpoint}
     if spec.kv_replay_endpoint:
@@ -178,16 +210,21 @@ def _kv_events(spec: LaunchSpec) -> str:
 
 def _common_variables(spec: LaunchSpec) -> dict[str, str]:
     scratch = {"VLLM_RPC_BASE_PATH": spec.scratch, "TMPDIR": spec.scratch} if spec.scratch else {}
-    return scratch | {
-        "VLLM_API_KEY": spec.key,
-        "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": str(KEEP_ALIVE_S),
-        "VLLM_NO_USAGE_STATS": "1",
-        "DO_NOT_TRACK": "1",
-        # A model is a local folder or already in the hub's cache: a compute node often has no way out.
-        "HF_HUB_OFFLINE": "1",
-        "TRANSFORMERS_OFFLINE": "1",
-        # Logs are read by people and by saga_vllm.diagnose.
-        "VLLM_LOGGING_COLOR": "0",
-        "NO_COLOR": "1",
-        "PYTHONUNBUFFERED": "1",
-    }
+    control = {INCARNATION_VARIABLE: str(spec.incarnation)} if spec.control else {}
+    return (
+        scratch
+        | control
+        | {
+            "VLLM_API_KEY": spec.key,
+            "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": str(KEEP_ALIVE_S),
+            "VLLM_NO_USAGE_STATS": "1",
+            "DO_NOT_TRACK": "1",
+            # A model is a local folder or already in the hub's cache: a compute node often has no way out.
+            "HF_HUB_OFFLINE": "1",
+            "TRANSFORMERS_OFFLINE": "1",
+            # Logs are read by people and by saga_vllm.diagnose.
+            "VLLM_LOGGING_COLOR": "0",
+            "NO_COLOR": "1",
+            "PYTHONUNBUFFERED": "1",
+        }
+    )

@@ -99,13 +99,39 @@ class FreeQueue(Generic[E]):
         """An empty party is not needed any more. Sessions that are over and have nothing else are forgotten."""
         assert party.after is party, "a party with entries"
         for session in party.members:
-            parties = self._parties[session]
-            del parties[party]
-            if not parties:
-                del self._parties[session]
-                if self._worths.get(session, UNVALUED)[0] == OVER[0]:
-                    self._worths.pop(session, None)
+            self._part(party, session)
         party.members = {}
+
+    def leave(self, party: Party, session: str) -> None:
+        """`session` uses what is in `party` no more."""
+        del party.members[session]
+        self._part(party, session)
+        self._appraise(party)
+
+    def raise_floor(self, party: Party, floor: Worth) -> None:
+        """`party` is never worth less than `floor` from now on."""
+        party.floor = max(party.floor, floor)
+        party.worth = max(party.worth, floor)
+
+    def entries(self, party: Party) -> tuple[E, ...]:
+        """The free ones of `party`, the oldest first."""
+        return tuple(cast("E", entry) for entry in _ring(party))
+
+    def parties(self, session: str) -> tuple[Party, ...]:
+        """What `session` uses."""
+        return tuple(self._parties.get(session, ()))
+
+    def _part(self, party: Party, session: str) -> None:
+        parties = self._parties[session]
+        del parties[party]
+        if not parties:
+            del self._parties[session]
+            if self._says_nothing(self._worths.get(session, UNVALUED)):
+                self._worths.pop(session, None)
+
+    def _says_nothing(self, worth: Worth) -> bool:
+        """Whether it need not be kept of a session that has nothing here."""
+        return worth[0] == OVER[0] or worth == UNVALUED
 
     def value(self, session: str, worth: Worth) -> None:
         """What the KV of `session` is worth from now on. ValueError for what is no number.
@@ -114,7 +140,7 @@ class FreeQueue(Generic[E]):
         """
         if worth[1] != worth[1]:
             raise ValueError(f"session {session}: a worth of {worth}")
-        if worth[0] == OVER[0] and session not in self._parties:
+        if session not in self._parties and self._says_nothing(worth):
             self._worths.pop(session, None)
         elif self._worths.get(session, UNVALUED) != worth:
             self._worths[session] = worth

@@ -1,0 +1,199 @@
+"""Session control of one engine: whose blocks are whose, and what the node daemon's orders do.
+
+Everything here runs in the engine's thread. A fault of ours never stops the engine: the pool gets a queue of vLLM's
+own again, and every later order is answered by why (`retreat`).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, assert_never
+
+import vllm
+from vllm.logger import init_logger
+from vllm.v1.core.kv_cache_utils import (
+    FreeKVCacheBlockQueue,
+    make_block_hash_with_group_id,
+    maybe_convert_block_hash,
+)
+
+from saga_core.errors import RemoteProtocolError
+from saga_core.kv import commands
+from saga_core.kv.commands import Answer, Command
+from saga_vllm.plugin.queue import SessionQueue
+
+if TYPE_CHECKING:
+    from vllm.v1.core.block_pool import BlockPool
+    from vllm.v1.core.kv_cache_utils import KVCacheBlock
+    from vllm.v1.core.sched.output import SchedulerOutput
+    from vllm.v1.request import Request
+
+    from saga_core.kv.blocks import Slot
+
+MOST_CHAINS = 4096
+"""Sessions of which the latest prompt's block hashes are kept, for snapshots; the longest unused are forgotten."""
+
+logger = init_logger("vllm.saga")
+P = ParamSpec("P")
+
+
+def _guarded(method: Callable[Concatenate[Keeper, P], None]) -> Callable[Concatenate[Keeper, P], None]:
+    """A hook of the engine's: nothing when we are out of order, and what goes wrong puts us out of order."""
+
+    def guarded(self: Keeper, /, *args: P.args, **kwargs: P.kwargs) -> None:
+        if self.fault is None:
+            try:
+                method(self, *args, **kwargs)
+            except Exception as error:  # noqa: BLE001 - serving goes on, whatever it is
+                self.retreat(f"{method.__qualname__}: {type(error).__name__}: {error}")
+
+    return guarded
+
+
+class Keeper:
+    """The session control of one pool."""
+
+    def __init__(self, pool: BlockPool, block_tokens: int, now: Callable[[], float] = time.monotonic) -> None:
+        """`block_tokens`: of the first attention group, as KV events count."""
+        self.pool, self.block_tokens = pool, block_tokens
+        self.incarnation = int(os.environ.get(commands.INCARNATION_VARIABLE) or 0)
+        self.fault: str | None = None
+        """Why it does nothing any more."""
+        self.queue = SessionQueue(pool, now)
+        self.order = self.queue.order
+        pool.free_block_queue = self.queue
+        self._requests: dict[str, Request] = {}
+        self._chains: OrderedDict[str, Sequence[Any]] = OrderedDict()
+        """Block hashes of each session's latest prompt and answer."""
+
+    # -- what the engine does ------------------------------------------------------------
+
+    @_guarded
+    def arrived(self, request: Request) -> None:
+        """A request was added to the engine."""
+        if request.session_id:
+            self._requests[request.request_id] = request
+
+    @_guarded
+    def admitted(self, request: Request, groups: Iterable[Sequence[KVCacheBlock]]) -> None:
+        """All blocks of a request that begins, or begins again after a preemption: found and new ones."""
+        if request.session_id:
+            self._chain(request)
+            for blocks in groups:
+                self.order.use(request.session_id, self._slots(blocks))
+
+    @_guarded
+    def scheduled(self, output: SchedulerOutput) -> None:
+        """One step was planned: the new blocks of requests that were running already."""
+        cached, slots = output.scheduled_cached_reqs, self.queue.slots
+        for name, groups in zip(cached.req_ids, cached.new_block_ids, strict=True):
+            if groups and name not in cached.resumed_req_ids and (request := self._requests.get(name)):
+                for ids in groups:
+                    self.order.use(request.session_id, [slots[i] for i in ids if i])
+
+    @_guarded
+    def finished(self, request: Request) -> None:
+        """A request is over; its blocks are freed next."""
+        if self._requests.pop(request.request_id, None) is not None:
+            self._chain(request)
+
+    def _slots(self, blocks: Iterable[KVCacheBlock]) -> list[Slot[KVCacheBlock]]:
+        slots = self.queue.slots
+        return [slots[block.block_id] for block in blocks if not block.is_null]
+
+    def _chain(self, request: Request) -> None:
+        self._chains[request.session_id] = request.block_hashes
+        self._chains.move_to_end(request.session_id)
+        if len(self._chains) > MOST_CHAINS:
+            self._chains.popitem(last=False)
+
+    def retreat(self, reason: str) -> None:
+        """Something of ours or of vLLM's is not as we know it: its own queue is back, serving goes on."""
+        logger.error("saga: session control is off: %s", reason)
+        self.fault = reason
+        used = {id(slot.item) for slot in self.queue.slots if not slot.is_free}
+        free = [block for block in self.pool.blocks if id(block) not in used]
+        free.sort(key=lambda block: block.block_hash is not None)
+        queue = FreeKVCacheBlockQueue([])
+        queue.append_n(free)
+        self.pool.free_block_queue = queue
+
+    # -- what the node daemon orders -----------------------------------------------------
+
+    def answer(self, frame: bytes) -> bytes:
+        """Do what `frame` orders; never raises."""
+        try:
+            return commands.encode(self._answer(commands.decode_order(frame)))
+        except (RemoteProtocolError, ValueError) as error:
+            return commands.encode(commands.Failed(reason=str(error)))
+        except Exception as error:  # noqa: BLE001 - serving goes on, whatever it is
+            self.retreat(f"order: {type(error).__name__}: {error}")
+            return commands.encode(commands.Failed(reason=self.fault or ""))
+
+    def _answer(self, order: commands.Order) -> Answer:
+        if self.fault is not None:
+            return commands.Failed(reason=self.fault)
+        if order.incarnation != self.incarnation:
+            return commands.Stale(incarnation=self.incarnation)
+        self.queue.follow_reset()
+        return self._do(order.command)
+
+    def _do(self, command: Command) -> Answer:
+        match command:
+            case commands.Retain():
+                ttl_s = command.ttl_s if command.ttl_s is not None else float("inf")
+                self.order.retain(command.session, command.worth, ttl_s)
+            case commands.Release():
+                self.order.release(command.session)
+            case commands.Value():
+                for session, worth in command.worths.items():
+                    if worth is None:
+                        self.order.release(session)
+                    else:
+                        self.order.retain(session, worth)
+            case commands.Drop():
+                return self._drop(command.session)
+            case commands.Stats():
+                return self._holdings()
+            case commands.Snapshot():
+                return self._resident(command.sessions)
+            case _:
+                assert_never(command)
+        return commands.Done()
+
+    def _drop(self, session: str) -> Answer:
+        blocks = self.order.drop(session)
+        self.pool.evict_blocks({block.block_id for block in blocks})
+        self._chains.pop(session, None)
+        return commands.Done(blocks=len(blocks))
+
+    def _holdings(self) -> Answer:
+        sessions = {
+            session: commands.Held(alone, shared, *self.order.queue.worth(session))
+            for session, (alone, shared) in self.order.sessions().items()
+        }
+        return commands.Holdings(
+            blocks=self.pool.num_gpu_blocks - 1,
+            block_tokens=self.block_tokens,
+            free=self.queue.num_free_blocks,
+            evicted=self.order.evicted_blocks,
+            sessions=sessions,
+            requests=len(self._requests),
+            version=vllm.__version__,
+        )
+
+    def _resident(self, sessions: Sequence[str]) -> Answer:
+        names = sessions or list(self._chains)
+        chains = [commands.Chain(name, list(self._found(name))) for name in names if name in self._chains]
+        return commands.Resident(at_s=time.time(), block_tokens=self.block_tokens, chains=chains)
+
+    def _found(self, session: str) -> Iterator[int | bytes]:
+        """The leading blocks of its chain that can be found, named as in KV events."""
+        index = self.pool.cached_block_hash_to_block
+        for block_hash in self._chains[session]:
+            if index.get_one_block(make_block_hash_with_group_id(block_hash, 0)) is None:
+                return
+            yield maybe_convert_block_hash(block_hash)
