@@ -72,9 +72,10 @@ def bring_up(
             _await_workers(folder, config, undo, show, timeout_s) if wait else Control.of(folder).cluster()
         )
     except (SagaError, KeyboardInterrupt):
-        if undo.started:
+        # Not `undo.started`: Ctrl-C may come between a daemon's start and its place in there.
+        if started := [daemon for daemon in processes.find(folder) if daemon.kind not in running]:
             show.say("taking down what was started")
-            take_down(folder, only=undo.started, timeout_s=UNDO_S)
+            take_down(folder, only=started, timeout_s=UNDO_S)
         raise
     return Started(cluster, already=not undo.started)
 

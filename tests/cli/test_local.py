@@ -219,3 +219,23 @@ def test_interrupting_up_takes_down_what_it_started(shell):
         process.communicate(timeout=60)
     assert process.returncode == 130
     until(lambda: not shell.members())
+
+
+def test_an_interrupt_between_a_daemons_start_and_the_note_of_it_leaves_nothing(shell, monkeypatch):
+    from saga_cli.config import resolve
+    from saga_cli.folder import ClusterFolder
+    from saga_cli.local import up
+    from saga_cli.progress import Silent
+
+    noted = up._daemon
+
+    def interrupted(kind, node, child):
+        if kind == up.NODE:
+            raise KeyboardInterrupt
+        return noted(kind, node, child)
+
+    monkeypatch.setattr(up, "_daemon", interrupted)
+    wanted = resolve({"workers.engine": "fake", "workers.count": 1}, environment={})
+    with pytest.raises(KeyboardInterrupt):
+        up.bring_up(ClusterFolder(shell.folder), wanted, show=Silent(), timeout_s=30)
+    until(lambda: not shell.members())
