@@ -227,9 +227,10 @@ def test_an_interrupt_between_a_daemons_start_and_the_note_of_it_leaves_nothing(
     from saga_cli.local import up
     from saga_cli.progress import Silent
 
-    noted = up._daemon
+    noted, children = up._daemon, []
 
     def interrupted(kind, node, child):
+        children.append(child)
         if kind == up.NODE:
             raise KeyboardInterrupt
         return noted(kind, node, child)
@@ -239,3 +240,4 @@ def test_an_interrupt_between_a_daemons_start_and_the_note_of_it_leaves_nothing(
     with pytest.raises(KeyboardInterrupt):
         up.bring_up(ClusterFolder(shell.folder), wanted, show=Silent(), timeout_s=30)
     until(lambda: not shell.members())
+    assert [child.wait(5) is not None for child in children] == [True, True]
