@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any, Protocol
 
 from saga_core.actions import Dispatch
-from saga_core.identity import Identity, identify
+from saga_core.identity import NO_BODY, Identity, identify
 from saga_core.ids import TenantId, WorkflowId
 from saga_sim.client import FIRST_PAUSE_S, LONGEST_PAUSE_S, Patience
 from saga_sim.clock import Clock
@@ -219,4 +219,4 @@ class Agents:
 @lru_cache(maxsize=4096)
 def identity_of(session: str) -> Identity:
     """Who calls, by the live rules; all workflows name their sessions alike, so few names are asked about."""
-    return identify({b"x-saga-session-id": session.encode()}, None, by_token=True)
+    return identify({b"x-saga-session-id": session.encode()}, NO_BODY, by_token=True)

@@ -125,6 +125,8 @@ class StepArrived(_Kept, frozen=True, kw_only=True):
     """Name of the session within the workflow."""
     rule: str = "none"
     """Which identification rule fired (`saga_core.identity`)."""
+    confidence: float = 1.0
+    """Below 1 where the session was inferred from the prompt."""
     agent_type: str = ""
     stream: bool = False
     body_bytes: int = 0

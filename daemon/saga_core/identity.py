@@ -1,40 +1,29 @@
 """Who is calling: one pure function, an exact-match table, and the name of the rule that fired.
 
 Rules of this file
-  1. First match wins; schemas are never mixed.
+  1. First match wins; schemas are never mixed. The order is that of `RULES`, after the path token.
   2. Ids are the client's own names, scoped by its key elsewhere; `user`, `x-request-id` and
      `traceparent` are never session keys (the first is a tenant, the others are new per call).
+  3. What only earlier calls can tell (whose child a session is, which response came before, what a prompt
+     continues) is not decided here: names come back as said, and the head follows them up.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Callable, Mapping
+from typing import Final, Protocol
 
 import msgspec
 
 from saga_core import told
 from saga_core.events import Told
+from saga_core.harnesses import Named, of_agentic_context, of_baggage, of_metadata, of_nvext, text_in
+from saga_core.ids import MAX_NAME, cut_name
 
-MAX_NAME: Final = 128
-"""Longer names are cut; harnesses use UUIDs (36 characters)."""
+__all__ = ["MAX_NAME", "NO_BODY", "RULES", "Body", "Identity", "identify", "told_of"]
 
-_WORKFLOW_HEADERS: Final = (
-    (b"x-saga-workflow-id", "saga"),
-    (b"x-dynamo-session-id", "dynamo"),
-    (b"x-claude-code-session-id", "claude-code"),
-    (b"x-session-affinity", "session-affinity"),
-    (b"x-litellm-session-id", "litellm"),
-    (b"x-session-id", "x-session-id"),
-    (b"session-id", "codex"),
-    (b"session_id", "codex"),
-    (b"x-smg-routing-key", "smg"),
-)
-_SESSION_HEADERS: Final = (b"x-saga-session-id", b"x-claude-code-agent-id")
 AGENT_TYPE_HEADER: Final = b"x-saga-agent-type"
 FINAL_HEADERS: Final = (b"x-saga-session-final", b"x-dynamo-session-final")
-
-
 WORK_HEADER: Final = b"x-saga-work-s"
 STEPS_HEADER: Final = b"x-saga-steps"
 INSTANCE_HEADER: Final = b"x-saga-instance"
@@ -42,6 +31,47 @@ DEADLINE_HEADER: Final = b"x-saga-deadline-s"
 TOOL_HEADER: Final = b"x-saga-tool"
 _TOLD_HEADERS: Final = frozenset((WORK_HEADER, STEPS_HEADER, INSTANCE_HEADER, DEADLINE_HEADER))
 _PARENT_HEADERS: Final = (b"x-saga-parent-session-id", b"x-parent-session-id")
+MAIN: Final = "main"
+"""The session of a workflow whose calls name none."""
+
+
+class Body(Protocol):
+    """What a request's body may say of its session; compound fields are raw JSON, empty where they are absent."""
+
+    @property
+    def program_id(self) -> str | None: ...
+    @property
+    def session_id(self) -> str | None: ...
+    @property
+    def prompt_cache_key(self) -> str | None: ...
+    @property
+    def previous_response_id(self) -> str | None: ...
+    @property
+    def metadata(self) -> msgspec.Raw: ...
+    @property
+    def conversation(self) -> msgspec.Raw: ...
+    @property
+    def session_params(self) -> msgspec.Raw: ...
+    @property
+    def vllm_xargs(self) -> msgspec.Raw: ...
+    @property
+    def nvext(self) -> msgspec.Raw: ...
+
+
+class _Silent(msgspec.Struct, frozen=True):
+    program_id: str | None = None
+    session_id: str | None = None
+    prompt_cache_key: str | None = None
+    previous_response_id: str | None = None
+    metadata: msgspec.Raw = msgspec.Raw()
+    conversation: msgspec.Raw = msgspec.Raw()
+    session_params: msgspec.Raw = msgspec.Raw()
+    vllm_xargs: msgspec.Raw = msgspec.Raw()
+    nvext: msgspec.Raw = msgspec.Raw()
+
+
+NO_BODY: Final[Body] = _Silent()
+"""A body that says nothing."""
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -55,38 +85,182 @@ class Identity(msgspec.Struct, frozen=True):
     """The session that opened this one."""
     tool: str = ""
     """The tool whose result the call brings."""
+    linked: bool = False
+    """`workflow` is only the nearest ancestor that the call names: its root may be another."""
+    final: bool = False
+    """The call says that it is its session's last."""
+    deadline_s: float = 0.0
+    """Seconds in which the workflow wants to be over; 0: not said in the body."""
+    confidence: float = 1.0
+    """Below 1 where the session was inferred from the prompt."""
 
 
-def identify(headers: Mapping[bytes, bytes], body_session: str | None, *, by_token: bool) -> Identity:
+Headers = Mapping[bytes, bytes]
+
+
+def identify(headers: Headers, body: Body, *, by_token: bool) -> Identity:
     """Name the workflow and the session of a call.
 
-    `headers` are lower-case; `body_session` is the body's `session_id`; `by_token` says that
-    the path token (or the key) already names the workflow.
+    `headers` are lower-case; `by_token` says that the path token (or the key) already names the workflow:
+    what the table finds then names the session within it.
     """
-    workflow, rule = ("", "token") if by_token else _workflow(headers, body_session)
-    session = _named(headers, _SESSION_HEADERS[0]) or _named(headers, _SESSION_HEADERS[1])
-    if not session and by_token and body_session:
-        session = _cut(body_session)
+    found, rule = _first(headers, body)
+    if by_token:
+        workflow, session = "", found.session or ("" if rule == "saga" else found.workflow)
+        rule = f"token+{rule}" if session else "token"
+    else:
+        workflow, session = found.workflow, found.session
+    if not headers and found is _NOBODY:
+        return _TOKEN if by_token else _NONE
     return Identity(
         workflow,
-        session or "main",
+        session or MAIN,
         rule,
-        _named(headers, AGENT_TYPE_HEADER),
-        _named(headers, _PARENT_HEADERS[0]) or _named(headers, _PARENT_HEADERS[1]),
+        _named(headers, AGENT_TYPE_HEADER) or found.agent_type,
+        found.parent or _named(headers, _PARENT_HEADERS[0]) or _named(headers, _PARENT_HEADERS[1]),
         _named(headers, TOOL_HEADER),
+        found.linked and not by_token,
+        found.final or not headers.keys().isdisjoint(FINAL_HEADERS),
+        found.deadline_s,
     )
 
 
-def _workflow(headers: Mapping[bytes, bytes], body_session: str | None) -> tuple[str, str]:
-    """The client's own name of the workflow, and the rule that found it."""
-    for header, rule in _WORKFLOW_HEADERS:
-        if header in headers and (name := _named(headers, header)):
-            return name, rule
-    named = _cut(body_session) if body_session else ""
-    return (named, "body.session_id") if named else ("", "none")
+_NOBODY: Final = Named("")
+_NONE: Final = Identity("", MAIN, "none")
+_TOKEN: Final = Identity("", MAIN, "token")
 
 
-def told_of(headers: Mapping[bytes, bytes]) -> Told | None:
+def _first(headers: Headers, body: Body) -> tuple[Named, str]:
+    """What the first rule that fires says, and its name."""
+    if headers:
+        for rule, read in _OWN:
+            if found := read(headers):
+                return found, rule
+    if body.vllm_xargs and (found := of_agentic_context(body.vllm_xargs)):
+        return found, "agentic-context"
+    if body.nvext and (found := of_nvext(body.nvext)):
+        return found, "nvext"
+    if headers:
+        for rule, read in _NATIVE:
+            if found := read(headers):
+                return found, rule
+    return _in_body(headers, body)
+
+
+def _in_body(headers: Headers, body: Body) -> tuple[Named, str]:
+    for rule, name in (
+        ("body.program_id", body.program_id),
+        ("body.session_id", body.session_id),
+        ("body.session_params", body.session_params and text_in(body.session_params, "session_id")),
+        ("body.conversation", body.conversation and text_in(body.conversation, "id")),
+        ("body.previous_response_id", body.previous_response_id),
+        ("body.prompt_cache_key", body.prompt_cache_key),
+        ("body.metadata", body.metadata and of_metadata(body.metadata)),
+    ):
+        if name and (cut := cut_name(name)):
+            return Named(cut), rule
+    if b"baggage" in headers and (name := of_baggage(headers[b"baggage"])):
+        return Named(name), "baggage"
+    return _NOBODY, "none"
+
+
+# -- headers -------------------------------------------------------------------------------
+
+
+def _family(headers: Headers, own: bytes, parent: bytes) -> Named | None:
+    """A session that names its parent and not its root."""
+    session, above = _named(headers, own), _named(headers, parent)
+    if not session:
+        return None
+    return Named(above, session, above, linked=True) if above and above != session else Named(session)
+
+
+def _saga(headers: Headers) -> Named | None:
+    workflow, session = _named(headers, b"x-saga-workflow-id"), _named(headers, b"x-saga-session-id")
+    if workflow:
+        return Named(workflow, session)
+    return _own_family(headers, session) if session else None
+
+
+def _own_family(headers: Headers, session: str) -> Named:
+    found = _family(headers, b"x-saga-session-id", b"x-saga-parent-session-id")
+    return found if found is not None and found.linked else Named(session, session)
+
+
+def _dynamo(headers: Headers) -> Named | None:
+    return _family(headers, b"x-dynamo-session-id", b"x-dynamo-parent-session-id")
+
+
+def _claude_code(headers: Headers) -> Named | None:
+    """Its agents are sessions of the one program that a person started."""
+    root = _named(headers, b"x-claude-code-session-id")
+    if not root:
+        return None
+    return Named(
+        root, _named(headers, b"x-claude-code-agent-id"), _named(headers, b"x-claude-code-parent-agent-id")
+    )
+
+
+def _codex(headers: Headers) -> Named | None:
+    """One conversation; a thread that it opened is a session of it."""
+    thread = _named(headers, b"thread-id")
+    root = _named(headers, b"session-id") or _named(headers, b"session_id") or thread
+    return Named(root, thread if thread != root else "") if root else None
+
+
+def _affinity(headers: Headers) -> Named | None:
+    return _family(headers, b"x-session-affinity", b"x-parent-session-id")
+
+
+def _x_session(headers: Headers) -> Named | None:
+    return _family(headers, b"x-session-id", b"x-parent-session-id")
+
+
+def _opencode(headers: Headers) -> Named | None:
+    return _family(headers, b"x-opencode-session", b"x-parent-session-id")
+
+
+def _litellm(headers: Headers) -> Named | None:
+    name = _named(headers, b"x-litellm-session-id")
+    return Named(name) if name else None
+
+
+def _smg(headers: Headers) -> Named | None:
+    name = _named(headers, b"x-smg-routing-key")
+    return Named(name) if name else None
+
+
+_Reader = Callable[[Headers], Named | None]
+_OWN: Final[tuple[tuple[str, _Reader], ...]] = (("saga", _saga), ("dynamo", _dynamo))
+_NATIVE: Final[tuple[tuple[str, _Reader], ...]] = (
+    ("claude-code", _claude_code),
+    ("codex", _codex),
+    ("session-affinity", _affinity),
+    ("x-session-id", _x_session),
+    ("opencode", _opencode),
+    ("litellm", _litellm),
+    ("smg", _smg),
+)
+RULES: Final = (
+    *(rule for rule, _ in _OWN),
+    "agentic-context",
+    "nvext",
+    *(rule for rule, _ in _NATIVE),
+    "body.program_id",
+    "body.session_id",
+    "body.session_params",
+    "body.conversation",
+    "body.previous_response_id",
+    "body.prompt_cache_key",
+    "body.metadata",
+    "baggage",
+    "content",
+    "none",
+)
+"""The table, in order. `content` is what the head infers where no rule before it fires (docs/identity.md)."""
+
+
+def told_of(headers: Headers) -> Told | None:
     """What the headers say of the whole workflow; None: nothing. Raises `UserError` for what is no such thing."""
     if headers.keys().isdisjoint(_TOLD_HEADERS):
         return None
@@ -98,18 +272,11 @@ def told_of(headers: Mapping[bytes, bytes]) -> Told | None:
     )
 
 
-def _text(headers: Mapping[bytes, bytes], header: bytes) -> str:
+def _text(headers: Headers, header: bytes) -> str:
     return headers.get(header, b"").decode("latin-1")
 
 
-def _named(headers: Mapping[bytes, bytes], header: bytes) -> str:
+def _named(headers: Headers, header: bytes) -> str:
     """The name in `header`; empty where it is absent or says nothing."""
     value = headers.get(header)
-    return _cut(value.decode("latin-1")) if value else ""
-
-
-def _cut(name: str) -> str:
-    """Printable and short: names end in logs, tables and metrics."""
-    if not name.isprintable():
-        name = "".join(c for c in name if c.isprintable())
-    return name[:MAX_NAME]
+    return cut_name(value.decode("latin-1")) if value else ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NewType
+from typing import Final, NewType
 
 WorkflowId = NewType("WorkflowId", int)
 """One run of an agent program; counts from 1 per cluster."""
@@ -23,3 +23,14 @@ def session_id(workflow: WorkflowId, name: str) -> SessionId:
 
 def worker_id(node: NodeId, index: int) -> WorkerId:
     return WorkerId(f"{node}/{index}")
+
+
+MAX_NAME: Final = 128
+"""Longer names of clients are cut; harnesses use UUIDs (36 characters)."""
+
+
+def cut_name(name: str) -> str:
+    """A client's name for something, printable and short: names end in logs, tables and metrics."""
+    if not name.isprintable():
+        name = "".join(c for c in name if c.isprintable())
+    return name[:MAX_NAME]

@@ -68,6 +68,7 @@ class Metrics:
         self._workflows: Counter[str] = Counter()
         self._tokens: Counter[str] = Counter()
         self._ignored: Counter[str] = Counter()
+        self._identified: Counter[str] = Counter()
         self._submitted = self._lost = self._moved = 0
         self._ttft, self._step_s = Histogram(), Histogram()
         self.registry = CollectorRegistry()
@@ -108,6 +109,10 @@ class Metrics:
         """Count a step that never entered the book."""
         self._refused[code] += 1
 
+    def identified(self, rule: str) -> None:
+        """Count how a caller was recognised: a name of `saga_core.identity.RULES`, or one behind `token+`."""
+        self._identified[rule] += 1
+
     def ignored(self, reason: str) -> None:
         """Count a message or call that changed nothing."""
         self._ignored[reason] += 1
@@ -119,6 +124,7 @@ class Metrics:
         yield _counter("saga_workflows_ended", "Workflows by end", "state", self._workflows)
         yield _counter("saga_tokens", "Tokens of finished steps", "kind", self._tokens)
         yield _counter("saga_messages_ignored", "Messages ignored", "reason", self._ignored)
+        yield _counter("saga_steps_identified", "Steps by identity rule", "rule", self._identified)
         yield CounterMetricFamily("saga_workflows_submitted", "Workflows accepted", self._submitted)
         yield CounterMetricFamily("saga_workers_lost", "Workers lost while ready", self._lost)
         moved = "Steps placed again after their worker was lost"

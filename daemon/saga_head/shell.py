@@ -10,6 +10,7 @@ Rules of this file
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -18,18 +19,21 @@ from saga_core import actions as act
 from saga_core import events, wire
 from saga_core.errors import ClusterError, UserError
 from saga_core.events import Event, Fact, Outcome, WorkflowSubmitted
-from saga_core.fleet import Worker
 from saga_core.head import Head
-from saga_core.identity import FINAL_HEADERS, Identity, identify, told_of
+from saga_core.identity import Identity, told_of
 from saga_core.ids import NodeId, StepId, TenantId, WorkerId, WorkflowId
 from saga_core.states import WorkflowState
 from saga_core.views import ProgramSpec, SubmitRequest
+from saga_head import ported
 from saga_head.feed import Feed
-from saga_head.gateway.port import Call, Caller, Exchange, Refusal, Result, Target
+from saga_head.gateway.port import Call, Caller, Exchange, Refusal, Result
 from saga_head.gateway.prefix import prefix_of
+from saga_head.gateway.refusals import INTERNAL
 from saga_head.journal import Journal
 from saga_head.keys import Callers, new_token
 from saga_head.metrics import Metrics
+from saga_head.prompts import Chain, chain_of
+from saga_head.recognition import Recognition
 from saga_shell import log
 
 NOT_A_KEY = Refusal(
@@ -43,7 +47,8 @@ FLUSH_S = 0.01
 """Group commit: what the last 10 ms brought is lost to `kill -9` of the head, but for acceptances."""
 STEP_GAP = 1000
 """Step numbers left out after a restart, so that none of those last 10 ms is given twice."""
-FINAL = frozenset(FINAL_HEADERS)
+INLINE_BYTES = 32 * 1024
+"""Prompts of longer bodies are hashed in a thread: 200 KB would hold the loop for 0.4 ms."""
 AFTER_FLUSH = frozenset({wire.RunProgram, wire.StopProgram, wire.ForgetProgram})
 """Wants that follow from a fact: it is written before a node acts on them, or `kill -9` could undo it."""
 REPEATED = frozenset({events.StepArrived, events.StepPlaced, events.StepFinished})
@@ -71,6 +76,11 @@ class Shell:
         self.stale = 0
         self._exchanges: dict[StepId, Exchange] = {}
         self._final: set[StepId] = set()
+        self._rules: dict[StepId, bytes] = {}
+        """How the callers of steps in flight were recognised, as their clients are told."""
+        self._reading: set[StepId] = set()
+        """Steps whose prompts are being hashed in a thread."""
+        self.recognition = Recognition()
         self._last_step = head.book.last_step + (STEP_GAP if head.book.last_step else 0)
         self._flushing = False
         self._queue: deque[Event] = deque()
@@ -137,7 +147,9 @@ class Shell:
     def _dispatch(self, action: act.Dispatch) -> None:
         exchange = self._exchanges.get(action.step)
         if exchange is not None:
-            exchange.dispatch(_target(self.head.fleet.workers[action.worker], action))
+            exchange.dispatch(
+                ported.target(self.head.fleet.workers[action.worker], action, self._rules[action.step])
+            )
 
     def _refuse(self, action: act.Refuse) -> None:
         if action.step not in self.head.book.steps:
@@ -165,18 +177,56 @@ class Shell:
         return self._last_step
 
     def arrive(self, call: Call, exchange: Exchange) -> None:
+        who = self.recognition.of(call)
+        if not self.recognition.asks_content(call, who):
+            self._arrived(call, exchange, who)
+        elif call.body_bytes <= INLINE_BYTES:
+            self._arrived(call, exchange, self._inferred(call, who, chain_of(call.api, call.body)))
+        else:
+            self._read(call, exchange, who)
+
+    def _read(self, call: Call, exchange: Exchange, who: Identity) -> None:
+        """Hash the prompt elsewhere; the step arrives when that is done, unless it is over by then."""
         step = StepId(call.step)
-        who = identify(call.headers, call.fields.session_id, by_token=call.caller.workflow is not None)
+        self._reading.add(step)
+        reading = asyncio.get_running_loop().run_in_executor(None, chain_of, call.api, call.body)
+
+        def read(done: asyncio.Future[Chain | None]) -> None:
+            if step not in self._reading or done.cancelled():
+                return
+            self._reading.discard(step)
+            try:
+                self._arrived(call, exchange, self._inferred(call, who, done.result()))
+            except Exception:
+                logging.getLogger(__name__).exception("step %d could not arrive", step)
+                exchange.refuse(INTERNAL)
+
+        reading.add_done_callback(read)
+
+    def _inferred(self, call: Call, who: Identity, chain: Chain | None) -> Identity:
+        """By content; workflows of conversations that this made room for are over."""
+        who = self.recognition.by_content(call, who, chain)
+        for tenant, name in self.recognition.forgotten():
+            workflow = self.head.book.find(tenant, name)
+            if workflow is not None and not workflow.running:
+                reason = "its conversation was not continued while many others were"
+                self.handle(events.FinishAsked(workflow=workflow.id, state=WorkflowState.DONE, reason=reason))
+        return who
+
+    def _arrived(self, call: Call, exchange: Exchange, who: Identity) -> None:
+        step = StepId(call.step)
         try:
             told = told_of(call.headers)
         except UserError as error:
             self._refuse_header(exchange, str(error))
             return
         self._exchanges[step] = exchange
-        if not FINAL.isdisjoint(call.headers):
+        self._rules[step] = ported.said(who)
+        self.metrics.identified(who.rule)
+        if who.final:
             self._final.add(step)
         prefix = "" if self._known(call, who) else prefix_of(call.fields)
-        self.handle(_arrived(step, call, who, prefix, told))
+        self.handle(ported.step_arrived(step, call, who, prefix, told))
 
     def _known(self, call: Call, who: Identity) -> bool:
         """Whether it is of no workflow, or of one whose first step has come."""
@@ -193,9 +243,13 @@ class Shell:
 
     def finish(self, step: int, result: Result) -> None:
         number = StepId(step)
+        if number in self._reading:
+            self._reading.discard(number)
+            return
         self._exchanges.pop(number, None)
+        self._rules.pop(number, None)
         known = self.head.book.steps.get(number)
-        self.handle(_finished(number, result))
+        self.handle(ported.finished(number, result))
         if number in self._final:
             self._final.discard(number)
             if known is not None and known.workflow is not None and result.outcome is Outcome.DONE:
@@ -273,62 +327,6 @@ class Shell:
     def prune(self) -> None:
         """Forget tokens of workflows that the book has let go."""
         self.callers.keep(self.head.book.workflows.keys())
-
-
-def _target(worker: Worker, action: act.Dispatch) -> Target:
-    reply = [
-        (b"x-saga-worker", worker.id.encode("ascii", "replace")),
-        (b"x-saga-decision", action.why.encode("ascii", "replace")),
-    ]
-    if action.session is not None:
-        reply.append((b"x-saga-session-id", action.session.encode("ascii", "replace")))
-    return Target(
-        worker=worker.id,
-        host=worker.host,
-        port=worker.port,
-        key=worker.key,
-        session=action.session,
-        reply_headers=tuple(reply),
-        priority=action.priority,
-    )
-
-
-def _arrived(
-    step: StepId, call: Call, who: Identity, prefix: str, told: events.Told | None
-) -> events.StepArrived:
-    workflow = call.caller.workflow
-    return events.StepArrived(
-        step=step,
-        tenant=TenantId(call.caller.tenant),
-        model=call.fields.model,
-        workflow=None if workflow is None else WorkflowId(workflow),
-        key=who.workflow,
-        session=who.session,
-        rule=who.rule,
-        agent_type=who.agent_type,
-        stream=bool(call.fields.stream),
-        body_bytes=call.body_bytes,
-        tool=who.tool,
-        parent=who.parent,
-        prefix=prefix,
-        told=told,
-    )
-
-
-def _finished(step: StepId, result: Result) -> events.StepFinished:
-    usage = result.usage
-    return events.StepFinished(
-        step=step,
-        outcome=result.outcome,
-        status=result.status,
-        prompt_tokens=usage.prompt_tokens if usage is not None else None,
-        cached_tokens=usage.cached_tokens if usage is not None else None,
-        output_tokens=usage.output_tokens if usage is not None else None,
-        ttft_s=result.ttft_s,
-        duration_s=result.duration_s,
-        tool=result.tool,
-        detail=result.detail,
-    )
 
 
 SECRET = frozenset({"token", "program"})

@@ -10,6 +10,7 @@ from saga_core.book import Book
 from saga_core.config import BOUNDS, Config, HeadConfig, WorkersConfig, settings, with_settings
 from saga_core.errors import ClusterError, UserError, choose
 from saga_core.identity import MAX_NAME, Identity, identify
+from saga_head.gateway.port import Fields
 
 
 def test_every_setting_has_a_dotted_name_and_a_default_in_bounds():
@@ -128,20 +129,20 @@ def test_a_newer_access_file_with_more_fields_is_read():
         ({b"x-smg-routing-key": b"R"}, None, False, Identity("R", "main", "smg")),
         ({b"x-request-id": b"1", b"traceparent": b"2"}, None, False, Identity("", "main", "none")),
         ({b"x-saga-workflow-id": b"W"}, None, True, Identity("", "main", "token")),
-        ({b"x-saga-session-id": b"r"}, "B", True, Identity("", "r", "token")),
-        ({}, "B", True, Identity("", "B", "token")),
+        ({b"x-saga-session-id": b"r"}, "B", True, Identity("", "r", "token+saga")),
+        ({}, "B", True, Identity("", "B", "token+body.session_id")),
         ({b"x-saga-agent-type": b"coder"}, None, True, Identity("", "main", "token", "coder")),
         ({b"x-saga-workflow-id": b"\x01\x02", b"x-session-id": b"X"}, None, False,
          Identity("X", "main", "x-session-id")),
-        ({b"x-saga-session-id": b"\n", b"x-claude-code-agent-id": b"sub"}, None, True,
-         Identity("", "sub", "token")),
+        ({b"x-saga-session-id": b"\n", b"x-claude-code-session-id": b"c", b"x-claude-code-agent-id": b"sub"}, None, True,
+         Identity("", "sub", "token+claude-code")),
         ({}, "\x00\x1b", False, Identity("", "main", "none")),
         ({b"x-session-id": b"n\xe4me\r\n"}, None, False, Identity("näme", "main", "x-session-id")),
         ({b"x-session-id": b"x" * 999}, None, False, Identity("x" * MAX_NAME, "main", "x-session-id")),
     ],
 )  # fmt: skip
 def test_who_is_calling(headers, body, by_token, expected):
-    assert identify(headers, body, by_token=by_token) == expected
+    assert identify(headers, Fields(model="m", session_id=body), by_token=by_token) == expected
 
 
 def test_a_snapshot_that_is_not_ours_is_a_clear_error():

@@ -257,7 +257,7 @@ class ClientLink(asyncio.BufferedProtocol):
             self.fail(fields)
             return
         scheduler = gateway.scheduler
-        call = Call(scheduler.next_step(), self._caller, head.api, fields, head.identity, len(body))
+        call = Call(scheduler.next_step(), self._caller, head.api, fields, head.identity, len(body), body)
         self._exchange = exchange = WorkerExchange(call, head, body, self, gateway)
         gateway.exchanges += 1
         try:

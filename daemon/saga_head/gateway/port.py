@@ -53,6 +53,7 @@ class Fields(msgspec.Struct, kw_only=True, gc=False):
     session_params: msgspec.Raw = NO_JSON
     vllm_xargs: msgspec.Raw = NO_JSON
     nvext: msgspec.Raw = NO_JSON
+    cache_salt: str | None = None
     # Of these, the first OPENING_BYTES.
     messages: msgspec.Raw = NO_JSON
     system: msgspec.Raw = NO_JSON  # Messages API
@@ -97,6 +98,8 @@ class Call(msgspec.Struct):
     # next call of the connection may have the same dictionary.
     headers: dict[bytes, bytes]
     body_bytes: int
+    # The request's body as it came, for arrive() to look into the prompt; whoever keeps the call lets go of it.
+    body: bytes | bytearray = b""
 
 
 class Target(msgspec.Struct, frozen=True, gc=False):
