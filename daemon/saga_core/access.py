@@ -28,6 +28,8 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
     started_at: float
     job: str = ""
     """Slurm's number of the job that the head runs in; empty: none."""
+    job_node: str = ""
+    """Slurm's name of the machine, which need not be `host`."""
     restarts: int = 0
     """How often Slurm had requeued that job when the head started."""
     url: str

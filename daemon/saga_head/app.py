@@ -180,6 +180,7 @@ class App:
             host=os.uname().nodename,
             started_at=self.started_at,
             job=os.environ.get("SLURM_JOB_ID", ""),
+            job_node=os.environ.get("SLURMD_NODENAME", ""),
             restarts=_restarts(),
             url=self.shell.url,
             api_key=self.keys.api_key,

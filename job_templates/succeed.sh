@@ -1,0 +1,22 @@
+# A successor's nodes join the running cluster at once. When they are ready its predecessor is told to leave, and
+# when the predecessor's head has left, its own begins.
+succeed() {
+    trap - TERM
+    srun --overlap --nodes=1 --ntasks=1 --nodelist="${nodes[0]}" --mem=0 --cpus-per-task=1 --gres=none \
+        --job-name=succession {{step_options}} "${command[@]}" -m saga_slurm.succession \
+        --cluster-dir "$folder" --job "$SLURM_JOB_ID" --nodes "${#nodes[@]}" < /dev/null || return 0
+    say "ready: job $predecessor_job may leave"
+    scancel --batch --signal=USR2 "$predecessor_job"
+}
+
+await_predecessor() {
+    local look=0
+    until [ -e "$folder/slurm/$predecessor.left" ]; do
+        # A predecessor that is gone without a word leaves no file.
+        look=$((look + 1))
+        if [ $((look % 25)) = 0 ] && ! squeue --noheader --jobs="$predecessor_job" --states=RUNNING,COMPLETING,SUSPENDED \
+            --format=%i 2>/dev/null | grep -q .; then return; fi
+        ls "$folder/slurm" > /dev/null    # drops what NFS remembers of names that were not there
+        sleep 0.2
+    done
+}
