@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from heapq import heappop, heappush
 from math import inf, isnan
-from typing import Generic, TypeVar, cast
+from typing import Generic, TypeVar
 
 from saga_core.kv.queue import Entry, FreeQueue, Party
 from saga_core.kv.retention import OVER, UNVALUED, Worth
@@ -193,10 +193,11 @@ class BlockOrder(Generic[T]):
     def drop(self, session: str) -> list[T]:
         """Nothing of `session` is wanted: what it alone uses is empty now, if it is free. Those blocks, to be forgotten.
 
-        What others use as well stays theirs, and what a request of it still computes goes first once it is freed.
+        What others use or used as well stays, and what a request of it still computes goes first once it is freed.
         """
-        mine = [cast("Holding", party) for party in self.queue.parties(session) if len(party.members) == 1]
-        freed = [slot for holding in mine for slot in self.queue.entries(holding)]
+        parties = self.queue.parties(session)
+        mine = [party for party in parties if len(party.members) == 1 and party.floor == OVER]
+        freed = [slot for party in mine for slot in self.queue.entries(party)]
         for slot in freed:
             self.queue.remove(slot)
         self._until.pop(session, None)
