@@ -33,6 +33,8 @@ class Setup:
     """A whole evaluation, checked."""
 
     suite: str
+    chosen: Sequence[str] | None
+    """Profiles that were asked for; None: the suite's."""
     profiles: Sequence[str]
     baselines: Sequence[str]
     choice: Choice
@@ -51,20 +53,36 @@ def traces_folder(given: Path | None) -> Path | None:
     return TRACES.resolve() if TRACES.is_dir() else None
 
 
-def profiles(names: str | None) -> list[str]:
-    """Of a comma-separated list; None: all there are, and ours with declared work. Raises UserError for unknown ones."""
+def profiles(names: str | None) -> list[str] | None:
+    """Of a comma-separated list; None: those of the suite. Raises UserError for unknown ones."""
     from saga_cli.simulating import profiles as known
-    from saga_core.policy.profiles import PROFILES
-    from saga_sim.evaluation.plan import variant
-    from saga_sim.evaluation.targets import LEARNED, PERFECT
+    from saga_sim.evaluation.variants import changed, variant
 
     if names is None:
-        return [*PROFILES, *([PERFECT] if LEARNED in PROFILES else [])]
+        return None
     chosen = [name.strip() for name in names.split(",") if name.strip()]
     known(",".join(dict.fromkeys(variant(name).profile for name in chosen)))
     if len(set(chosen)) < len(chosen):
         raise UserError(f"--profile {names!r}: name each profile once")
+    for name in chosen:
+        changed(variant(name))
     return chosen
+
+
+def planned(suite_name: str, chosen: Sequence[str] | None) -> list[str]:
+    """The profiles of the evaluation: those chosen, or the suite's."""
+    from saga_sim.evaluation.plan import profiles_of
+    from saga_sim.evaluation.suites import suite
+
+    return list(chosen) if chosen is not None else profiles_of(suite(suite_name), every())
+
+
+def every() -> list[str]:
+    """All profiles there are, and ours with declared work."""
+    from saga_core.policy.profiles import PROFILES
+    from saga_sim.evaluation.suites import LEARNED, PERFECT
+
+    return [*PROFILES, *([PERFECT] if LEARNED in PROFILES else [])]
 
 
 def works(names: str | None) -> tuple[str, ...] | None:
@@ -83,10 +101,13 @@ def half(name: str) -> str:
     return name
 
 
-def baselines(names: str | None, profiles: Sequence[str]) -> list[str]:
+def baselines(names: str | None, suite_name: str, profiles: Sequence[str]) -> list[str]:
     """Those named, or of the usual ones those that are run. Raises UserError for one that is not run."""
+    from saga_sim.evaluation.suites import suite
+
     if names is None:
-        return [name for name in BASELINES if name in profiles] or [profiles[0]]
+        usual = suite(suite_name).baselines or BASELINES
+        return [name for name in usual if name in profiles] or [profiles[0]]
     chosen = [name.strip() for name in names.split(",") if name.strip()]
     for name in chosen:
         if name not in profiles:
@@ -98,11 +119,12 @@ def run(setup: Setup, show: Progress) -> Evaluation:
     """Run what is not kept yet, and write the three reports into the folder."""
     from saga_sim.evaluation import markdown, page
     from saga_sim.evaluation.course import Course, Told
-    from saga_sim.evaluation.plan import enumerate_cells, suite
+    from saga_sim.evaluation.plan import enumerate_cells
     from saga_sim.evaluation.sets import absent
     from saga_sim.evaluation.store import opened
+    from saga_sim.evaluation.suites import suite
 
-    cells = enumerate_cells(suite(setup.suite), setup.profiles, setup.choice)
+    cells = enumerate_cells(suite(setup.suite), setup.chosen, setup.choice, every())
     missing = absent(setup.traces)
     skipped = {cell.work: missing[cell.work] for cell in cells if cell.work in missing}
     for name, why in skipped.items():
@@ -161,12 +183,12 @@ def evaluation(
     """The results folded and judged."""
     from saga_sim.evaluation.answer import Evaluation, SetUp, headline, losses
     from saga_sim.evaluation.fingerprint import code
-    from saga_sim.evaluation.plan import suite
+    from saga_sim.evaluation.suites import suite
     from saga_sim.evaluation.summary import standings
     from saga_sim.evaluation.targets import judge
 
     found = standings(results, setup.baselines)
-    judged = judge(found)
+    judged = judge(found) if suite(setup.suite).judged else []
     return Evaluation(
         set_up=SetUp(
             suite=setup.suite,
@@ -186,7 +208,7 @@ def evaluation(
         peaks=tuple(course.peaks),
         failures=tuple(course.failures),
         cells=len(results),
-        cpu_s=sum(result.wall_s for result in results),
+        cpu_s=sum(result.cpu_s for result in results),
     )
 
 

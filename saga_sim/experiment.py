@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec.structs import replace
 
+from saga_core.aeg import Score
 from saga_core.config import Config, HeadConfig, NodeConfig
 from saga_core.costs import CostTable
 from saga_core.errors import UserError
@@ -43,6 +44,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     again_share: of the engines' busy time, spent on prefilling what had been computed before.
     useful_share: of the cached tokens, those of unfinished workflows, over the run's samples. slowdowns: completion
     times against the workflows' times alone, and per tenant. belady: against the oracle, where asked for; fairness: against its bound, likewise.
+    scores: of what the head predicted, beside simple rules; also of profiles that do not go by it.
     host_hit_tokens, host_loaded_tokens: of prompts, found in host memory at first admission; and all that were loaded
     from there, also after preemptions; None without host memory.
     events, wall_s, events_per_s: the simulator's own speed, in real time. trace_hash: of every fact and its time.
@@ -68,6 +70,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     fairness: FairnessFigures | None = None
     host_hit_tokens: int | None = None
     host_loaded_tokens: int | None = None
+    scores: tuple[Score, ...] = ()
 
     @property
     def events_per_s(self) -> float:
@@ -111,12 +114,13 @@ def repeated(workflows: Sequence[Workflow], count: int) -> list[Workflow]:
     if count < 1:
         raise UserError(f"cannot run {count} workflows (valid: 1 or more)")
     rounds = (divmod(index, len(workflows)) for index in range(count))
-    return [
-        workflows[at]
-        if not turn
-        else replace(workflows[at], workflow_id=f"{workflows[at].workflow_id}~{turn + 1}")
-        for turn, at in rounds
-    ]
+    return [workflows[at] if not turn else _copy(workflows[at], turn + 1) for turn, at in rounds]
+
+
+def _copy(workflow: Workflow, number: int) -> Workflow:
+    """Under another name, and of another item: it is no second run of its own."""
+    instance = f"{workflow.instance}~{number}" if workflow.instance else workflow.instance
+    return replace(workflow, workflow_id=f"{workflow.workflow_id}~{number}", instance=instance)
 
 
 def quiet_config(profile: str, costs: CostTable | None = None) -> Config:
@@ -158,14 +162,15 @@ def simulate(
     fair: bool = False,
     slo: float = SLO,
     declared: Callable[[Workflow], float] | None = None,
+    instances: bool = False,
     on_ended: Callable[[], None] = lambda: None,
     on_fact: Callable[[float, Fact], None] | None = None,
 ) -> tuple[Figures, ReplayResult]:
     """One run of `workflows` (they must fit the engine) under one profile. `faults` are spread by the same seed.
 
     slo: the slowdown that meets the objective. on_fact: told of every fact and its time; what it raises ends the run.
-    declared: the engine seconds that a workflow says it will take; by default none says anything. fair: follow the
-    fairness bound of every workflow (docs/fairness.md).
+    declared: the engine seconds that a workflow says it will take; by default none says anything.
+    instances: whether it names the item that it works on, where it is one. fair: follow the fairness bound of every workflow (docs/fairness.md).
     """
     if witness is not None and faults is not None:
         raise UserError("the oracle needs a run without faults: leave them out, or the Belady ratio")
@@ -176,10 +181,23 @@ def simulate(
     told = told if witness is None else _both(told, witness.fact)
     told = told if not fair else _both(told, lambda at, fact: checker.saw(at, fact))  # noqa: PLW0108 - it is made below
     if faults is None:
-        world = World(spec, quiet_config(profile, spec.preset.costs), on_fact=told, declared=declared)
+        world = World(
+            spec,
+            quiet_config(profile, spec.preset.costs),
+            on_fact=told,
+            declared=declared,
+            instances=instances,
+        )
     else:
         config = Config(profile=profile, name="simulated", costs=spec.preset.costs)
-        world = World(spec, config, faults=seeded(faults, seed=seed), on_fact=told, declared=declared)
+        world = World(
+            spec,
+            config,
+            faults=seeded(faults, seed=seed),
+            on_fact=told,
+            declared=declared,
+            instances=instances,
+        )
     checker = Fairness(world.head.accounts, world.config.admission.grace_s)
     if watch is not None:
         watch.look_at(world)
@@ -248,6 +266,7 @@ def _figures(
         host_hit_tokens=sum(total.host_hit_tokens for total in totals) if with_host else None,
         host_loaded_tokens=sum(total.loaded_tokens for total in totals) if with_host else None,
         slowdowns=slowed,
+        scores=world.head.accounts.learner.scores().overall,
         events=world.clock.events,
         wall_s=wall_s,
         trace_hash=trace_hash,

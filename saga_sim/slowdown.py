@@ -18,12 +18,14 @@ from saga_sim.trace.stats import percentile
 
 SLO = 2.5
 """Slowdown that still meets the objective: 1.5 times the 1.67 of a healthy busy cluster (policy study, section 8)."""
+STARVED = 10.0
+"""Slowdown from which a workflow counts as starved: four objectives."""
 NOBODY = "default"
 """The tenant of workflows that name none, as the world submits them."""
 
 
 class TenantFigures(msgspec.Struct, frozen=True, kw_only=True):
-    """One tenant in one run. slo_share: of all its workflows; what did not finish missed the objective."""
+    """One tenant, or one class of workflows, in one run. slo_share: of all its workflows; what did not finish missed the objective."""
 
     tenant: str
     workflows: int
@@ -39,7 +41,8 @@ class Slowdowns(msgspec.Struct, frozen=True, kw_only=True):
 
     slo: the slowdown asked for. slo_share: of all workflows, those that finished within it. slo_least: the smallest
     of the tenants' shares. jain_tenants, jain_workflows: Jain's index over the tenants' mean slowdowns and over all
-    slowdowns (1: all alike; 1/n: one has it all). tenants: by name.
+    slowdowns (1: all alike; 1/n: one has it all). tenants: by name; classes: the same by agent type.
+    starved_share: of all workflows, those that took `STARVED` times their time alone or did not finish.
     """
 
     slo: float
@@ -52,6 +55,8 @@ class Slowdowns(msgspec.Struct, frozen=True, kw_only=True):
     jain_tenants: float | None
     jain_workflows: float | None
     tenants: tuple[TenantFigures, ...]
+    classes: tuple[TenantFigures, ...] = ()
+    starved_share: float = 0.0
 
 
 def slowdown_of(result: ReplayResult, isolated_s: Sequence[float]) -> list[float | None]:
@@ -68,7 +73,7 @@ def slowdowns(
     """The figures of a run, simulated or live, of at least one workflow. Raises UserError for an objective below 1."""
     check_slo(slo)
     each = slowdown_of(result, isolated_s)
-    tenants = _tenants(result, workflows, each, slo)
+    tenants = _groups(result, [workflow.tenant or NOBODY for workflow in workflows], each, slo)
     known = sorted(value for value in each if value is not None)
     return Slowdowns(
         slo=slo,
@@ -81,6 +86,8 @@ def slowdowns(
         jain_tenants=jain([t.slowdown_mean for t in tenants if t.slowdown_mean is not None]),
         jain_workflows=jain(known),
         tenants=tenants,
+        classes=_groups(result, [workflow.agent_type for workflow in workflows], each, slo),
+        starved_share=1 - sum(value is not None and value < STARVED for value in each) / len(each),
     )
 
 
@@ -99,12 +106,13 @@ def _met(each: Sequence[float | None], slo: float) -> float:
     return sum(value is not None and value <= slo for value in each) / len(each)
 
 
-def _tenants(
-    result: ReplayResult, workflows: Sequence[Workflow], each: Sequence[float | None], slo: float
+def _groups(
+    result: ReplayResult, names: Sequence[str], each: Sequence[float | None], slo: float
 ) -> tuple[TenantFigures, ...]:
+    """By the name of each workflow's group."""
     members: dict[str, list[int]] = {}
-    for index, workflow in enumerate(workflows):
-        members.setdefault(workflow.tenant or NOBODY, []).append(index)
+    for index, name in enumerate(names):
+        members.setdefault(name, []).append(index)
     return tuple(
         _tenant(name, [result.runs[i].completion_s for i in at], [each[i] for i in at], slo)
         for name, at in sorted(members.items())

@@ -76,8 +76,10 @@ class World:
         on_fact: Callable[[float, Fact], None] | None = None,
         on_event: Callable[[], None] | None = None,
         declared: Callable[[Workflow], float] | None = None,
+        instances: bool = False,
     ) -> None:
         """`declared`: the engine seconds that a workflow says it will take; by default none says anything.
+        `instances`: whether workflows name the item that they work on (`x-saga-instance`).
 
         Without `faults` nodes are trusted to be there, so `config` must be patient with silent ones.
         """
@@ -88,6 +90,7 @@ class World:
         self.ignored = 0
         self.nodes: dict[NodeId, SimNode] = {}
         self._on_fact, self._on_event, self._declared = on_fact, on_event, declared
+        self._instances = instances
         preset = served_by(spec.preset, config.profile)
         self._calls: dict[StepId, Call] = {}
         self._last_step = 0
@@ -215,6 +218,7 @@ class World:
                 kind="replay",
                 name=workflow.workflow_id,
                 agent_type=workflow.agent_type,
+                instance=(workflow.instance or "") if self._instances else "",
                 work_s=self._declared(workflow) if self._declared is not None else 0.0,
             )
         )

@@ -17,17 +17,21 @@ def declare(app: typer.Typer) -> None:
 
 def evaluate(
     ctx: typer.Context,
-    suite: Annotated[str, typer.Argument(help="quick, standard or full.")] = "quick",
+    suite: Annotated[
+        str, typer.Argument(help="quick, standard, ablation, shift, variance, throughput, instance, full.")
+    ] = "quick",
     profile: Annotated[
         str | None,
-        typer.Option(help="Comma-separated; NAME+declared is told the work. [all]", metavar="NAMES"),
+        typer.Option(help="Comma-separated; NAME+declared is told the work. [the suite's]", metavar="NAMES"),
     ] = None,
     baseline: Annotated[
         str | None, typer.Option(help="Comma-separated; by default the targets'.", metavar="NAMES")
     ] = None,
     sets: Annotated[
         str | None,
-        typer.Option(help="Of the suite's: swe, web, iso, entire, kvct, chat, mix.", metavar="NAMES"),
+        typer.Option(
+            help="Of the suite's: swe, swe-again, web, iso, entire, kvct, chat, mix.", metavar="NAMES"
+        ),
     ] = None,
     pressure: Annotated[
         str | None, typer.Option(help="Comma-separated, instead of the suite's.", metavar="NUMBERS")
@@ -55,11 +59,13 @@ def evaluate(
     from saga_sim.evaluation.plan import Choice, Half
 
     renderer = given(ctx).renderer
-    profiles = evaluating.profiles(profile)
+    chosen = evaluating.profiles(profile)
+    profiles = evaluating.planned(suite, chosen)
     setup = evaluating.Setup(
         suite=suite,
+        chosen=chosen,
         profiles=profiles,
-        baselines=evaluating.baselines(baseline, profiles),
+        baselines=evaluating.baselines(baseline, suite, profiles),
         choice=Choice(
             works=evaluating.works(sets),
             pressures=tuple(simulating.numbers("--pressure", pressure)) if pressure else None,

@@ -7,10 +7,13 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from saga_sim.evaluation.course import Failure, Peak
-from saga_sim.evaluation.plan import Load, variant
+from saga_sim.evaluation.plan import Load
 from saga_sim.evaluation.sets import SETS
-from saga_sim.evaluation.summary import Condition, Standing, Versus
-from saga_sim.evaluation.targets import BLIND, LEARNED, Judged, State
+from saga_sim.evaluation.standing import Condition, Standing, Versus
+from saga_sim.evaluation.suites import BLIND, LEARNED
+from saga_sim.evaluation.targets import Judged, State
+from saga_sim.evaluation.twists import words as twist_words
+from saga_sim.evaluation.variants import variant
 from saga_sim.report import notation
 
 LOSS, LOSS_P95 = 0.98, 0.97
@@ -71,23 +74,29 @@ def condition_words(condition: Condition) -> str:
             at = f"{100 * condition.level:g} % of the peak"
         case Load.AT_ONCE:
             at = f"{condition.level:g} at a time"
+    twist = f", {twist_words(condition.twist)}" if condition.twist else ""
     half = "" if condition.half == "all" else f", the half to {condition.half}"
-    return f"{what}, {at}, {notation.plural(condition.workers, 'worker')}{half}"
+    return f"{what}, {at}, {notation.plural(condition.workers, 'worker')}{twist}{half}"
 
 
 def headline(targets: Sequence[Judged], standings: Sequence[Standing]) -> str:
-    """One sentence: targets, or what the best profile reached where none of ours was run."""
+    """One sentence: targets, or what the best profile reached where there is none."""
     count = {state: sum(judged.state is state for judged in targets) for state in State}
     if len(targets) > count[State.NOT_RUN]:
         words = [f"{count[State.MET]} of {notation.plural(len(targets), 'target')} met"]
         words += [f"{number} {state}" for state, number in count.items() if number and state is not State.MET]
         return f"{', '.join(words)}."
+    lead = (
+        "None of the profiles with targets was run"
+        if targets
+        else "These runs are not those that targets are about"
+    )
     pairs = [(v.geomean, s, v) for s in standings for v in s.versus if v.low is not None and v.low > 1]
     if not pairs:
-        return "None of the profiles with targets was run, and no profile is shown to beat a baseline."
+        return f"{lead}, and no profile is shown to beat a baseline."
     best, standing, pair = max(pairs, key=lambda found: found[0])
     return (
-        f"None of the profiles with targets was run. Best: {standing.profile}, {notation.ratio(best)} times {pair.baseline} "
+        f"{lead}. Best: {standing.profile}, {notation.ratio(best)} times {pair.baseline} "
         f"({condition_words(standing.condition)})."
     )
 
@@ -106,8 +115,9 @@ def losses(standings: Sequence[Standing], profiles: Sequence[str]) -> list[Loss]
 
 
 def is_ours(profile: str) -> bool:
-    """`saga` and `saga-blind`, whatever is declared to them; not the paper's."""
-    return variant(profile).profile in (LEARNED, BLIND)
+    """`saga` and `saga-blind`, whatever is declared to them; not the paper's, and not ours with something taken away."""
+    named = variant(profile)
+    return named.profile in (LEARNED, BLIND) and not named.changes
 
 
 def _points(standing: Standing, most: int | None) -> Iterator[str]:

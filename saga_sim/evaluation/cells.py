@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from time import perf_counter, process_time
 
 import msgspec
 
 from saga_core.errors import UserError
 from saga_sim.cluster import Link
 from saga_sim.costs import preset
-from saga_sim.evaluation.plan import Cell, Load, variant
+from saga_sim.evaluation.plan import Cell, Load
 from saga_sim.evaluation.sets import draw, work_set
+from saga_sim.evaluation.twists import Kind, twist, twisted
+from saga_sim.evaluation.variants import known, variant
 from saga_sim.experiment import Arrivals, Figures, fitted, simulate
 from saga_sim.oracle.witness import Witness
 from saga_sim.runs import ReplayResult, RunState
+from saga_sim.trace.records import Workflow
 from saga_sim.work import told
 from saga_sim.world import ClusterSpec
 
@@ -36,31 +40,53 @@ class CellResult(msgspec.Struct, frozen=True, kw_only=True):
     completions_s: tuple[float | None, ...]
     steady_per_min: float | None
     wall_s: float
+    cpu_s: float = 0.0
 
 
 def run_cell(cell: Cell, traces: Path | None, key: str = "") -> CellResult:
-    """Run it. The same cell gives the same result but for `wall_s`s. Raises UserError for sets that are not here."""
-    made = work_set(cell.work)
-    kind = preset(made.preset)
-    spec = ClusterSpec(
-        preset=kind, workers=cell.workers, per_node=GPUS_PER_NODE // kind.gpus, link=Link.of(kind.way_s)
-    )
-    workflows = fitted(draw(made, traces, cell.workflows, cell.seed, cell.half), spec)
+    """Run it. The same cell gives the same result but for how long that took. Raises UserError for sets that are not here."""
+    began_s, began_cpu_s = perf_counter(), process_time()
     named = variant(cell.profile)
-    declared = None if named.sigma is None else told(kind.costs, named.sigma, cell.seed)
-    witnessed = cell.load is Load.PRESSURE and cell.workers <= WITNESSED_WORKERS
+    spec = _spec(cell, named.host)
+    workflows = _workflows(cell, traces, spec)
+    declared = None if named.sigma is None else told(spec.preset.costs, named.sigma, cell.seed)
+    witnessed = cell.load is Load.PRESSURE and cell.workers <= WITNESSED_WORKERS and not cell.twist
     witness = Witness() if witnessed else None
-    figures, result = simulate(
-        named.profile, workflows, spec, arrivals(cell), seed=cell.seed, declared=declared, witness=witness
-    )
+    with known(named) as scheduler:
+        figures, result = simulate(
+            scheduler, workflows, spec, arrivals(cell), seed=cell.seed, declared=declared, instances=named.instance,
+            witness=witness, fair=True,
+        )  # fmt: skip
     return CellResult(
         key=key,
         cell=cell,
         figures=figures,
         completions_s=tuple(_completions(result)),
         steady_per_min=steady_per_min(sorted(run.ended_s for run in result.runs)),
-        wall_s=figures.wall_s,
+        wall_s=perf_counter() - began_s,
+        cpu_s=process_time() - began_cpu_s,
     )
+
+
+def _spec(cell: Cell, host: float) -> ClusterSpec:
+    """The set's workers; host: pools of memory behind each worker's."""
+    kind = preset(work_set(cell.work).preset).with_host(host)
+    return ClusterSpec(
+        preset=kind, workers=cell.workers, per_node=GPUS_PER_NODE // kind.gpus, link=Link.of(kind.way_s)
+    )
+
+
+def _workflows(cell: Cell, traces: Path | None, spec: ClusterSpec) -> list[Workflow]:
+    """The set's, or those of two sets one after the other, with the tool times that the cell asks for."""
+    found, made = twist(cell.twist), work_set(cell.work)
+    if found.kind is not Kind.THEN:
+        return fitted(twisted(draw(made, traces, cell.workflows, cell.seed, cell.half), found), spec)
+    before = cell.workflows // 2
+    drawn = [
+        *draw(made, traces, before, cell.seed, cell.half),
+        *draw(work_set(found.other), traces, cell.workflows - before, cell.seed, cell.half),
+    ]
+    return fitted(drawn, spec)
 
 
 def arrivals(cell: Cell) -> Arrivals:

@@ -18,6 +18,7 @@ from saga_sim.evaluation.sets import digest, work_set
 from saga_sim.evaluation.store import Store
 
 MINUTE_S = 60.0
+Alike = tuple[str, Load, float, int, str, str]
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True):
@@ -123,7 +124,7 @@ class Pace:
     """How long is left: by the time that ended cells of the same kind took, or of any kind."""
 
     jobs: int
-    _walls_s: dict[tuple[str, Load, float, str], list[float]] = field(default_factory=dict)
+    _walls_s: dict[Alike, list[float]] = field(default_factory=dict)
     _all_s: list[float] = field(default_factory=list)
 
     def ended(self, cell: Cell, wall_s: float) -> None:
@@ -138,5 +139,5 @@ class Pace:
         return sum(fmean(self._walls_s.get(_kind(cell), [usual_s])) for cell in cells) / self.jobs
 
 
-def _kind(cell: Cell) -> tuple[str, Load, float, str]:
-    return cell.work, cell.load, cell.level, cell.profile
+def _kind(cell: Cell) -> Alike:
+    return cell.work, cell.load, cell.level, cell.workers, cell.twist, cell.profile

@@ -19,7 +19,7 @@ from saga_sim.evaluation.plan import Cell
 
 APART = ("report", "evaluation")
 """Folders of the simulator that only look at results; `evaluation`'s own `cells` and `sets` count."""
-COUNTED = ("evaluation/cells.py", "evaluation/sets.py")
+COUNTED = tuple(f"evaluation/{name}.py" for name in ("cells", "sets", "twists", "variants"))
 
 
 def key(cell: Cell, inputs: str) -> str:

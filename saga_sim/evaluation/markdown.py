@@ -29,12 +29,12 @@ def _lines(evaluation: Evaluation) -> Iterator[str]:
     for condition in evaluation.conditions():
         yield from (f"### {condition_words(condition)}", "")
         yield from table_lines(rows.figures(evaluation, condition))
-        ratios, tenants = rows.against(evaluation, condition), rows.tenants(evaluation, condition)
+        ratios = rows.against(evaluation, condition)
         if ratios.rows:
             yield from table_lines(ratios)
-        if tenants is not None:
-            yield from ("Within the objective, by tenant:", "")
-            yield from table_lines(tenants)
+        for title, table in rows.details(evaluation, condition):
+            yield from (title, "")
+            yield from table_lines(table)
 
 
 def _set_up(evaluation: Evaluation) -> Iterator[str]:

@@ -89,7 +89,9 @@ def _losses(evaluation: Evaluation) -> Markup:
 def _plots(evaluation: Evaluation) -> Iterator[Markup | None]:
     works = dict.fromkeys((c.work, c.load) for c in evaluation.conditions())
     for work, load in works:
-        yield plots.pressures(evaluation, work, load)
+        yield (
+            plots.loops(evaluation, work) if load is Load.AT_ONCE else plots.pressures(evaluation, work, load)
+        )
     for work, load in works:
         if load is not Load.PRESSURE:
             continue
@@ -110,9 +112,10 @@ def _overviews(evaluation: Evaluation) -> Iterator[Markup]:
 def _figures(evaluation: Evaluation) -> Iterator[Markup]:
     for condition in evaluation.conditions():
         shown = [rows.figures(evaluation, condition), rows.against(evaluation, condition)]
-        tenants = rows.tenants(evaluation, condition)
-        tables = [table(one) for one in (*shown, tenants) if one is not None and one.rows]
-        yield tag("details", tag("summary", condition_words(condition)), *tables)
+        parts = [table(one) for one in shown if one.rows]
+        for title, one in rows.details(evaluation, condition):
+            parts += [tag("p", title, class_="remark"), table(one)]
+        yield tag("details", tag("summary", condition_words(condition)), *parts)
 
 
 def _set_up(evaluation: Evaluation) -> Markup:

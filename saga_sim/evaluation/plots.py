@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from saga_sim.evaluation.answer import Evaluation, condition_words
 from saga_sim.evaluation.plan import WORKERS, Load
 from saga_sim.evaluation.sets import SETS
-from saga_sim.evaluation.summary import Condition, Versus
+from saga_sim.evaluation.standing import Condition, Versus
 from saga_sim.report import axis, notation
 from saga_sim.report.axis import Axis
 from saga_sim.report.markup import Markup, join, tag
 from saga_sim.report.plot import Frame, Point, figure, label, legend, line, mark, svg
+
+HOUR_MIN = 60
 
 
 def _legend(evaluation: Evaluation, profiles: Sequence[str]) -> Markup:
@@ -63,6 +65,45 @@ def _point(evaluation: Evaluation, frame: Frame, profile: str, at: Point) -> Mar
     return join([mark(x, y, evaluation.set_up.profiles.index(profile), 6.0), label(x, y - 10, profile)])
 
 
+def loops(evaluation: Evaluation, work: str) -> Markup | None:
+    """Closed loops: throughput across, completion time up, a line for each profile over numbers at a time; None without."""
+    curves: dict[str, list[tuple[float, float, float]]] = {}
+    for s in evaluation.standings:
+        if (s.condition.work, s.condition.load) == (work, Load.AT_ONCE) and s.steady_per_min and s.tct_mean_s:
+            curves.setdefault(s.profile, []).append(
+                (s.condition.level, HOUR_MIN * s.steady_per_min, s.tct_mean_s)
+            )
+    if max(map(len, curves.values()), default=0) < 2:
+        return None
+    points = [point for curve in curves.values() for point in curve]
+    frame = Frame(
+        axis.counts("workflows per hour, steady", max(rate for _, rate, _ in points)),
+        axis.log_time("completion time, mean", [time for _, _, time in points]),
+    )
+    drawn = [
+        _loop(evaluation, profile, [(frame.x(rate), frame.y(time)) for _, rate, time in sorted(curve)])
+        for profile, curve in curves.items()
+    ]
+    title = f"{SETS[work].what}: completion time against throughput"
+    said = "; ".join(
+        f"{profile}: "
+        + ", ".join(f"{notation.rate(rate)} an hour at {at:g} at a time" for at, rate, _ in sorted(curve))
+        for profile, curve in curves.items()
+    )
+    at = ", ".join(f"{level:g}" for level in sorted({level for level, _, _ in points}))
+    return figure(
+        title,
+        svg(title, f"{said}.", frame.axes(), *drawn),
+        f"Closed loops of {at} workflows at a time. Right and down is better.",
+        _legend(evaluation, list(curves)),
+    )
+
+
+def _loop(evaluation: Evaluation, profile: str, points: Sequence[Point]) -> Markup:
+    at = evaluation.set_up.profiles.index(profile)
+    return join([line(list(points), at), *(mark(x, y, at, 3.0) for x, y in points)])
+
+
 def pressures(evaluation: Evaluation, work: str, load: Load = Load.PRESSURE) -> Markup | None:
     """Gains over the first baseline against pressure, a line for each profile; None with fewer than two pressures."""
     baseline = evaluation.set_up.baselines[0]
@@ -73,6 +114,7 @@ def pressures(evaluation: Evaluation, work: str, load: Load = Load.PRESSURE) -> 
             found is not None
             and (condition.work, condition.load) == (work, load)
             and condition.workers == WORKERS
+            and not condition.twist
         ):
             curves.setdefault(standing.profile, []).append((condition.level, found))
     at = sorted({at for curve in curves.values() for at, _ in curve})

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from saga_sim.evaluation.answer import Evaluation, condition_words, versus_words
+from saga_core.aeg.scores import NEXT_TOOL
+from saga_sim.evaluation.answer import Evaluation, condition_words, is_ours, versus_words
 from saga_sim.evaluation.sets import SETS
-from saga_sim.evaluation.summary import Condition, Standing
+from saga_sim.evaluation.standing import COLD, Condition, Forecast, Standing, Tenant
 from saga_sim.evaluation.targets import Figure, Judged, Over, State, Target
 from saga_sim.report import notation
+from saga_sim.slowdown import STARVED
+
+WIDEST = 9
+"""Profiles that fit beside each other on a page."""
 
 SIGNS = {
     State.MET: "✓ met",
@@ -45,22 +50,26 @@ COLUMNS = (
     Column("p99", lambda s: notation.seconds(s.tct_p99_s)),
     Column("TTFT p95", lambda s: notation.seconds(s.ttft_p95_s)),
     Column("workflows/min", lambda s: notation.rate(s.workflows_per_min)),
+    Column("steady", lambda s: notation.rate(s.steady_per_min)),
     Column("regenerated", lambda s: notation.share(s.again_share)),
     Column("useful KV", lambda s: notation.share(s.useful_share)),
     Column("Bélády", lambda s: notation.ratio(s.belady)),
     Column("within SLO", lambda s: notation.share(s.slo_share)),
     Column("max slowdown", lambda s: notation.ratio(s.slowdown_max)),
+    Column("starved", lambda s: notation.share(s.starved_share)),
 )
 LEGEND = (
-    "TCT: from a workflow's arrival to its last token; means over seeds. Regenerated: of the engines' busy time, spent on "
+    "TCT: from a workflow's arrival to its last token; means over seeds. Steady: workflows/min without the first and the last fifth of the ends. Regenerated: of the engines' busy time, spent on "
     "prefilling what had been computed before. Useful KV: of the cached tokens, those of unfinished workflows. Bélády: seconds of recomputing over those of an "
     "oracle on the same accesses (docs/oracle.md). Within SLO: "
-    "workflows whose completion time is at most 2.5 times that alone. Max slowdown: of any workflow in any seed."
+    "workflows whose completion time is at most 2.5 times that alone. Max slowdown: of any workflow in any seed. "
+    f"Starved: workflows that took {STARVED:g} times their time alone, or did not finish."
 )
 VERSUS_LEGEND = (
     "Above 1 is better than the baseline, workflow by workflow on the same arrivals. Geomean: geometric mean over workflows and "
     "seeds of (TCT under the baseline / TCT here), in brackets its 95 % confidence interval (Student, over seeds); the others are "
-    "ratios of the mean, of the percentiles and of workflows per minute."
+    "ratios of the mean, of the percentiles and of workflows per minute. Early, late: the geomean over the first half and the second one where "
+    f"something changes from the middle on, else over the first {COLD} workflows to come and over the others."
 )
 
 
@@ -78,41 +87,113 @@ def against(evaluation: Evaluation, condition: Condition) -> Table:
     rows = tuple(
         (
             s.profile, v.baseline, versus_words(v), notation.ratio(v.mean), notation.ratio(v.p50),
-            notation.ratio(v.p95), notation.ratio(v.p99), notation.ratio(v.throughput), notation.tick_count(v.pairs),
+            notation.ratio(v.p95), notation.ratio(v.p99), notation.ratio(v.throughput), notation.ratio(v.early),
+            notation.ratio(v.late), notation.tick_count(v.pairs),
         )
         for s in evaluation.at(condition)
         for v in s.versus
     )  # fmt: skip
-    head = ("profile", "against", "geomean (95 %)", "mean", "p50", "p95", "p99", "throughput", "pairs")
+    head = (
+        "profile",
+        "against",
+        "geomean (95 %)",
+        "mean",
+        "p50",
+        "p95",
+        "p99",
+        "throughput",
+        "early",
+        "late",
+        "pairs",
+    )
     return Table(head, rows, words=2)
 
 
 def overview(evaluation: Evaluation, baseline: str) -> Table:
-    """The geomean against one baseline: a row for each condition, a column for each profile."""
+    """The geomean against one baseline by condition and profile: whichever there are fewer of are the columns."""
     profiles = [p for p in evaluation.set_up.profiles if p != baseline]
-    rows = []
-    for condition in evaluation.conditions():
-        standings = {s.profile: s for s in evaluation.at(condition)}
-        found = [standings[p].against(baseline) if p in standings else None for p in profiles]
-        if any(found):
-            words = [versus_words(v) if v is not None else notation.UNKNOWN for v in found]
-            rows.append((condition_words(condition), *words))
-    return Table(("set and load", *profiles), tuple(rows))
+    found: dict[tuple[Condition, str], str] = {
+        (s.condition, s.profile): versus_words(v)
+        for s in evaluation.standings
+        if (v := s.against(baseline)) is not None
+    }
+    conditions = [c for c in evaluation.conditions() if any((c, p) in found for p in profiles)]
+    names = [condition_words(condition) for condition in conditions]
+    cells = [[found.get((c, p), notation.UNKNOWN) for p in profiles] for c in conditions]
+    if len(profiles) <= max(WIDEST, len(conditions)):
+        shown = tuple((name, *row) for name, row in zip(names, cells, strict=True))
+        return Table(("set and load", *profiles), shown)
+    turned = tuple((p, *(row[at] for row in cells)) for at, p in enumerate(profiles)) if cells else ()
+    return Table(("profile", *names), turned)
 
 
-def tenants(evaluation: Evaluation, condition: Condition) -> Table | None:
-    """Share within the objective by tenant; None where there is only one."""
-    standings = [s for s in evaluation.at(condition) if s.tenants]
+def shares(
+    evaluation: Evaluation, condition: Condition, of: Callable[[Standing], Sequence[Tenant]]
+) -> Table | None:
+    """Share within the objective by tenant or class; None where there is only one."""
+    standings = [s for s in evaluation.at(condition) if of(s)]
     if not standings:
         return None
-    names = [tenant.name for tenant in standings[0].tenants]
+    names = [group.name for group in of(standings[0])]
     rows = []
     for s in standings:
-        share = {tenant.name: notation.share(tenant.slo_share) for tenant in s.tenants}
+        share = {group.name: notation.share(group.slo_share) for group in of(s)}
         rows.append(
             (s.profile, *(share.get(name, notation.UNKNOWN) for name in names), notation.ratio(s.jain))
         )
-    return Table(("profile", *names, "Jain"), tuple(rows))
+    return Table(("profile", *names, "Jain of tenants"), tuple(rows))
+
+
+def forecasts(evaluation: Evaluation, condition: Condition) -> Table | None:
+    """What the head predicted of ours beside simple rules; None where nothing was predicted."""
+    rows = tuple(
+        (s.profile, f.what, notation.tick_count(f.count), _figure(f, f.error), _figure(f, f.rule_error), notation.share(f.within))
+        for s in evaluation.at(condition)
+        if is_ours(s.profile)
+        for f in s.scores
+    )  # fmt: skip
+    return (
+        Table(("profile", "prediction", "number", "error", "the rule's", "within"), rows, words=2)
+        if rows
+        else None
+    )
+
+
+def _figure(forecast: Forecast, error: float) -> str:
+    return notation.share(error) if forecast.what == NEXT_TOOL else notation.ratio(error)
+
+
+FORECAST_LEGEND = (
+    "Work: mean |log(predicted / came)| of a workflow's engine seconds at its arrival and when so much of it was done; the rule is the median of "
+    "those that ended of late. Next tool: share wrong; the rule is the commonest one. Within: inside the 10 to 90 % band; for tools the share right."
+)
+
+
+def bounds(evaluation: Evaluation, condition: Condition) -> Table | None:
+    """The fairness bound against what was seen, of ours: others do not promise it."""
+    rows = tuple(
+        (
+            s.profile, notation.tick_count(s.bound.workflows), notation.tick_count(s.bound.violations),
+            notation.tick_count(s.bound.overdue), notation.ratio(s.bound.lateness_p99), notation.ratio(s.bound.lateness_max),
+            notation.seconds(s.bound.inverted_max_s), notation.seconds(s.bound.unserved_max_s),
+        )
+        for s in evaluation.at(condition)
+        if s.bound is not None and is_ours(s.profile)
+    )  # fmt: skip
+    head = (
+        "profile",
+        "workflows",
+        "beyond the bound",
+        "late",
+        "lateness p99",
+        "max",
+        "longest behind larger keys",
+        "without a step's end",
+    )
+    return Table(head, rows) if rows else None
+
+
+BOUND_LEGEND = "The fairness bound (docs/fairness.md) against what was seen. Late: ended after a fair share would have finished them; lateness in lives without waiting."
 
 
 def targets(judged: Sequence[Judged]) -> Table:
@@ -144,8 +225,11 @@ def _asked(target: Target) -> str:
     return f"{target.figure.capitalize()}{against_}: {where}, {load}{over}"
 
 
+SHARES = (Figure.SLO, Figure.SLO_LEAST, Figure.NEXT_TOOL)
+
+
 def _write(target: Target, value: float) -> str:
-    return notation.share(value) if target.figure in (Figure.SLO, Figure.SLO_LEAST) else notation.ratio(value)
+    return notation.share(value) if target.figure in SHARES else notation.ratio(value)
 
 
 def _bound(target: Target) -> str:
@@ -168,3 +252,14 @@ def _reached(judged: Judged) -> str:
         if judged.missing:
             words += f"; without {', '.join(judged.missing)}"
     return words
+
+
+def details(evaluation: Evaluation, condition: Condition) -> Iterator[tuple[str, Table]]:
+    """What else there is to say of a condition, each table with a line before it."""
+    found = (
+        ("Within the objective, by tenant:", shares(evaluation, condition, lambda s: s.tenants)),
+        ("Within the objective, by class:", shares(evaluation, condition, lambda s: s.classes)),
+        (FORECAST_LEGEND, forecasts(evaluation, condition)),
+        (BOUND_LEGEND, bounds(evaluation, condition)),
+    )
+    yield from ((title, table) for title, table in found if table is not None)

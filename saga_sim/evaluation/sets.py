@@ -26,6 +26,9 @@ USER_GAP_S = 60.0
 """People's pauses last hours: none is longer than this; tools' gaps are cut by the arrivals, at 600 s."""
 
 
+AGAIN = "swe-again"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkSet:
     """Workflows of one kind: a made preset or a trace file, and the worker that they run on."""
@@ -41,6 +44,9 @@ SETS = {
     made.name: made
     for made in (
         WorkSet(name="swe", what="SWE-bench-like (made)", preset="llama3-70b-a100", synth="swe-bench-like"),
+        WorkSet(
+            name=AGAIN, what="SWE-bench-like (made), items run again", preset="llama3-70b-a100", synth="swe-bench-like-again"
+        ),
         WorkSet(name="web", what="WebArena-like (made)", preset="llama3-70b-a100", synth="webarena-like"),
         WorkSet(name="iso", what="iso-bench-trae", preset="llama3-70b-a100", file="iso-bench-trae.jsonl.gz"),
         WorkSet(name="entire", what="entire-cli", preset="llama3-8b-h100", file="entire-cli.jsonl.gz"),

@@ -8,94 +8,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from statistics import fmean, geometric_mean
 
-import msgspec
-
+from saga_core.aeg import Score
+from saga_core.fairness import FairnessFigures
 from saga_sim.evaluation.cells import CellResult
-from saga_sim.evaluation.plan import Cell, Half, Load
-from saga_sim.pairing import Basis, Pair, ratio_spread
+from saga_sim.evaluation.plan import Cell
+from saga_sim.evaluation.standing import Bound, Condition, Forecast, Standing, Tenant, Versus
+from saga_sim.experiment import Figures
+from saga_sim.pairing import Pair, ratio_spread
+from saga_sim.slowdown import TenantFigures
 from saga_sim.trace.stats import percentile
 
-
-class Condition(msgspec.Struct, frozen=True, kw_only=True):
-    """What cells have in common that may be compared: everything but profile and seed."""
-
-    work: str
-    load: Load
-    level: float
-    workers: int
-    workflows: int
-    half: Half = Half.ALL
-
-
-class Versus(msgspec.Struct, frozen=True, kw_only=True):
-    """One profile against a baseline, over the workflows that finished under both, seed by seed.
-
-    geomean: of the workflows' ratios; low, high: its 95 % confidence interval over what `basis` says. mean, p50, p95, p99:
-    ratios of those figures of completion time. throughput: ratio of workflows per minute. pairs: compared; left_out: not,
-    as one of both did not finish.
-    """
-
-    baseline: str
-    geomean: float
-    low: float | None
-    high: float | None
-    basis: Basis
-    per_seed: tuple[float, ...]
-    mean: float
-    p50: float
-    p95: float
-    p99: float
-    throughput: float | None
-    pairs: int
-    left_out: int
-
-
-class Tenant(msgspec.Struct, frozen=True, kw_only=True):
-    """One tenant, means over seeds."""
-
-    name: str
-    slo_share: float
-    slowdown_mean: float | None
-
-
-class Standing(msgspec.Struct, frozen=True, kw_only=True):
-    """One profile under one condition; figures are means over seeds, None where nothing can be said.
-
-    again_share: of busy time, spent on prefilling anew. useful_share: of the cached KV, that of unfinished workflows.
-    slo_share: workflows within the objective; slo_least: the least of any tenant and seed. slowdown_max: of any workflow
-    in any seed. jain: over tenants. belady: seconds of recomputing over the oracle's, on the run's own accesses. pressure: as it came out.
-    """
-
-    condition: Condition
-    profile: str
-    seeds: tuple[int, ...]
-    finished: int
-    workflows: int
-    tct_mean_s: float | None
-    tct_geomean_s: float | None
-    tct_p50_s: float | None
-    tct_p95_s: float | None
-    tct_p99_s: float | None
-    ttft_p95_s: float | None
-    workflows_per_min: float | None
-    pressure: float | None
-    busy_share: float | None
-    again_share: float | None
-    useful_share: float | None
-    preemptions: float | None
-    belady: float | None
-    slo: float
-    slo_share: float | None
-    slo_least: float
-    slowdown_mean: float | None
-    slowdown_max: float | None
-    jain: float | None
-    tenants: tuple[Tenant, ...]
-    versus: tuple[Versus, ...]
-
-    def against(self, baseline: str) -> Versus | None:
-        """The comparison with that baseline; None if there is none."""
-        return next((found for found in self.versus if found.baseline == baseline), None)
+Runs = dict[int, CellResult]
+"""By seed."""
 
 
 def condition_of(cell: Cell) -> Condition:
@@ -107,6 +31,7 @@ def condition_of(cell: Cell) -> Condition:
         workers=cell.workers,
         workflows=cell.workflows,
         half=cell.half,
+        twist=cell.twist,
     )
 
 
@@ -162,7 +87,12 @@ def _standing(
         slowdown_mean=_mean(found.mean for found in slowed),
         slowdown_max=max(worst) if worst else None,
         jain=_mean(found.jain_tenants for found in slowed),
-        tenants=tuple(_tenants(cells)),
+        tenants=tuple(_groups([found.tenants for found in slowed])),
+        classes=tuple(_groups([found.classes for found in slowed])),
+        starved_share=_mean(found.starved_share for found in slowed),
+        steady_per_min=_mean(cell.steady_per_min for cell in cells),
+        bound=_bound([figure.fairness for figure in figures if figure.fairness is not None]),
+        scores=tuple(_forecasts(figures)),
         versus=tuple(pair for pair in found if pair is not None),
     )
 
@@ -172,9 +102,9 @@ def _mean(values: Iterable[float | None]) -> float | None:
     return fmean(known) if known else None
 
 
-def _tenants(cells: Sequence[CellResult]) -> Iterator[Tenant]:
-    """The tenants that every seed has; nothing where there is only one."""
-    by_seed = [{found.tenant: found for found in cell.figures.slowdowns.tenants} for cell in cells]
+def _groups(seeds: Sequence[Sequence[TenantFigures]]) -> Iterator[Tenant]:
+    """The tenants or classes that every seed has; nothing where there is only one."""
+    by_seed = [{found.tenant: found for found in seed} for seed in seeds]
     if len(by_seed[0]) < 2:
         return
     for name in sorted(set.intersection(*map(set, by_seed))):
@@ -184,6 +114,36 @@ def _tenants(cells: Sequence[CellResult]) -> Iterator[Tenant]:
             slo_share=fmean(one.slo_share for one in found),
             slowdown_mean=_mean(one.slowdown_mean for one in found),
         )
+
+
+def _bound(seeds: Sequence[FairnessFigures]) -> Bound | None:
+    if not seeds:
+        return None
+    return Bound(
+        workflows=sum(seed.workflows for seed in seeds),
+        violations=sum(seed.violations for seed in seeds),
+        overdue=sum(seed.overdue for seed in seeds),
+        lateness_p99=fmean(seed.lateness_p99 for seed in seeds),
+        lateness_max=max(seed.lateness_max for seed in seeds),
+        inverted_max_s=max(seed.inverted_max_s for seed in seeds),
+        unserved_max_s=max(seed.unserved_max_s for seed in seeds),
+    )
+
+
+def _forecasts(seeds: Sequence[Figures]) -> Iterator[Forecast]:
+    by_sort: dict[str, list[Score]] = {}
+    for score in (score for seed in seeds for score in seed.scores):
+        by_sort.setdefault(score.what, []).append(score)
+    for what, found in by_sort.items():
+        count = sum(score.count for score in found)
+        if count:
+            yield Forecast(
+                what=what,
+                count=count,
+                error=sum(score.count * score.error for score in found) / count,
+                rule_error=sum(score.count * score.rule_error for score in found) / count,
+                within=sum(score.count * score.within for score in found) / count,
+            )
 
 
 def versus(baseline: str, ours: dict[int, CellResult], theirs: dict[int, CellResult]) -> Versus | None:
@@ -208,14 +168,28 @@ def versus(baseline: str, ours: dict[int, CellResult], theirs: dict[int, CellRes
         p95=_ratio(found, lambda row: percentile(sorted(row), 0.95)),
         p99=_ratio(found, lambda row: percentile(sorted(row), 0.99)),
         throughput=_throughput([(theirs[seed], ours[seed]) for seed in known]),
+        early=_part(ours, theirs, known, early=True),
+        late=_part(ours, theirs, known, early=False),
         pairs=compared,
         left_out=sum(len(ours[seed].completions_s) for seed in seeds) - compared,
     )
 
 
-def _pairs(ours: CellResult, theirs: CellResult) -> list[Pair]:
-    both = zip(theirs.completions_s, ours.completions_s, strict=True)
+def _pairs(ours: CellResult, theirs: CellResult, first: int = 0, last: int | None = None) -> list[Pair]:
+    """Of those that came as number `first` up to `last`."""
+    both = zip(theirs.completions_s[first:last], ours.completions_s[first:last], strict=True)
     return [(base, here) for base, here in both if base and here]
+
+
+def _part(ours: Runs, theirs: Runs, seeds: Sequence[int], *, early: bool) -> float | None:
+    """The geomean over the workflows that came early, or over the others."""
+    parts = []
+    for seed in seeds:
+        split = condition_of(ours[seed].cell).early
+        first, last = (0, split) if early else (split, None)
+        parts.append(_pairs(ours[seed], theirs[seed], first, last))
+    spread = ratio_spread(parts)
+    return None if spread is None else spread.ratio
 
 
 def _ratio(by_seed: Sequence[Sequence[Pair]], figure: Callable[[list[float]], float]) -> float:

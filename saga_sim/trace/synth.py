@@ -25,10 +25,22 @@ def synthesise(preset: str, workflows: int, seed: int) -> list[Workflow]:
         raise UserError(f"cannot make {workflows} workflows (valid: 1 to {MAX_WORKFLOWS})")
     dealt = [profile for profile, weight in PRESETS[preset] for _ in range(weight)]
     arrivals = _poisson(dealt[0].arrivals_per_s, Random(f"{SOURCE}/{preset}/{seed}/arrivals"))  # noqa: S311 - a workload
+    items = _items(dealt[0], workflows, Random(f"{SOURCE}/{preset}/{seed}/items"))  # noqa: S311 - a workload
     return [
-        _workflow(dealt[index % len(dealt)], preset, seed, index, next(arrivals))
+        _workflow(
+            dealt[index % len(dealt)], preset, seed, index, next(arrivals), items[index] if items else None
+        )
         for index in range(workflows)
     ]
+
+
+def _items(profile: Profile, workflows: int, random: Random) -> list[int]:
+    """Which item each workflow works on, in an order drawn; empty where each has its own."""
+    if profile.reruns is None:
+        return []
+    items = [index // profile.reruns.runs for index in range(workflows)]
+    random.shuffle(items)
+    return items
 
 
 def _poisson(rate_per_s: float, random: Random) -> Iterator[float]:
@@ -38,8 +50,11 @@ def _poisson(rate_per_s: float, random: Random) -> Iterator[float]:
         now_s += -log(1.0 - random.random()) / rate_per_s
 
 
-def _workflow(profile: Profile, preset: str, seed: int, index: int, arrival_s: float) -> Workflow:
+def _workflow(
+    profile: Profile, preset: str, seed: int, index: int, arrival_s: float, item: int | None
+) -> Workflow:
     random = Random(f"{SOURCE}/{preset}/{seed}/{index}")  # noqa: S311 - a workload
+    shared = None if item is None else Random(f"{SOURCE}/{preset}/{seed}/item {item}")  # noqa: S311 - a workload
     return Workflow(
         version=1,
         workflow_id=f"{preset}/{seed}/{index:04d}",
@@ -52,7 +67,8 @@ def _workflow(profile: Profile, preset: str, seed: int, index: int, arrival_s: f
         hash_scope=None,
         tokens="estimated",
         timing="partial",
-        steps=tuple(_steps(profile, random)),
+        steps=tuple(_steps(profile, random, shared)),
+        instance=None if item is None else f"item-{item:04d}",
     )
 
 
@@ -66,9 +82,10 @@ class _Context:
     compacted: bool = False
 
 
-def _steps(profile: Profile, random: Random) -> Iterator[Step]:
-    count = _step_count(profile, random)
-    opening = profile.system_tokens + _first(profile, random)
+def _steps(profile: Profile, random: Random, shared: Random | None) -> Iterator[Step]:
+    """shared: of the item, where others work on it too."""
+    count = _step_count(profile, random, shared)
+    opening = profile.system_tokens + _first(profile, shared or random)
     context = _Context(opening, opening)
     gap_s = 0.0
     for index in range(count):
@@ -121,9 +138,20 @@ def _grown(now: _Context, index: int, tokens: int, profile: Profile) -> _Context
     return _Context(prompt, max(1, prompt - now.prompt), index)
 
 
-def _step_count(profile: Profile, random: Random) -> int:
-    drawn = random.gammavariate(profile.steps_shape, profile.mean_steps / profile.steps_shape)
+def _step_count(profile: Profile, random: Random, shared: Random | None) -> int:
+    scale = profile.mean_steps / profile.steps_shape
+    if profile.reruns is None or shared is None:
+        drawn = random.gammavariate(profile.steps_shape, scale)
+    else:
+        rho = profile.reruns.correlation
+        normal = rho**0.5 * shared.gauss() + (1 - rho) ** 0.5 * random.gauss()
+        drawn = scale * _gamma_at(profile.steps_shape, normal)
     return min(max(round(drawn), profile.min_steps), profile.max_steps)
+
+
+def _gamma_at(shape: float, normal: float) -> float:
+    """The gamma variate of scale 1 at the rank of a normal one (Wilson and Hilferty, 1931; within 1 % from shape 2 on)."""
+    return float(shape * max(0.0, 1 - 1 / (9 * shape) + normal / (3 * shape**0.5)) ** 3)
 
 
 def _observation(profile: Profile, random: Random) -> int:
