@@ -18,8 +18,11 @@ from saga_core.events import (
     CancelAsked,
     Fact,
     HeadStarted,
+    NodeDrained,
+    NodeDraining,
     NodeJoined,
     NodeLost,
+    NodeUndrained,
     Outcome,
     ProfileChanged,
     ProgramGiven,
@@ -36,11 +39,11 @@ from saga_core.events import (
     WorkflowRequeued,
     WorkflowSubmitted,
 )
-from saga_core.ids import SessionId, StepId, TenantId, WorkflowId, session_id
-from saga_core.records import Counts, Session, Step, Workflow
-from saga_core.states import WorkflowState
+from saga_core.ids import NodeId, SessionId, StepId, TenantId, WorkflowId, session_id
+from saga_core.records import Counts, Drain, Session, Step, Workflow
+from saga_core.states import DUTY, DutyState, WorkflowState, advance
 
-__all__ = ["SESSIONS", "Book", "Counts", "Session", "Step", "Workflow"]
+__all__ = ["SESSIONS", "Book", "Counts", "Drain", "Session", "Step", "Workflow"]
 
 KEEP_ENDED = 1000
 """Ended workflows that stay visible in `saga ps`; older ones remain in the journal."""
@@ -61,6 +64,8 @@ class Book:
         """Live workflows from outside, by the client's own name."""
         self.sessions: dict[SessionId, Session] = {}
         """Sessions of live workflows."""
+        self.drains: dict[NodeId, Drain] = {}
+        """Nodes that take no new sessions."""
         self.ended: list[WorkflowId] = []
         self.live = 0
         self.counts = Counts()
@@ -96,8 +101,24 @@ class Book:
                 self.profile = fact.profile
             case HeadStarted():
                 self._head_started(fact, at)
+            case NodeDraining():
+                self._draining(fact, at)
+            case NodeDrained():
+                drain = self.drains[fact.node]
+                drain.duty = advance(DUTY, drain.duty, "empty", what=f"node {fact.node}")
+            case NodeUndrained():
+                advance(DUTY, self.drains.pop(fact.node).duty, "undrain", what=f"node {fact.node}")
             case NodeJoined() | NodeLost() | WorkerReady() | WorkerLost() | SessionPaused():
                 pass  # kept for readers of the journal; fleet and gate are soft state, never recovered
+
+    def duty(self, node: NodeId) -> DutyState:
+        """Whether `node` takes sessions."""
+        drain = self.drains.get(node)
+        return DutyState.ACTIVE if drain is None else drain.duty
+
+    def _draining(self, fact: NodeDraining, at: float) -> None:
+        duty = advance(DUTY, self.duty(fact.node), "drain", what=f"node {fact.node}")
+        self.drains[fact.node] = Drain(fact.cause, fact.reason, at, fact.until, duty)
 
     def find(self, tenant: TenantId, key: str) -> Workflow | None:
         """The live workflow that `tenant` calls `key`."""
@@ -142,6 +163,7 @@ class Book:
         if workflow.state is WorkflowState.RUNNING:
             workflow.advance("requeue")
         workflow.attempt, workflow.node, workflow.reason = fact.attempt, None, fact.reason
+        workflow.moves += fact.moved
 
     def _ended(self, fact: WorkflowEnded, at: float) -> None:
         workflow = self.workflows[fact.workflow]

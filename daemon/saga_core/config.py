@@ -37,8 +37,8 @@ class HeadConfig:
     """Steps that may wait at once, for a worker or at the gate; more are refused with 503."""
     max_step_losses: int = 3
     """Times that one step is tried elsewhere after its worker was lost before the first byte."""
-    node_timeout_s: float = 5.0
-    """A node silent for this long is lost."""
+    node_timeout_s: float = 4.5
+    """A node silent for this long is lost: with an epoch on top, that is noticed within 5 s of its last word."""
     register_timeout_s: float = 10.0
     """A connection to the control port that has not proved its key by then is closed."""
     report_every_s: float = 1.0
@@ -47,6 +47,8 @@ class HeadConfig:
     """A workflow from outside that is silent for this long is over (1800 s is the field's default)."""
     stop_grace_s: float = 10.0
     """Between TERM and KILL of a cancelled program."""
+    drain_before_end_s: float = 120.0
+    """So long before its wall time ends, a node drains: time for steps in flight to finish, and for sessions to go elsewhere."""
     program_retries: int = 1
     """Times that a program starts again after its node was lost."""
     snapshot_bytes: int = 16 * 1024 * 1024
@@ -67,6 +69,8 @@ class NodeConfig:
     """How often a worker's health and load are read."""
     silent_probes: int = 10
     """Failed probes in a row after which a ready worker is killed and started again."""
+    notice_s: float = 60.0
+    """How long this machine stays after SIGUSR1 (Slurm's --signal=USR1@60, or the grace of a preemption)."""
     start_timeout_s: float = 600.0
     """A worker that is not ready by then is killed and started again (70B weights take minutes)."""
     backoff_s: float = 1.0

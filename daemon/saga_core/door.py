@@ -117,7 +117,8 @@ class Door:
             if not claim.steps:
                 self._let_in(claim, room, Verdict.LET_IN, "let in")
             else:
-                self._let_in(claim, room, Verdict.MOVED, "resumed elsewhere: its worker is gone")
+                rule = f"resumed elsewhere: {self._floor.why_left(claim)}"
+                self._let_in(claim, room, Verdict.MOVED, rule)
 
     def _let_in(self, claim: Claim, room: Room, verdict: Verdict, rule: str) -> None:
         why = self._turns.let_in(verdict, claim, room, self.now, rule)

@@ -100,6 +100,8 @@ class WorkflowRequeued(_Kept, frozen=True, kw_only=True):
     workflow: WorkflowId
     attempt: int
     reason: str
+    moved: bool = False
+    """Its node was drained: that is nobody's failure, and none of its retries."""
 
 
 class CancelAsked(_Kept, frozen=True, kw_only=True):
@@ -194,6 +196,35 @@ class NodeLost(_Kept, frozen=True, kw_only=True):
     reason: str
 
 
+class DrainCause(StrEnum):
+    ASKED = "asked"  # somebody said so: until somebody takes it back
+    ENDS = "ends"  # its wall time does
+    REMOVED = "removed"  # as asked, and its daemon ends when nothing is left there
+
+
+class NodeDraining(_Kept, frozen=True, kw_only=True):
+    """It takes no new sessions; those that are there go on elsewhere with their next step."""
+
+    node: NodeId
+    cause: DrainCause
+    reason: str
+    until: float | None = None
+    """When what is left there is broken off; None: never."""
+
+
+class NodeDrained(_Kept, frozen=True, kw_only=True):
+    """Nothing of ours is there any more."""
+
+    node: NodeId
+
+
+class NodeUndrained(_Kept, frozen=True, kw_only=True):
+    """It takes sessions again, or is gone for good."""
+
+    node: NodeId
+    reason: str = ""
+
+
 class WorkerReady(_Kept, frozen=True, kw_only=True):
     worker: WorkerId
     incarnation: int
@@ -221,6 +252,23 @@ class FinishAsked(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
 
 
+class DrainAsked(msgspec.Struct, frozen=True, kw_only=True):
+    """A person or a program wants `node` emptied."""
+
+    node: NodeId
+    reason: str = ""
+    within_s: float | None = None
+    """After so many seconds, what is left there is broken off; None: never."""
+    remove: bool = False
+    """Its daemon shall end then."""
+
+
+class UndrainAsked(msgspec.Struct, frozen=True, kw_only=True):
+    """`node` shall take sessions again."""
+
+    node: NodeId
+
+
 class Tick(msgspec.Struct, frozen=True, kw_only=True):
     """Time passed. The shell sends one per epoch (100 ms)."""
 
@@ -240,6 +288,9 @@ Fact = (
     | ProfileChanged
     | NodeJoined
     | NodeLost
+    | NodeDraining
+    | NodeDrained
+    | NodeUndrained
     | WorkerReady
     | WorkerLost
     | HeadStarted
@@ -254,6 +305,8 @@ Event = (
     | StepFinished
     | ProfileChanged
     | HeadStarted
+    | DrainAsked
+    | UndrainAsked
     | Tick
     | ToHead
 )

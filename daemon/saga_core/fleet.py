@@ -3,23 +3,20 @@
 Rules of this file
   1. Everything here is soft state: after a restart of the head it is empty, and the
      nodes' next reports fill it again.
-  2. `Pool` keeps what placement asks for at a cost that does not grow with the number
-     of workers: the least loaded one, a hash ring, a turn counter.
+  2. Who takes steps stands in the `Pool` of its model.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
 from dataclasses import dataclass, field
-from hashlib import blake2b
 
 from saga_core.ids import NodeId, SessionId, WorkerId
-from saga_core.least import Least
+from saga_core.pool import Pool
 from saga_core.states import NodeState, WorkerState
 from saga_core.wire import WorkerFact
 
-RING_POINTS = 64
-"""Points per worker on the hash ring: about 10 % spread of shares (Karger et al. 1997, measured)."""
+__all__ = ["Fleet", "Node", "Pool", "Worker"]
+
 DEFAULT_MAX_SEQS = 256
 """vLLM 0.32's own default of --max-num-seqs, where a worker does not say."""
 
@@ -58,6 +55,14 @@ class Worker:
     cached_tokens: int = 0
     resident: dict[SessionId, int] = field(default_factory=dict)
     """Tokens per live session; `Fleet.hold`, `release` and `void` keep it."""
+    leaving: str = ""
+    """Why it takes no new sessions, while other workers are ready; empty: it takes them."""
+    closed: bool = False
+    """It takes no new workflows, whoever else is ready."""
+    shut: bool = False
+    """It takes no steps at all: what is there is broken off."""
+    ends_at: float | None = None
+    """When its node ends; None: nobody knows."""
     suspect_at: float | None = None
     """When a connection to it failed; it is not used again before a later report says ready."""
 
@@ -105,8 +110,9 @@ class Node:
     id: NodeId
     incarnation: int
     host: str
-    end_at: float | None
     seen_at: float
+    ends_at: float | None = None
+    """When its wall time ends, by the head's clock; None: never, as far as anybody knows."""
     state: NodeState = NodeState.UP
     seq: int = 0
     workers: dict[WorkerId, Worker] = field(default_factory=dict)
@@ -116,69 +122,10 @@ class Node:
     """Programs that run or were asked to run here."""
     program_slots: int = 64
 
-
-class Pool:
-    """The ready workers of one model."""
-
-    def __init__(self) -> None:
-        self.workers: dict[WorkerId, Worker] = {}
-        self.turn = 0
-        self.version = 0
-        """Grows when a worker comes or goes."""
-        self._least: Least[Worker] = Least(lambda worker: worker.rank)
-        self._ring: list[tuple[int, WorkerId]] = []
-        self._ring_sorted = True
-        self._order: list[WorkerId] = []
-
-    def __len__(self) -> int:
-        return len(self.workers)
-
-    def add(self, worker: Worker) -> None:
-        """Take a ready worker in; twice does nothing."""
-        if worker.id in self.workers:
-            return
-        self.workers[worker.id] = worker
-        self.version += 1
-        insort(self._order, worker.id)
-        self._ring += [(point, worker.id) for point in _points(worker.id)]
-        self._ring_sorted = False
-        self._least.add(worker)
-
-    def remove(self, worker: WorkerId) -> None:
-        """Take a worker out; a stranger does nothing."""
-        if self.workers.pop(worker, None) is None:
-            return
-        self.version += 1
-        self._least.remove(worker)
-        self._order.remove(worker)
-        self._ring = [entry for entry in self._ring if entry[1] != worker]
-
-    def touch(self, worker: Worker) -> None:
-        """The rank of `worker` changed."""
-        self._least.touch(worker)
-
-    def least_loaded(self) -> Worker:
-        """The worker with the smallest `rank`. The pool must not be empty."""
-        return self._least.least()
-
-    def nth(self, turn: int) -> Worker:
-        """The worker whose turn it is, in the order of names."""
-        return self.workers[self._order[turn % len(self._order)]]
-
-    def hashed(self, key: str) -> Worker:
-        """The owner of `key` by consistent hashing: it moves only when its owner comes or goes."""
-        if not self._ring_sorted:  # once for all that joined since somebody asked
-            self._ring.sort()
-            self._ring_sorted = True
-        at = bisect_left(self._ring, (_hash(key), WorkerId("")))
-        return self.workers[self._ring[at % len(self._ring)][1]]
-
-    def check(self) -> None:
-        """Raise AssertionError where an index contradicts the workers."""
-        assert sorted(self.workers) == self._order
-        assert len(self._ring) == RING_POINTS * len(self.workers)
-        assert all(w.state is WorkerState.READY for w in self.workers.values())
-        self._least.check()
+    @property
+    def busy(self) -> bool:
+        """Whether steps are counted on its workers."""
+        return any(worker.placed for worker in self.workers.values())
 
 
 class Fleet:
@@ -218,6 +165,12 @@ class Fleet:
         self.pool(worker.model).remove(worker.id)
         del node.workers[worker.id], self.workers[worker.id]
         self._drop_pool(worker.model)
+
+    def forget(self, node: Node) -> None:
+        """`node` is of no interest any more; nothing may be counted on its workers."""
+        for worker in list(node.workers.values()):
+            self.remove(node, worker)
+        del self.nodes[node.id]
 
     def serve(self, worker: Worker, model: str) -> None:
         """`worker` serves `model` from now on."""
@@ -306,11 +259,3 @@ class Fleet:
             for worker in node.workers.values():
                 assert self.workers[worker.id] is worker
                 assert worker.placed >= 0
-
-
-def _hash(text: str) -> int:
-    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big")
-
-
-def _points(worker: WorkerId) -> list[int]:
-    return [_hash(f"{worker}#{point}") for point in range(RING_POINTS)]

@@ -19,6 +19,7 @@ class Floor:
         self, policy: Admission, key: Callable[[Claim], Rank], victim: Callable[[Claim], Rank]
     ) -> None:
         self.rooms: dict[WorkerId, Room] = {}
+        self._pool = Pool()
         self.policy, self.key, self.victim = policy, key, victim
         self._emptiest: Least[Room] = Least(lambda room: (room.fullness(room.rested_at), room.id))
         self._turn = 0
@@ -26,6 +27,7 @@ class Floor:
 
     def follow(self, pool: Pool, now: float) -> tuple[list[Room], list[Room]]:
         """The ready workers are those of `pool`: the rooms that open and those that close."""
+        self._pool = pool
         closed = [self.rooms.pop(name) for name in [n for n in self.rooms if n not in pool.workers]]
         for room in closed:
             self._emptiest.remove(room.id)
@@ -42,6 +44,10 @@ class Floor:
     def home(self, claim: Claim) -> Room | None:
         """The room of the worker that `claim` is or was at."""
         return self.rooms.get(claim.worker) if claim.worker is not None else None
+
+    def why_left(self, claim: Claim) -> str:
+        """Why its steps do not go where it was any more."""
+        return self._pool.why_left(claim.worker)
 
     def live(self, claim: Claim) -> Room | None:
         """Where it is live."""

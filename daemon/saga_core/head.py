@@ -23,8 +23,10 @@ from saga_core.book import Book, Workflow
 from saga_core.config import Config
 from saga_core.decisions import Decisions
 from saga_core.desk import Desk
+from saga_core.drains import Drains
 from saga_core.events import (
     CancelAsked,
+    DrainAsked,
     Event,
     FinishAsked,
     HeadStarted,
@@ -33,6 +35,7 @@ from saga_core.events import (
     StepFinished,
     StepLost,
     Tick,
+    UndrainAsked,
     WorkflowEnded,
     WorkflowRequeued,
     WorkflowSubmitted,
@@ -67,6 +70,7 @@ class Head:
         self._desk = Desk(self.book)
         self._steps = Steps(self._desk, self.fleet, config)
         self._mirror = Mirror(self._desk, self.fleet, config)
+        self.drains = Drains(self._desk, self.fleet, self._mirror, self.programs, config.head)
         self._idle: list[tuple[float, WorkflowId]] = []
         self._started = False
 
@@ -138,6 +142,10 @@ class Head:
                 self._on_profile(event)
             case HeadStarted():
                 self._on_head_started(event)
+            case DrainAsked():
+                self.drains.ask(event)
+            case UndrainAsked():
+                self._on_undrain(event)
             case _:
                 assert_never(event)
         return self._desk.out
@@ -277,6 +285,7 @@ class Head:
     def _on_tick(self) -> None:
         for node in self._mirror.silent():
             self._lose_node(node, "silent", f"no report for {self.now - node.seen_at:.1f} s")
+        self._follow(self.drains.tick())
         self._steps.tick()
         self._end_idle()
         self._run_programs()
@@ -298,6 +307,7 @@ class Head:
         if old is not None and old.state is NodeState.UP:
             self._lose_node(old, "silent", "its daemon was restarted")
         node = self._mirror.join(hello)
+        self.drains.joined(node)
         self._follow(self.programs.on_joined(node, self.book))
 
     def _on_report(self, report: wire.Report) -> None:
@@ -307,6 +317,15 @@ class Head:
         self._mirror.follow(node, report)
         self._follow(self.programs.on_facts(node, report.programs, self.book))
         self._mirror.ack(node)
+        self._serve(node)
+
+    def _on_undrain(self, event: UndrainAsked) -> None:
+        self.drains.take_back(event)
+        node = self.fleet.nodes.get(event.node)
+        if node is not None:
+            self._serve(node)
+
+    def _serve(self, node: Node) -> None:
         for model in sorted({worker.model for worker in node.workers.values()}):
             self._steps.serve(model)
 
@@ -316,6 +335,7 @@ class Head:
             self._desk.ignore("stale", f"goodbye of {goodbye.node}")
             return
         self._lose_node(node, "goodbye", goodbye.reason or "it left")
+        self.drains.left(node)
 
     def _lose_node(self, node: Node, cause: str, reason: str) -> None:
         self._mirror.lose(node, cause, reason)
@@ -347,6 +367,7 @@ class Head:
         self.fleet.check()
         self.programs.check(self.book)
         self._steps.check()
+        self.drains.check()
         homes: dict[str, int] = {}
         for session in self.book.sessions.values():
             if session.home is not None:

@@ -14,11 +14,13 @@ from saga_core import states, wire
 from saga_core.actions import Disconnect, Send
 from saga_core.config import Config
 from saga_core.desk import Desk
-from saga_core.events import NodeJoined, NodeLost, WorkerLost, WorkerReady
+from saga_core.events import DrainCause, NodeJoined, NodeLost, WorkerLost, WorkerReady
 from saga_core.fleet import Fleet, Node, Worker
 from saga_core.ids import NodeId, WorkerId
 from saga_core.states import NodeState, WorkerState
 
+ALIKE_S = 1.0
+"""Ends of a node that differ by less are one end, told over a link whose delay varies."""
 SUSPECT_S = 1.0
 """After a failed connection, a worker is used again when a report at least this much later says ready."""
 
@@ -64,15 +66,16 @@ class Mirror:
         """Take a node in, for the first time or again. An earlier incarnation must be lost already."""
         node = self.fleet.nodes.get(hello.node)
         if node is None:
-            node = Node(hello.node, hello.incarnation, hello.host, hello.end_at, self.desk.now)
+            node = Node(hello.node, hello.incarnation, hello.host, self.desk.now)
             self.fleet.nodes[node.id] = node
         else:
             node.state = states.advance(states.NODE, node.state, "joined", what=f"node {node.id}")
         if node.incarnation != hello.incarnation:
             node.seq = 0
-        node.incarnation, node.host, node.end_at = hello.incarnation, hello.host, hello.end_at
+        node.incarnation, node.host = hello.incarnation, hello.host
         node.program_slots = hello.program_slots
         node.seen_at, node.told = self.desk.now, 0
+        self._follow_end(node, hello.ends_in_s)
         self.desk.record(NodeJoined(node=node.id, incarnation=node.incarnation, host=node.host))
         return node
 
@@ -115,7 +118,32 @@ class Mirror:
             return None
         node.seq = node.told = report.seq
         node.seen_at = self.desk.now
+        self._follow_end(node, report.ends_in_s)
         return node
+
+    def _follow_end(self, node: Node, ends_in_s: float | None) -> None:
+        """What a node says of its end is late by the link's delay: of much the same, the earliest is true."""
+        ends_at = None if ends_in_s is None or ends_in_s != ends_in_s else self.desk.now + ends_in_s  # noqa: PLR0124
+        if ends_at is not None and node.ends_at is not None and abs(ends_at - node.ends_at) < ALIKE_S:
+            ends_at = min(ends_at, node.ends_at)
+        if ends_at != node.ends_at:
+            node.ends_at = ends_at
+            self.follow_duty(node)
+
+    def follow_duty(self, node: Node) -> None:
+        """What the book says of `node`, and when it ends, holds for its workers."""
+        for worker in node.workers.values():
+            self._follow_node(worker, node)
+            pool = self.fleet.pools[worker.model]
+            if worker.id in pool.workers or worker.id in pool.leaving:
+                pool.offer(worker)
+
+    def _follow_node(self, worker: Worker, node: Node) -> None:
+        drain = self.desk.book.drains.get(node.id)
+        worker.ends_at = node.ends_at
+        worker.leaving = "" if drain is None else f"its node drains: {drain.reason}"
+        worker.closed = drain is not None and drain.cause is not DrainCause.ENDS
+        worker.shut = drain is not None and drain.until is not None and self.desk.now >= drain.until
 
     def _ask(self, node: NodeId) -> None:
         self.desk.do(Send(node, wire.WhoAreYou()))
@@ -147,6 +175,7 @@ class Mirror:
             self.desk.ignore("not its worker", f"{fact.worker} said by {node.id}")
             return
         worker = node.workers.get(fact.worker) or self.fleet.add(node, fact.worker, fact.model)
+        self._follow_node(worker, node)
         if fact.incarnation < worker.incarnation:
             self.desk.ignore("stale", f"{fact.worker} incarnation {fact.incarnation}")
             return
@@ -174,7 +203,7 @@ class Mirror:
             worker.suspect_at = None
         ready = worker.state is WorkerState.READY
         if ready and worker.suspect_at is None:
-            pool.add(worker)
+            pool.offer(worker)
             pool.touch(worker)
         else:
             pool.remove(worker.id)

@@ -15,12 +15,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import assert_never
 
+from msgspec.structs import replace
+
 from saga_core import wire
 from saga_core.config import NodeConfig
 from saga_core.ids import NodeId, SessionId, WorkerId, WorkflowId
 from saga_core.kv.retention import OVER
 from saga_core.node_words import (
     Action,
+    EndKnown,
     EndProgram,
     Event,
     FindHead,
@@ -99,15 +102,20 @@ class Node:
         host: str,
         version: str,
         now: float,
-        end_at: float | None = None,
+        ends_at: float | None = None,
     ) -> None:
-        """`workers` maps each worker to the name of the model it serves."""
+        """`workers` maps each worker to the name of the model it serves.
+
+        ends_at: when the allocation ends, on the caller's own clock. Clocks of machines differ: the head is told how
+        much is left.
+        """
         self.id, self.config, self.incarnation = node, config, incarnation
         self.workers = {w: Worker(w, model, incarnation=incarnation) for w, model in workers.items()}
         self.programs: dict[tuple[WorkflowId, int], wire.ProgramFact] = {}
         self._ending: set[tuple[WorkflowId, int]] = set()
         """Running programs that were told to end."""
         self.stopping = False
+        self.ends_at = ends_at
         self.head = 0
         self.registered = False
         self._hello = wire.Hello(
@@ -116,7 +124,6 @@ class Node:
             node=node,
             incarnation=incarnation,
             host=host,
-            end_at=end_at,
             program_slots=config.program_slots,
         )
         self._tombs: OrderedDict[tuple[WorkflowId, int], wire.ProgramFact] = OrderedDict()
@@ -155,6 +162,8 @@ class Node:
                 self._on_residency(event)
             case ProgramExited():
                 self._on_program_exited(event)
+            case EndKnown():
+                self.ends_at, self._dirty = event.ends_at, True
             case StopAsked():
                 self._quit(event.reason, 0)
             case _:
@@ -357,8 +366,8 @@ class Node:
                 assert_never(message)
 
     def _on_welcome(self, welcome: wire.Welcome) -> None:
-        if welcome.incarnation != self.incarnation:
-            self._out.append(Ignored("stale", "welcome"))
+        if welcome.incarnation != self.incarnation or welcome.head < self.head:
+            self._out.append(Ignored("stale", f"welcome of head {welcome.head}"))
             return
         if welcome.head != self.head:
             self._void_worths()
@@ -373,6 +382,8 @@ class Node:
     def _on_ack(self, ack: wire.Ack) -> None:
         if ack.incarnation != self.incarnation or not self._base < ack.seq <= self._seq:
             self._out.append(Ignored("stale", f"acknowledgement of report {ack.seq}"))
+        elif ack.head < self.head:
+            self._out.append(Ignored("stale", f"acknowledgement of head {ack.head}"))
         elif ack.head != self.head:  # the head was restarted and a welcome is lost or late
             self._say_hello()
         else:
@@ -428,7 +439,7 @@ class Node:
     def _say_hello(self) -> None:
         self.registered = False
         self._said_at = self._now
-        self._out.append(SendHead(self._hello))
+        self._out.append(SendHead(replace(self._hello, ends_in_s=self._ends_in_s())))
 
     def _settle(self) -> None:
         """What the head knows is news no more; sessions with nothing resident are forgotten then."""
@@ -468,9 +479,13 @@ class Node:
                     programs=list(self.programs.values()),
                     resident=self._changes(),
                     since=self._acked,
+                    ends_in_s=self._ends_in_s(),
                 )
             )
         )
+
+    def _ends_in_s(self) -> float | None:
+        return None if self.ends_at is None else self.ends_at - self._now
 
     def _changes(self) -> list[wire.ResidentFact]:
         changes: list[wire.ResidentFact] = []

@@ -79,6 +79,12 @@ class ProgramExited(msgspec.Struct, frozen=True):
     reason: str = ""
 
 
+class EndKnown(msgspec.Struct, frozen=True):
+    """The allocation ends at `ends_at` on the node's clock: nearer than it was said, or later; None: never."""
+
+    ends_at: float | None
+
+
 class StopAsked(msgspec.Struct, frozen=True):
     """The daemon was told to end (signal, or the end of its allocation)."""
 
@@ -97,6 +103,7 @@ Event = (
     | WorkerSilent
     | Residency
     | ProgramExited
+    | EndKnown
     | StopAsked
     | Tick
 )

@@ -5,7 +5,8 @@ Rules of this file
      `(workflow, attempt)` never runs twice, whatever is lost, repeated or restarted.
   2. A want may always be said again: the node starts an attempt at most once, and answers a
      late request with how it ended.
-  3. When the node of a program is lost, the program starts elsewhere as the next attempt.
+  3. When the node of a program is lost, the program starts elsewhere as the next attempt; when its node drains, once
+     it has been stopped.
 """
 
 from __future__ import annotations
@@ -49,6 +50,8 @@ class Programs:
         """The inverse of `given`."""
         self.asked: OrderedDict[WorkflowId, float] = OrderedDict()
         """Given ones whose node has not shown them yet, and when it was told last; oldest first."""
+        self.handed: dict[WorkflowId, float] = {}
+        """Given ones that are being stopped because their node drains, and when it was told last."""
         self.awaited: dict[WorkflowId, float] = {}
         """Recovered after a restart of the head and not yet shown by a node, with the deadline."""
 
@@ -59,6 +62,7 @@ class Programs:
         """Want nothing more of this program."""
         self.queued.pop(workflow, None)
         self.asked.pop(workflow, None)
+        self.handed.pop(workflow, None)
         self.awaited.pop(workflow, None)
         given = self.given.pop(workflow, None)
         if given is not None:
@@ -95,7 +99,7 @@ class Programs:
         """The next program to the node with the fewest, while there are slots."""
         if not self.queued:
             return
-        up = [n for n in fleet.nodes.values() if n.state is NodeState.UP]
+        up = [n for n in fleet.nodes.values() if n.state is NodeState.UP and n.id not in book.drains]
         free = [(n.programs, n.id) for n in up if n.programs < n.program_slots]
         heapq.heapify(free)
         while self.queued and free:
@@ -156,6 +160,15 @@ class Programs:
             return self._stop(workflow.id, workflow.attempt, given.node)
         return None
 
+    def hand_on(self, node: Node, book: Book, now: float) -> Iterator[Action]:
+        """`node` drains and its time is over: its programs are stopped, to start again elsewhere."""
+        for number in self.at_node.get(node.id, ()):
+            workflow = book.workflows[number]
+            said_at = self.handed.get(number, float("-inf"))
+            if workflow.state is not WorkflowState.CANCELLING and now - said_at >= REPEAT_S:
+                self.handed[number] = now
+                yield self._stop(number, workflow.attempt, node.id)
+
     # -- facts ---------------------------------------------------------------------------
 
     def on_facts(self, node: Node, facts: list[wire.ProgramFact], book: Book) -> Iterator[Action]:
@@ -201,7 +214,10 @@ class Programs:
             yield Record(_given(workflow, node))
         if workflow.started_attempt != workflow.attempt:
             yield Record(_started(workflow, node))
-        if fact.exited:
+        if fact.exited and workflow.id in self.handed and fact.exit_code != 0:
+            yield from self._again(workflow, f"node {node.id} drains", moved=True)
+            yield Send(node.id, wire.ForgetProgram(workflow=fact.workflow, attempt=fact.attempt))
+        elif fact.exited:
             yield Record(_end(workflow, fact))
             yield Send(node.id, wire.ForgetProgram(workflow=fact.workflow, attempt=fact.attempt))
         elif workflow.state is WorkflowState.CANCELLING:
@@ -212,7 +228,8 @@ class Programs:
     def on_node_lost(self, node: Node, book: Book, reason: str) -> Iterator[Action]:
         """Programs of a lost node start again elsewhere, or fail when their retries are used up."""
         for number in list(self.at_node.get(node.id, ())):
-            yield from self._again(book.workflows[number], f"node {node.id}: {reason}")
+            moved = number in self.handed
+            yield from self._again(book.workflows[number], f"node {node.id}: {reason}", moved=moved)
 
     def on_joined(self, node: Node, book: Book) -> Iterator[Action]:
         """Programs that an earlier incarnation of `node` had are lost."""
@@ -220,15 +237,19 @@ class Programs:
             if self.given[number].incarnation != node.incarnation:
                 yield from self._again(book.workflows[number], f"node {node.id} was restarted")
 
-    def _again(self, workflow: Workflow, reason: str) -> Iterator[Action]:
+    def _again(self, workflow: Workflow, reason: str, *, moved: bool = False) -> Iterator[Action]:
+        """`moved`: its node was drained, which costs it none of its retries."""
         self.drop(workflow.id)
         if workflow.state is WorkflowState.CANCELLING:
             yield Record(WorkflowEnded(workflow=workflow.id, state=WorkflowState.CANCELLED, reason=reason))
-        elif workflow.attempt > self.config.program_retries:
+        elif not moved and workflow.attempt - workflow.moves > self.config.program_retries:
             text = f"{reason}; attempt {workflow.attempt} of {self.config.program_retries + 1}"
             yield Record(WorkflowEnded(workflow=workflow.id, state=WorkflowState.FAILED, reason=text))
         else:
-            yield Record(WorkflowRequeued(workflow=workflow.id, attempt=workflow.attempt + 1, reason=reason))
+            again = WorkflowRequeued(
+                workflow=workflow.id, attempt=workflow.attempt + 1, reason=reason, moved=moved
+            )
+            yield Record(again)
             self.queue(workflow.id)
 
     def _give_up(self, book: Book, now: float) -> Iterator[Action]:
@@ -253,6 +274,7 @@ class Programs:
             assert number in self.at_node[given.node], number
         assert sum(map(len, self.at_node.values())) == len(self.given), "programs miscounted"
         assert self.asked.keys() <= self.given.keys(), "a want without a node"
+        assert self.handed.keys() <= self.given.keys(), "handed on by nobody"
         assert not self.queued.keys() & self.given.keys(), "queued and given"
         wanted = self.queued.keys() | self.given.keys() | self.awaited.keys()
         for workflow in book.workflows.values():

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 
 from saga_core import states
 from saga_core.aeg import Declared, Hints
+from saga_core.events import DrainCause
 from saga_core.ids import NodeId, SessionId, StepId, TenantId, WorkerId, WorkflowId
-from saga_core.states import ENDED, SessionState, WorkflowState
+from saga_core.states import ENDED, DutyState, SessionState, WorkflowState
 from saga_core.views import ProgramSpec
 
 STORY = 12
@@ -81,6 +82,8 @@ class Workflow:
     node: NodeId | None = None
     """Where attempt `attempt` of its program runs or was asked to run."""
     node_incarnation: int = 0
+    moves: int = 0
+    """Attempts that ended because their node was drained."""
     started_attempt: int = 0
     """The latest attempt that its node has shown to be there."""
     sessions: dict[str, Session] = field(default_factory=dict)
@@ -129,6 +132,23 @@ class Step:
     body_bytes: int = 0
     lost: int = 0
     """Times that its worker went away before the first byte."""
+
+
+@dataclass(slots=True, eq=False)
+class Drain:
+    """A node that takes no new sessions; as long as it is one, whatever becomes of its daemon or of the head."""
+
+    cause: DrainCause
+    reason: str
+    since: float
+    until: float | None = None
+    """When what is left there is broken off; None: never."""
+    duty: DutyState = DutyState.DRAINING
+
+    @property
+    def remove(self) -> bool:
+        """Whether its daemon shall end when nothing is left there."""
+        return self.cause is DrainCause.REMOVED
 
 
 @dataclass(slots=True)

@@ -7,11 +7,11 @@ import msgspec
 from saga_core.accounts import Accounts, Service
 from saga_core.aeg import Learner
 from saga_core.aeg import snapshot as learned
-from saga_core.book import Book, Counts, Step, Workflow
+from saga_core.book import Book, Counts, Drain, Step, Workflow
 from saga_core.costs import CostTable
 from saga_core.errors import ClusterError
 from saga_core.events import JOURNAL_VERSION
-from saga_core.ids import WorkflowId
+from saga_core.ids import NodeId, WorkflowId
 
 
 class _Saved(msgspec.Struct, kw_only=True):
@@ -26,6 +26,7 @@ class _Saved(msgspec.Struct, kw_only=True):
     head: int
     services: dict[str, Service] = {}
     """Accounts of unfinished workflows by model; none in snapshots of before they were kept: then accounts begin anew."""
+    drains: dict[NodeId, Drain] = {}
     learned: bytes = b""
     learned_version: int = 0
 
@@ -47,6 +48,7 @@ def encode(book: Book) -> bytes:
             last_step=book.last_step,
             head=book.head,
             services=book.accounts.services,
+            drains=book.drains,
             learned=learned.encode(book.accounts.learner),
             learned_version=learned.VERSION,
         )
@@ -68,6 +70,7 @@ def decode(data: bytes, where: str, costs: CostTable | None = None) -> Book:
     book.accounts = Accounts(book.accounts.costs, saved.services, _learner(saved, where))
     book.workflows = {w.id: w for w in saved.workflows}
     book.steps = {s.id: s for s in saved.steps}
+    book.drains = saved.drains
     book.ended, book.counts = saved.ended, saved.counts
     book.last_workflow, book.last_step, book.head = saved.last_workflow, saved.last_step, saved.head
     book.sessions = {s.id: s for w in saved.workflows if w.live for s in w.sessions.values()}

@@ -45,7 +45,13 @@ class NodeState(StrEnum):
     LEFT = "left"  # said goodbye
 
 
-W, S, K, N = WorkflowState, SessionState, WorkerState, NodeState
+class DutyState(StrEnum):
+    ACTIVE = "active"  # takes sessions
+    DRAINING = "draining"  # takes no new ones; what is there moves on or ends
+    DRAINED = "drained"  # nothing of ours is there any more
+
+
+W, S, K, N, D = WorkflowState, SessionState, WorkerState, NodeState, DutyState
 
 WORKFLOW: Mapping[tuple[WorkflowState, str], WorkflowState] = {
     (W.ACCEPTED, "program started"): W.RUNNING,
@@ -94,9 +100,18 @@ NODE: Mapping[tuple[NodeState, str], NodeState] = {
     (N.LEFT, "joined"): N.UP,
 }
 
+DUTY: Mapping[tuple[DutyState, str], DutyState] = {
+    (D.ACTIVE, "drain"): D.DRAINING,
+    (D.DRAINING, "drain"): D.DRAINING,  # by another time, or for another reason
+    (D.DRAINED, "drain"): D.DRAINING,
+    (D.DRAINING, "empty"): D.DRAINED,
+    (D.DRAINING, "undrain"): D.ACTIVE,
+    (D.DRAINED, "undrain"): D.ACTIVE,
+}
+
 ENDED = frozenset({W.DONE, W.FAILED, W.CANCELLED})
 
-State = TypeVar("State", WorkflowState, SessionState, WorkerState, NodeState)
+State = TypeVar("State", WorkflowState, SessionState, WorkerState, NodeState, DutyState)
 
 
 def advance(

@@ -117,7 +117,7 @@ class Steps:
     def _place_or_wait(self, step: Step, avoid: WorkerId | None = None) -> None:
         """Place the step now, or let it wait until a worker of its model is ready."""
         pool = self.fleet.pools.get(step.model)
-        if not pool:
+        if not pool or self._shut_out(step, pool):
             self._wait(step)
             return
         session = self.book.session_of(step)
@@ -138,6 +138,13 @@ class Steps:
         pool.turn += 1
         self._note(step, session, decision, pool, tokens)
         self._place(step, session, pool.workers[decision.worker], decision.why)
+
+    def _shut_out(self, step: Step, pool: Pool) -> bool:
+        """Whether all that is ready are workers that are being emptied, and none of them has anything of its workflow."""
+        if not pool.last_resort or not all(worker.closed for worker in pool.workers.values()):
+            return False
+        workflow = self.book.workflows.get(step.workflow) if step.workflow is not None else None
+        return workflow is None or not any(s.home in pool.workers for s in workflow.sessions.values())
 
     def _note(self, step: Step, session: Session | None, to: Placement, pool: Pool, tokens: int) -> None:
         self.decisions.place(
@@ -272,6 +279,8 @@ class Steps:
         self._waiting_for.setdefault(step.model, {})[step.id] = None
         claimant = _claimant(step, self.book.session_of(step))
         why = f"no worker of model {step.model} is ready"
+        if self.fleet.pools.get(step.model):
+            why += " but those of nodes that drain"
         self.decisions.wait(step.workflow or WorkflowId(0), claimant, step.id, why, self.desk.now)
 
     def _wait_no_more(self, step: Step) -> None:
@@ -293,8 +302,9 @@ class Steps:
             gate.follow(self.desk.now)
             self._follow(gate)
         for step in [self.book.steps[s] for s in self._waiting_for.get(model, ())]:
-            self._wait_no_more(step)
-            self._place_or_wait(step)
+            if not self._shut_out(step, pool):
+                self._wait_no_more(step)
+                self._place_or_wait(step)
 
     def expire(self) -> None:
         """Refuse what has waited for `queue_timeout_s`, or for a model that no node has come back with."""

@@ -83,8 +83,8 @@ class Hello(Message, frozen=True, kw_only=True):
     incarnation: int
     """Grows with each start of the daemon on this node (milliseconds since the epoch)."""
     host: str
-    end_at: float | None = None
-    """When its allocation ends, seconds since the epoch; None: never."""
+    ends_in_s: float | None = None
+    """Seconds until its allocation ends; None: never, as far as it knows."""
     program_slots: int = 64
     """Programs that may run here at once."""
 
@@ -100,6 +100,8 @@ class Report(Message, frozen=True, kw_only=True):
     resident: list[ResidentFact] = []
     since: int = 0
     """The acknowledged report that `resident` builds upon; 0: upon nothing, everything is told."""
+    ends_in_s: float | None = None
+    """As in `Hello`: the end of an allocation may be put off, or be near all of a sudden."""
 
 
 class Goodbye(Message, frozen=True, kw_only=True):

@@ -101,7 +101,7 @@ def node(item: Node, now: float) -> NodeView:
         incarnation=item.incarnation,
         seen_s=max(0.0, now - item.seen_at),
         programs=item.programs,
-        end_s=None if item.end_at is None else item.end_at - now,
+        end_s=None if item.ends_at is None else item.ends_at - now,
     )
 
 

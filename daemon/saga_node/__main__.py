@@ -19,10 +19,27 @@ def main() -> int:
     )
     parser.add_argument("--cluster-dir", type=Path, required=True, help="the cluster's folder")
     parser.add_argument("--node", type=_name, required=True, help="this node's name, unique in the cluster")
+    parser.add_argument(
+        "--ends-in",
+        type=_seconds,
+        metavar="S",
+        help="the machine is taken away in S seconds (default: what SLURM_JOB_END_TIME says, else never)",
+    )
     parser.add_argument("--log-level", choices=log.LEVELS, default=os.environ.get("SAGA_LOG_LEVEL", "info"))
     arguments = parser.parse_args()
     log.start(arguments.log_level)
-    return asyncio.run(app.serve(arguments.cluster_dir.absolute(), NodeId(arguments.node)))
+    folder: Path = arguments.cluster_dir.absolute()
+    return asyncio.run(app.serve(folder, NodeId(arguments.node), arguments.ends_in))
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0.0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r}: seconds are valid, 0 or more")
+    return value
 
 
 def _name(text: str) -> str:

@@ -18,6 +18,7 @@ from saga_core.ids import NodeId, worker_id
 from saga_core.node import Node
 from saga_core.node_words import (
     Action,
+    EndKnown,
     EndProgram,
     Event,
     FindHead,
@@ -56,7 +57,14 @@ class Daemon:
     """The shell around one `Node`."""
 
     def __init__(
-        self, name: NodeId, folder: Path, access: Access, config: Config, inbox: Inbox, processes: Processes
+        self,
+        name: NodeId,
+        folder: Path,
+        access: Access,
+        config: Config,
+        inbox: Inbox,
+        processes: Processes,
+        ends_in_s: float | None = None,
     ) -> None:
         """UserError: the settings cannot be served here."""
         self._folder, self._config, self._inbox, self._processes = folder, config, inbox, processes
@@ -73,7 +81,8 @@ class Daemon:
             tell=inbox.put_nowait,
         )
         self._runner = Runner(processes, config.node.program_slots, inbox.put_nowait)
-        self.node = _node(name, engine.served_name, config, self._clock())
+        now = self._clock()
+        self.node = _node(name, engine.served_name, config, now, end_of_allocation(ends_in_s, now))
         self._link = Link(
             name, access, hear=lambda said: inbox.put_nowait(HeadSaid(said)), refused=self._on_refused
         )
@@ -82,7 +91,9 @@ class Daemon:
 
     async def run(self) -> int:
         """Serve until the machine says Quit; its exit code. Nothing of ours is left then."""
-        asyncio.get_running_loop().set_exception_handler(self._on_bug)
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(self._on_bug)
+        loop.add_signal_handler(signal.SIGUSR1, self._on_notice)
         self._tasks.start(self._tick(), "tick")
         try:
             while self._quit is None:
@@ -133,6 +144,13 @@ class Daemon:
             case _:
                 assert_never(action)
 
+    def _on_notice(self) -> None:
+        """Somebody will take this machine away soon; an end that is nearer stands."""
+        notice_at = self._clock() + self._config.node.notice_s
+        ends_at = notice_at if self.node.ends_at is None else min(notice_at, self.node.ends_at)
+        log.warning("notice", node=self.node.id, ends_in_s=ends_at - self._clock())
+        self._inbox.put_nowait(EndKnown(ends_at))
+
     def _on_bug(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Something of ours failed: say so in full, and end rather than go on half blind."""
         loop.default_exception_handler(context)
@@ -172,8 +190,18 @@ class Daemon:
             self._leave(REFUSED.format(self._folder / FILE))
 
 
-def _node(name: NodeId, served_name: str, config: Config, now: float) -> Node:
-    end_at = os.environ.get("SLURM_JOB_END_TIME")
+def end_of_allocation(ends_in_s: float | None, now: float) -> float | None:
+    """When this node ends, in seconds since the epoch: as was said, else as Slurm says; None: never.
+
+    Slurm says it since 22.05, in its own clock, which is this machine's (sites keep them alike for munge's sake).
+    """
+    if ends_in_s is not None:
+        return now + ends_in_s
+    told = os.environ.get("SLURM_JOB_END_TIME", "")
+    return float(told) if told.isdecimal() else None
+
+
+def _node(name: NodeId, served_name: str, config: Config, now: float, ends_at: float | None) -> Node:
     return Node(
         name,
         {worker_id(name, index): served_name for index in range(config.workers.count)},
@@ -182,7 +210,7 @@ def _node(name: NodeId, served_name: str, config: Config, now: float) -> Node:
         host=socket.gethostname(),
         version=_version(),
         now=now,
-        end_at=float(end_at) if end_at and end_at.isdigit() else None,
+        ends_at=ends_at,
     )
 
 
@@ -193,25 +221,32 @@ def _version() -> str:
         return "0"
 
 
-async def serve(folder: Path, name: NodeId) -> int:
-    """Be the node daemon `name` of the cluster in `folder` until told to end; the exit code."""
+async def serve(folder: Path, name: NodeId, ends_in_s: float | None = None) -> int:
+    """Be the node daemon `name` of the cluster in `folder` until told to end; the exit code.
+
+    ends_in_s: when the machine is taken away; None: as Slurm says, or never. SIGUSR1 says that it is taken away in
+    `node.notice_s` (Slurm's --signal, a preemption): the head then drains it.
+    """
     inbox: Inbox = asyncio.Queue()
     loop = asyncio.get_running_loop()
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # a notice before anything runs here changes nothing
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, inbox.put_nowait, StopAsked(signal.Signals(number).name))
     try:
         found = await _found(folder, inbox)
-        return 0 if found is None else await _serve(folder, name, inbox, *found)
+        return 0 if found is None else await _serve(folder, name, inbox, *found, ends_in_s)
     except SagaError as error:
         log.error("node-failed", node=name, reason=error)
         return 1
 
 
-async def _serve(folder: Path, name: NodeId, inbox: Inbox, access: Access, config: Config) -> int:
+async def _serve(
+    folder: Path, name: NodeId, inbox: Inbox, access: Access, config: Config, ends_in_s: float | None
+) -> int:
     log.info("node-starting", node=name, pid=os.getpid(), control=access.control, cluster=access.name)
     processes = Processes(places.make_run_folder())
     try:
-        return await Daemon(name, folder, access, config, inbox, processes).run()
+        return await Daemon(name, folder, access, config, inbox, processes, ends_in_s).run()
     finally:
         await processes.close()
 

@@ -218,7 +218,7 @@ def test_after_a_restart_a_node_that_never_heard_the_want_hears_it_again():
 def test_after_a_restart_a_node_that_stays_away_has_lost_its_programs():
     old, flow = running()
     rig = old.restarted()
-    assert not facts(rig.tick(19))
+    assert not facts(rig.tick(17))
     again = facts(rig.tick(1.1), WorkflowRequeued)[0]
     assert (again.attempt, again.reason) == (2, "node n1 did not come back")
     assert rig.head.book.workflows[flow].state is WorkflowState.ACCEPTED

@@ -17,6 +17,7 @@ TABLES = {
     "Session": states.SESSION,
     "Worker": states.WORKER,
     "Node": states.NODE,
+    "Duty": states.DUTY,
 }
 DOC = Path(__file__).parents[2] / "docs" / "states.md"
 

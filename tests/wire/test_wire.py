@@ -21,11 +21,11 @@ WORKER = wire.WorkerFact(
     capacity_tokens=1, max_model_len=2, max_seqs=3, running=4, waiting=5, kv_usage=0.5, reason="r",
 )  # fmt: skip
 TO_HEAD = [
-    wire.Hello(protocol=1, version="1", node="n1", incarnation=5, host="h", end_at=1.5, program_slots=3),
+    wire.Hello(protocol=1, version="1", node="n1", incarnation=5, host="h", ends_in_s=1.5, program_slots=3),
     wire.Report(
         node="n1", incarnation=5, seq=7, since=6, workers=[WORKER],
         programs=[wire.ProgramFact(workflow=1, attempt=2, exited=True, exit_code=-9, reason="r")],
-        resident=[wire.ResidentFact("n1/0", "1.main", 64)],
+        resident=[wire.ResidentFact("n1/0", "1.main", 64)], ends_in_s=9.5,
     ),
     wire.Goodbye(node="n1", incarnation=5, reason="r"),
     wire.Valued(node="n1", incarnation=5, head=2, worker="n1/0", version=7),

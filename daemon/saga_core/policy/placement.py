@@ -66,7 +66,7 @@ def sticky(ask: Ask, pool: Pool, policy: PlacementPolicy) -> Placement:  # noqa:
 def affinity(ask: Ask, pool: Pool, policy: PlacementPolicy) -> Placement:
     """The paper's rule: home if it still caches the session and load(home) < 0.8, else least loaded."""
     home = pool.workers.get(ask.home) if ask.home is not None else None
-    why_not = _why_not_home(ask, home, policy)
+    why_not = _why_not_home(ask, home, pool, policy)
     if home is not None and not why_not:
         tokens = home.resident.get(ask.session, 0) if ask.session is not None else 0
         why = f"home: {tokens} tokens resident, load {home.load:.2f} < {policy.max_load}"
@@ -76,7 +76,9 @@ def affinity(ask: Ask, pool: Pool, policy: PlacementPolicy) -> Placement:
     return Placement(best.id, f"least loaded ({best.load:.2f}); {why_not}", scores)
 
 
-def _why_not_home(ask: Ask, home: Worker | None, policy: PlacementPolicy) -> str:
+def _why_not_home(ask: Ask, home: Worker | None, pool: Pool, policy: PlacementPolicy) -> str:
+    if home is None and ask.home in pool.leaving:
+        return f"home {ask.home}: {pool.leaving[ask.home].leaving}"
     if home is None:
         return "no home yet" if ask.home is None else f"home {ask.home} is not ready"
     if ask.session is None or not home.resident.get(ask.session):
