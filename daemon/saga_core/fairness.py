@@ -12,175 +12,17 @@ Rules of this file
 from __future__ import annotations
 
 import heapq
-from bisect import bisect_left
-from dataclasses import dataclass, field
-from math import exp, floor, log
-
-import msgspec
 
 from saga_core.accounts import Account, Accounts
+from saga_core.bound import FairnessFigures, Verdicts
 from saga_core.events import Fact, StepArrived, StepFinished, StepLost, StepPlaced, WorkflowEnded
 from saga_core.ids import StepId, WorkerId, WorkflowId
-from saga_core.policy.ordering import virtual_finish
+from saga_core.observed import Case, Course, Life
+
+__all__ = ["FOLLOWED", "Fairness", "FairnessFigures"]
 
 FOLLOWED = 256
 """Overdue workflows that wait of which it is told whom they wait for; of more only how many there were."""
-BIN = log(1.05)
-"""Width of a histogram's bins: quantiles are right to 5 %."""
-ROUNDING = 1e-6
-"""Relative: sums of a million floats."""
-
-
-class FairnessFigures(msgspec.Struct, frozen=True, kw_only=True):
-    """What was seen so far. Lateness: (end - when a fair share would have finished it) / (its life without waiting).
-
-    violations: ended workflows that waited for more work of others than the bound grants, before they were overdue or,
-    by larger keys on the worker they wait for, after. drift: largest relative
-    difference between the virtual time of the accounts and that of the checker. overdue: ended workflows that were
-    late at all. inverted_max_s: longest that an overdue workflow waited for larger keys on its worker. unserved_max_s:
-    longest wait of an overdue one in which no step ended there, where the bound says nothing. unfollowed: overdue workflows beyond what is followed, out of the bound.
-    """
-
-    workflows: int = 0
-    violations: int = 0
-    drift: float = 0.0
-    overdue: int = 0
-    lateness_p99: float = 0.0
-    lateness_max: float = 0.0
-    inverted_max_s: float = 0.0
-    unserved_max_s: float = 0.0
-    unfollowed: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Life:
-    """Of one workflow, in seconds."""
-
-    life_s: float
-    waited_s: float
-    """Held back while no step of it was on a worker."""
-    attained_s: float
-    """Useful work in engine seconds."""
-
-
-@dataclass(slots=True, eq=False)
-class Case:
-    """One unfinished workflow."""
-
-    account: Account
-    model: str
-    arrived_at: float
-    born_v: float
-    born_turn: int
-    grace_s: float
-    top: float
-    """The largest key it ever had."""
-    seen_s: float = 0.0
-    """Of its attained work, what has been counted."""
-    held: int = 0
-    placed: int = 0
-    since: float | None = None
-    """When it began to wait."""
-    mark_s: float = 0.0
-    """Work delivered until then, or until it became overdue."""
-    waited_s: float = 0.0
-    before_s: float = 0.0
-    """Work that others had while it waited and was not overdue."""
-    smaller_s: float = 0.0
-    larger_s: float = 0.0
-    """The same while it was, on its worker, by those with smaller and larger keys."""
-    overdue_at: float | None = None
-    late_since: float | None = None
-    """Since when it waits and is overdue."""
-    late_s: float = 0.0
-    """How long it did."""
-    granted: int = 0
-    """Steps of larger keys that it may wait for: what was on its worker when it began to."""
-    home: WorkerId | None = None
-    """Where its latest step was; None: it has not been on a worker."""
-    followed: bool = True
-
-    @property
-    def key(self) -> float:
-        """When it is overdue, in virtual time."""
-        return virtual_finish(self.account, 0) + self.grace_s
-
-
-@dataclass(slots=True)
-class Peaks:
-    """The largest weight since any moment in the past that somebody unfinished has seen."""
-
-    turns: list[int] = field(default_factory=list)
-    weights: list[float] = field(default_factory=list)
-
-    def add(self, turn: int, weight: float) -> None:
-        while self.weights and self.weights[-1] <= weight:
-            self.weights.pop()
-            self.turns.pop()
-        self.turns.append(turn)
-        self.weights.append(weight)
-
-    def since(self, turn: int) -> float:
-        """At least one weight must have been added since."""
-        return self.weights[bisect_left(self.turns, turn)]
-
-
-@dataclass(slots=True)
-class Course:
-    """What one model's workers deliver."""
-
-    virtual_s: float
-    weight: float = 0.0
-    delivered_s: float = 0.0
-    lump_s: float = 0.0
-    """The most that one step brought: virtual time goes in such jumps."""
-    turn: int = 0
-    peaks: Peaks = field(default_factory=Peaks)
-    due: list[tuple[float, WorkflowId]] = field(default_factory=list)
-    """By key, smallest first; entries of keys that are past too."""
-    late: dict[WorkflowId, Case] = field(default_factory=dict)
-    """Overdue, and waiting."""
-    flying: dict[WorkerId, int] = field(default_factory=dict)
-    """Steps on each worker."""
-
-    def on(self, worker: WorkerId | None) -> int:
-        """Steps on that worker, or on all."""
-        return self.flying.get(worker, 0) if worker is not None else sum(self.flying.values())
-
-    def fly(self, worker: WorkerId, by: int) -> None:
-        self.flying[worker] = self.flying.get(worker, 0) + by
-        if not self.flying[worker]:
-            del self.flying[worker]
-
-    def weigh(self, by: float) -> None:
-        self.weight += by
-        self.turn += 1
-        self.peaks.add(self.turn, self.weight)
-
-
-@dataclass(slots=True)
-class Spread:
-    """Numbers at least 0, in bins."""
-
-    bins: dict[int, int] = field(default_factory=dict)
-    count: int = 0
-    most: float = 0.0
-
-    def add(self, value: float) -> None:
-        at = floor(log(max(value, 1e-3)) / BIN)
-        self.bins[at] = self.bins.get(at, 0) + 1
-        self.count += 1
-        self.most = max(self.most, value)
-
-    def quantile(self, share: float) -> float:
-        """The upper edge of its bin; 0 where there is nothing."""
-        left = share * self.count
-        for at in sorted(self.bins):
-            left -= self.bins[at]
-            if left <= 0:
-                value = exp((at + 1) * BIN)
-                return min(value, self.most)
-        return 0.0
 
 
 class Fairness:
@@ -193,9 +35,9 @@ class Fairness:
         self._cases: dict[WorkflowId, Case] = {}
         self._steps: dict[StepId, tuple[WorkflowId, WorkerId | None, float]] = {}
         """Whose it is, the worker that it is on, and the key with which it went there."""
-        self._lateness = Spread()
-        self._ended = self._violations = self._overdue = self._unfollowed = 0
-        self._drift = self._inverted_s = self._unserved_s = 0.0
+        self._verdicts = Verdicts()
+        self._unfollowed = 0
+        self._drift = 0.0
 
     def saw(self, at: float, fact: Fact) -> None:
         """`fact` happened at that time, and the accounts know."""
@@ -223,17 +65,7 @@ class Fairness:
 
     def figures(self) -> FairnessFigures:
         """Of all that ended so far."""
-        return FairnessFigures(
-            workflows=self._ended,
-            violations=self._violations,
-            drift=self._drift,
-            overdue=self._overdue,
-            lateness_p99=self._lateness.quantile(0.99),
-            lateness_max=self._lateness.most,
-            inverted_max_s=self._inverted_s,
-            unserved_max_s=self._unserved_s,
-            unfollowed=self._unfollowed,
-        )
+        return self._verdicts.figures(self._drift, self._unfollowed)
 
     # -- steps ---------------------------------------------------------------------------
 
@@ -411,27 +243,5 @@ class Fairness:
         course = self._courses[case.model]
         if case.since is not None:
             self._stop(at, case)
-        self._judge(at, course, case)
+        self._verdicts.judge(at, course, case)
         course.weigh(-case.account.weight)
-
-    def _judge(self, at: float, course: Course, case: Case) -> None:
-        life_s = at - case.arrived_at
-        own_s = max(life_s - case.waited_s, 1e-3)
-        self._ended += 1
-        late_s = at - case.overdue_at if case.overdue_at is not None else 0.0
-        self._overdue += case.overdue_at is not None
-        self._lateness.add(late_s / own_s)
-        most_s = course.peaks.since(case.born_turn) * (case.top - case.born_v) + course.lump_s
-        broken = case.before_s > most_s * (1.0 + ROUNDING)
-        if case.followed:
-            broken |= case.larger_s > case.granted * course.lump_s * (1.0 + ROUNDING)
-            self._share_out(case)
-        self._violations += broken
-
-    def _share_out(self, case: Case) -> None:
-        """Whom it waited for while it was overdue, in seconds."""
-        served_s = case.smaller_s + case.larger_s
-        if served_s > 0.0:
-            self._inverted_s = max(self._inverted_s, case.late_s * case.larger_s / served_s)
-        else:
-            self._unserved_s = max(self._unserved_s, case.late_s)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from saga_core.book import Book, Workflow
 from saga_core.events import WorkflowEnded
-from saga_core.fairness import Life
 from saga_core.ids import TenantId
+from saga_core.observed import Life
 from saga_core.states import WorkflowState
 from saga_core.views import TenantView
 

@@ -6,6 +6,7 @@ import pytest
 
 from saga_core.accounts import Accounts
 from saga_core.aeg import Kind
+from saga_core.bound import Spread
 from saga_core.costs import CostTable
 from saga_core.events import (
     Outcome,
@@ -15,7 +16,8 @@ from saga_core.events import (
     StepPlaced,
     WorkflowEnded,
 )
-from saga_core.fairness import FOLLOWED, Fairness, Peaks, Spread
+from saga_core.fairness import FOLLOWED, Fairness
+from saga_core.observed import Peaks
 from saga_core.states import WorkflowState
 
 
@@ -185,7 +187,7 @@ def test_memory_is_that_of_the_unfinished():
     assert not course.late
     assert len(course.due) <= 64 + 4
     assert len(course.peaks.turns) <= 4
-    assert len(lives.checker._lateness.bins) <= 2
+    assert len(lives.checker._verdicts.lateness.bins) <= 2
     assert lives.checker.figures().workflows == 2000
 
 
