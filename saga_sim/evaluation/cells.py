@@ -22,8 +22,9 @@ from saga_sim.work import told
 from saga_sim.world import ClusterSpec
 
 GPUS_PER_NODE = 8
-WITNESSED_WORKERS = 16
-"""Up to so many workers a run is compared with the oracle, for a third more time; the ratio does not depend on size."""
+WITNESSED_WORKERS, WITNESSED_PRESSURE = 16, 1.0
+"""Up to so many workers and from that pressure on a run is compared with the oracle, for a third more time. The ratio does
+not depend on size; where everything fits there is little to compare."""
 DECIMALS = 3
 """Completion times are kept to the millisecond."""
 MINUTE_S = 60.0
@@ -50,8 +51,7 @@ def run_cell(cell: Cell, traces: Path | None, key: str = "") -> CellResult:
     spec = _spec(cell, named.host)
     workflows = _workflows(cell, traces, spec)
     declared = None if named.sigma is None else told(spec.preset.costs, named.sigma, cell.seed)
-    witnessed = cell.load is Load.PRESSURE and cell.workers <= WITNESSED_WORKERS and not cell.twist
-    witness = Witness() if witnessed else None
+    witness = Witness() if _is_witnessed(cell) else None
     with known(named) as scheduler:
         figures, result = simulate(
             scheduler, workflows, spec, arrivals(cell), seed=cell.seed, declared=declared, instances=named.instance,
@@ -66,6 +66,12 @@ def run_cell(cell: Cell, traces: Path | None, key: str = "") -> CellResult:
         wall_s=perf_counter() - began_s,
         cpu_s=process_time() - began_cpu_s,
     )
+
+
+def _is_witnessed(cell: Cell) -> bool:
+    if cell.load is not Load.PRESSURE or cell.twist:
+        return False
+    return cell.workers <= WITNESSED_WORKERS and cell.level >= WITNESSED_PRESSURE
 
 
 def _spec(cell: Cell, host: float) -> ClusterSpec:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count, repeat
 from math import log
 from random import Random
 
@@ -15,6 +16,8 @@ MAX_WORKFLOWS = 100_000
 # After a compaction the agent goes on with its system prompt and a summary of this many tokens,
 # about what Claude Code's recordings show relative to their context (a tenth).
 SUMMARY_SHARE = 0.1
+BATCH_ITEMS = 50
+"""A benchmark runs its items in batches."""
 
 
 def synthesise(preset: str, workflows: int, seed: int) -> list[Workflow]:
@@ -25,22 +28,11 @@ def synthesise(preset: str, workflows: int, seed: int) -> list[Workflow]:
         raise UserError(f"cannot make {workflows} workflows (valid: 1 to {MAX_WORKFLOWS})")
     dealt = [profile for profile, weight in PRESETS[preset] for _ in range(weight)]
     arrivals = _poisson(dealt[0].arrivals_per_s, Random(f"{SOURCE}/{preset}/{seed}/arrivals"))  # noqa: S311 - a workload
-    items = _items(dealt[0], workflows, Random(f"{SOURCE}/{preset}/{seed}/items"))  # noqa: S311 - a workload
+    items = _items(dealt[0], f"{SOURCE}/{preset}/{seed}")
     return [
-        _workflow(
-            dealt[index % len(dealt)], preset, seed, index, next(arrivals), items[index] if items else None
-        )
+        _workflow(dealt[index % len(dealt)], preset, seed, index, next(arrivals), next(items))
         for index in range(workflows)
     ]
-
-
-def _items(profile: Profile, workflows: int, random: Random) -> list[int]:
-    """Which item each workflow works on, in an order drawn; empty where each has its own."""
-    if profile.reruns is None:
-        return []
-    items = [index // profile.reruns.runs for index in range(workflows)]
-    random.shuffle(items)
-    return items
 
 
 def _poisson(rate_per_s: float, random: Random) -> Iterator[float]:
@@ -48,6 +40,17 @@ def _poisson(rate_per_s: float, random: Random) -> Iterator[float]:
     while True:
         yield round(now_s, 3)
         now_s += -log(1.0 - random.random()) / rate_per_s
+
+
+def _items(profile: Profile, name: str) -> Iterator[int | None]:
+    """Which item each workflow works on; None: its own. All runs of an item come within one batch of items."""
+    if profile.reruns is None:
+        yield from repeat(None)
+        return
+    for batch in count():
+        items = [*range(batch * BATCH_ITEMS, (batch + 1) * BATCH_ITEMS)] * profile.reruns.runs
+        Random(f"{name}/batch {batch}").shuffle(items)  # noqa: S311 - a workload
+        yield from items
 
 
 def _workflow(
@@ -84,13 +87,13 @@ class _Context:
 
 def _steps(profile: Profile, random: Random, shared: Random | None) -> Iterator[Step]:
     """shared: of the item, where others work on it too."""
-    count = _step_count(profile, random, shared)
+    steps = _step_count(profile, random, shared)
     opening = profile.system_tokens + _first(profile, shared or random)
     context = _Context(opening, opening)
     gap_s = 0.0
-    for index in range(count):
+    for index in range(steps):
         output = random_int(profile.output_tokens.low, profile.output_tokens.high, random)
-        tool = _tool(profile, random) if index < count - 1 else None
+        tool = _tool(profile, random) if index < steps - 1 else None
         yield Step(
             id=index,
             ctx_parent=context.parent,

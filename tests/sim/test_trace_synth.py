@@ -127,7 +127,7 @@ def test_members_of_a_group_tell_one_prefix_length(swe):
 def test_unknown_presets_and_counts_are_refused():
     with pytest.raises(
         UserError,
-        match=r"unknown preset 'swe' \(have: demo, live-gate, live-kinds, swe-bench-like, ten-tenants, webarena-like\)",
+        match=r"unknown preset 'swe' \(have: demo, live-gate, live-kinds, swe-bench-like, swe-bench-like-again, ten-tenants, webarena-like\)",
     ):
         synthesise("swe", 1, 0)
     with pytest.raises(UserError, match="cannot make 0 workflows"):
