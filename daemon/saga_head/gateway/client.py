@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, cast
 from saga_head.gateway.body import Body, decode_fields
 from saga_head.gateway.exchange import WorkerExchange
 from saga_head.gateway.head import HOT, HeadReader, RequestHead
+from saga_head.gateway.held import first_s
 from saga_head.gateway.intake import Intake, Received
 from saga_head.gateway.port import Call, Caller, Refusal
 from saga_head.gateway.refusals import (
@@ -56,18 +57,16 @@ _HEAD, _BODY, _BUSY, _LINGER, _HANDED = Stage  # an enum member costs 80 ns to r
 class ClientLink(asyncio.BufferedProtocol):
     """One client connection.
 
-    Bytes are read into a buffer that all connections share; a body longer than what came with its head is
-    read straight into a buffer of its own.
+    Bytes are read into a buffer that all connections share, a body's rest straight into its own.
     """
 
     __slots__ = (
-        "_advancing", "_caller", "_exchange", "_flushing", "_gateway", "_head", "_heads", "_inner",
-        "_intake", "_pending", "_surplus", "_timed", "deadline_s", "keep", "paused", "stage", "transport",
+        "_advancing", "_exchange", "_flushing", "_gateway", "_head", "_heads", "_inner", "_intake", "_pending",
+        "_surplus", "_timed", "_who", "deadline_s", "keep", "paused", "stage", "transport",
     )  # fmt: skip
 
     transport: asyncio.Transport
-    _head: RequestHead  # of the present request, and who sent it
-    _caller: Caller
+    _who: Caller
 
     def __init__(self, gateway: "Gateway") -> None:
         self._gateway = gateway
@@ -79,9 +78,10 @@ class ClientLink(asyncio.BufferedProtocol):
         self._advancing = False
         self._exchange: WorkerExchange | None = None
         self._inner: asyncio.Protocol | None = None
+        self._head = RequestHead()  # of the present request
         self._heads = HeadReader()
         self._intake = Intake(gateway.ledger, gateway.limits, gateway.scratch)
-        self._timed = False  # the header timeout runs since the first byte of this head
+        self._timed = False  # since the first byte of this head
         self._surplus = False
         self._flushing = False
 
@@ -141,7 +141,7 @@ class ClientLink(asyncio.BufferedProtocol):
             self._inner.resume_writing()
             return
         if self._exchange is not None:
-            self.deadline_s = math.inf
+            self._due(self._gateway.limits.held_beat_s)
             self._exchange.resume()
         elif self.stage is _HEAD and not self._timed:
             self._due(self._gateway.limits.keep_alive_idle_s)
@@ -216,12 +216,13 @@ class ClientLink(asyncio.BufferedProtocol):
         """Ask who it is before a stranger may send a body; `data` came after the head."""
         gateway = self._gateway
         self.keep = head.keep_alive and not gateway.draining
+        self._head = head
         if head.api not in APIS:
             return self.fail(unknown_api(head.api))
         caller = gateway.scheduler.authenticate(head.token, head.bearer)
         if isinstance(caller, Refusal):
             return self.fail(caller)
-        self._head, self._caller = head, caller
+        self._who = caller
         self._pending = b""
         received = self._intake.begin(head, data)
         if received is None:
@@ -250,14 +251,14 @@ class ClientLink(asyncio.BufferedProtocol):
         """A whole request: decode what decides, and ask the scheduler."""
         gateway, head = self._gateway, self._head
         self.stage = _BUSY
-        if not self.paused:
-            self.deadline_s = math.inf
         fields = decode_fields(body)
         if isinstance(fields, Refusal):
             self.fail(fields)
             return
+        if not self.paused:
+            self._due(first_s(gateway.limits, stream=bool(fields.stream)))
         scheduler = gateway.scheduler
-        call = Call(scheduler.next_step(), self._caller, head.api, fields, head.identity, len(body), body)
+        call = Call(scheduler.next_step(), self._who, head.api, fields, head.identity, len(body), body)
         self._exchange = exchange = WorkerExchange(call, head, body, self, gateway)
         gateway.exchanges += 1
         try:
@@ -308,7 +309,8 @@ class ClientLink(asyncio.BufferedProtocol):
         """Answer a request that never became a step. A whole one leaves the connection usable."""
         whole = self.stage is _BUSY
         self.keep = self.keep and whole
-        self.transport.write(error_answer(refusal, self._gateway.error_id(), keep_alive=self.keep))
+        error_id = self._gateway.error_id()
+        self.transport.write(error_answer(refusal, error_id, keep_alive=self.keep, api=self._head.api))
         self._intake.release()
         if whole:
             self.replied()
@@ -334,6 +336,9 @@ class ClientLink(asyncio.BufferedProtocol):
         self.deadline_s = math.inf
         if self.stage is _HEAD and not self.paused and self._pending:
             self.fail(too_slow("head", self._gateway.limits.header_timeout_s))
+        elif self.stage is _BUSY and not self.paused and self._exchange is not None:
+            if self._exchange.keep_waiting():
+                self._due(self._gateway.limits.held_beat_s)
         elif self.stage is _BODY:
             self.fail(too_slow("body", self._gateway.limits.body_idle_s))
         elif self.stage is _HEAD and not self.paused:

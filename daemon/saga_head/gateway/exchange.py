@@ -5,22 +5,22 @@ States, by what is set: waiting (nothing), connecting (`_connecting`), on a work
 """
 
 import asyncio
-import re
 from typing import TYPE_CHECKING, Protocol
-from urllib.parse import quote
 
 from saga_core.aeg import UNKNOWN
 from saga_core.events import Outcome
 from saga_head.gateway.asked import Asked, asked_of
 from saga_head.gateway.body import Body
+from saga_head.gateway.errors import error_event, late_event
 from saga_head.gateway.head import RequestHead
+from saga_head.gateway.held import LAST_CHUNK, beat, chunk, early_head
+from saga_head.gateway.outgoing import outgoing
 from saga_head.gateway.port import NO_JSON, Call, Refusal, Result, Target
 from saga_head.gateway.refusals import CANCELLED, worker_lost
 from saga_head.gateway.relay import Relay, ReplyHead
 from saga_head.gateway.reply import (
     at_event_boundary,
     error_answer,
-    error_event,
     header_lines,
     last_chunk,
     read_usage,
@@ -44,17 +44,12 @@ class Client(Protocol):
     def cut(self) -> None: ...
 
 
-SESSION = re.compile(r"[\x21-\x7e]+")
-# The APIs whose requests vLLM reads a priority in.
-ORDERED_APIS = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses"})
-
-
 class WorkerExchange:
     """The gateway's side of one step (`port.Exchange`)."""
 
     __slots__ = (
-        "_answered", "_arrived_s", "_asked", "_body", "_client", "_connecting", "_gateway", "_head", "_link", "_relay",
-        "_retried", "_status", "_stream", "_target", "_ttft_s", "_wire_chunked", "call", "settled",
+        "_answered", "_arrived_s", "_asked", "_body", "_client", "_connecting", "_early", "_gateway", "_head", "_late",
+        "_link", "_relay", "_retried", "_status", "_stream", "_target", "_ttft_s", "_wire_chunked", "call", "settled",
     )  # fmt: skip
 
     def __init__(self, call: Call, head: RequestHead, body: Body, client: Client, gateway: "Gateway") -> None:
@@ -68,6 +63,8 @@ class WorkerExchange:
         self._ttft_s: float | None = None
         self._status = 0
         self._answered = False
+        self._early = False  # the client has a head already, and knows nothing of a worker's
+        self._late: bytearray | None = None  # of an error whose status came too late
         self._wire_chunked = False
         self._stream = False
         self._retried = False
@@ -141,6 +138,17 @@ class WorkerExchange:
         if self._link is not None:
             self._link.transport.resume_reading()
 
+    def keep_waiting(self) -> bool:
+        """The client has heard nothing for long: let it hear something. False: the reply has begun."""
+        if self._answered or self.settled or self._head.http10:
+            return False
+        write, stream = self._client.transport.write, bool(self.call.fields.stream)
+        if not self._early:
+            self._early = True
+            write(early_head(self.call.step, stream=stream, keep_alive=self._client.keep))
+        write(beat(stream=stream))
+        return True
+
     # to the worker
 
     def _connect(self, target: Target) -> None:
@@ -166,15 +174,7 @@ class WorkerExchange:
             self, client.transport.write, self._gateway.limits.reply_head_bytes,
             decode=head.http10, asked=self._asked,
         )  # fmt: skip
-        sent, end = _ordered(body, self.call.api, target.priority)
-        session = ""
-        if target.session is not None:
-            session = f"x-session-id: {_one_word(target.session)}\r\n"
-        ours = (
-            f" HTTP/1.1\r\nhost: {target.host}:{target.port}\r\nauthorization: Bearer {target.key}\r\n"
-            f"x-request-id: saga-{self.call.step}\r\n{session}content-length: {len(sent) + len(end)}\r\n"
-        )
-        link.send(relay, b"POST %b%b%b\r\n" % (head.url, ours.encode("latin-1"), head.forwarded), sent, end)
+        link.send(relay, *outgoing(self.call, head, target, body))
         if client.paused:
             link.transport.pause_reading()
 
@@ -190,6 +190,9 @@ class WorkerExchange:
         self._stream = (head.chunked or head.until_eof) and b"text/event-stream" in head.lower
         self._body = None
         client.release_body()
+        if self._early:
+            self._join(head)
+            return b""
         if head.until_eof:
             client.keep = False
         extra = b"x-request-id: saga-%d\r\n%b%b" % (
@@ -198,6 +201,16 @@ class WorkerExchange:
             b"" if client.keep else b"connection: close\r\n",
         )
         return rewrite_head(head.raw, head.lower, extra, drop_coding=http10)
+
+    def _join(self, head: ReplyHead) -> None:
+        """The client has its head: what comes is the rest of a chunked body, or an error told otherwise."""
+        assert self._relay is not None
+        write = self._client.transport.write
+        if head.status >= 400:
+            self._late = bytearray()
+            self._relay.decode_to(self._late.extend)
+        elif not head.chunked:
+            self._relay.decode_to(lambda data: write(chunk(data)))
 
     def on_first_byte(self) -> None:
         """The first byte of the reply's body."""
@@ -211,8 +224,22 @@ class WorkerExchange:
         self._link = None
         if link is not None:
             self._gateway.pool.give(link, reusable=relay.reusable)
+        late, early = self._late, self._early and not self._wire_chunked
         self._settle(Outcome.DONE if self._status < 400 else Outcome.REFUSED, "")
+        if late is not None:
+            self._tell_late(late_event(bytes(late), self.call.api))
+            return
+        if early:
+            self._client.transport.write(LAST_CHUNK)
         self._client.replied()
+
+    def _tell_late(self, event: bytes) -> None:
+        """An error after the head: an event in a stream, else no end at all."""
+        if self.call.fields.stream:
+            self._client.transport.write(last_chunk(event))
+            self._client.replied()
+        else:
+            self._client.cut()
 
     def on_broken(self, detail: str) -> None:
         """The worker, or the connection to it, is gone before the end of its reply."""
@@ -240,22 +267,28 @@ class WorkerExchange:
         """Answer with an error; no byte has been sent."""
         client = self._client
         self._status = refusal.status
+        if self._early:
+            self._settle(outcome, detail)
+            self._tell_late(error_event(refusal, self.call.api))
+            return
         request_id = b"saga-%d" % self.call.step
-        client.transport.write(error_answer(refusal, request_id, keep_alive=client.keep))
+        client.transport.write(error_answer(refusal, request_id, keep_alive=client.keep, api=self.call.api))
         self._settle(outcome, detail)
         client.replied()
 
     def _break_off(self, refusal: Refusal, detail: str, tail: bytes) -> None:
         """End a reply that cannot be completed: an error event where one fits, else a cut connection."""
         client = self._client
-        fits = self._stream and at_event_boundary(tail, chunked=self._wire_chunked)
+        fits = self._stream and self._late is None and at_event_boundary(tail, chunked=self._wire_chunked)
         if fits:
             event = error_event(refusal, self.call.api)
             client.transport.write(
-                last_chunk(event) if self._wire_chunked and not self._head.http10 else event
+                last_chunk(event) if (self._wire_chunked or self._early) and not self._head.http10 else event
             )
         self._settle(Outcome.BROKEN, detail)
-        if fits:
+        if self._late is not None:
+            self._tell_late(error_event(refusal, self.call.api))
+        elif fits:
             client.replied()
         else:
             client.cut()
@@ -295,15 +328,3 @@ class WorkerExchange:
         self._gateway.scheduler.finish(
             self.call.step, Result(outcome, self._status, usage, self._ttft_s, duration_s, detail, tool)
         )
-
-
-def _ordered(body: Body, api: str, priority: int | None) -> tuple[Body | memoryview, bytes]:
-    """A JSON object with `priority` in it, in two parts: of a name that stands twice, the last one counts."""
-    if priority is None or api not in ORDERED_APIS:
-        return body, b""
-    return memoryview(body)[: body.rindex(b"}")], b',"priority":%d}' % priority
-
-
-def _one_word(session: str) -> str:
-    """A session id that cannot end its header line; percent-encoded where it is not visible ASCII."""
-    return session if SESSION.fullmatch(session) else quote(session, safe="")

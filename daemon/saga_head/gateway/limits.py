@@ -21,6 +21,11 @@ class Limits:
     body_idle_s: float = 30.0  # between two reads of a request body
     keep_alive_idle_s: float = 75.0  # nginx's default; longer than the SDKs' pools keep theirs
     stalled_reader_s: float = 300.0  # a client that takes no reply byte this long is let go
+    # A step that waits: silence until a stream gets its head and comments, and a JSON reply its head and white space
+    # (the SDKs of OpenAI and Anthropic give up after 600 s without a byte, many proxies after 60 s); then between beats.
+    held_stream_s: float = 15.0
+    held_json_s: float = 240.0
+    held_beat_s: float = 15.0
     linger_s: float = (
         2.0  # after an early error: drop what is still on its way, so that no RST eats the answer
     )

@@ -112,6 +112,9 @@ class Target(msgspec.Struct, frozen=True, gc=False):
     session: str | None = None  # sent as X-Session-ID
     reply_headers: tuple[tuple[bytes, bytes], ...] = ()  # put into the reply's head
     priority: int | None = None  # for an engine that serves by it; takes the place of the client's own
+    cache_salt: bytes | None = (
+        None  # parts this tenant's prefix cache from others'; visible ASCII without quotes
+    )
 
 
 class Refusal(msgspec.Struct, frozen=True, gc=False):

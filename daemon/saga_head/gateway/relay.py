@@ -101,6 +101,14 @@ class Relay:
         else:
             self._asker.on_broken(detail or "the worker closed the connection")
 
+    def decode_to(self, write: Callable[[bytes], None]) -> None:
+        """From `on_head` on: pass the decoded body to `write` instead of the bytes as they come."""
+        assert self.head is not None
+        self._raw, self.on_body = _ignore, write
+        self._begun, self.complete = 0, False
+        self._parser = httptools.HttpResponseParser(self)  # which looks for on_body when it is made
+        self._parser.feed_data(self.head.raw)
+
     def drop(self) -> None:
         """Forget everyone: whatever still comes is of no interest; breaks the reference cycles."""
         self._asker = self._parser = None

@@ -5,62 +5,39 @@ from http import HTTPStatus
 
 import msgspec
 
+from saga_head.gateway.errors import error_json
 from saga_head.gateway.port import Refusal, Usage
+from saga_head.gateway.refusals import RETRY_AFTER_S
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 TAIL_BYTES = 2048  # of the reply's body; usage stands in the last few hundred
 
+# Statuses that ask a client to come again: it is told when.
+SHED = (429, 503, 529)
 # Never passed on from the worker: its connection is not the client's, and the request's id is ours.
 DROPPED = (b"connection", b"keep-alive", b"proxy-connection", b"x-request-id")
 _MAYBE_DROPPED = re.compile(rb"\r\n(?:connection|keep-alive|proxy-connection|x-request-id)[ \t]*:")
 
 
-class _Error(msgspec.Struct):
-    message: str
-    type: str
-    param: str | None
-    code: str
-
-
-class _Envelope(msgspec.Struct):
-    error: _Error
-
-
-class _AnthropicEnvelope(msgspec.Struct):
-    error: _Error
-    type: str = "error"
-
-
-def error_json(refusal: Refusal) -> bytes:
-    """The body of an error answer, as the OpenAI API shapes it."""
-    error = _Error(refusal.message, refusal.type, refusal.param, refusal.code)
-    return msgspec.json.encode(_Envelope(error))
-
-
-def error_answer(refusal: Refusal, request_id: bytes, *, keep_alive: bool) -> bytes:
-    """A whole error answer."""
-    body = error_json(refusal)
+def error_answer(refusal: Refusal, request_id: bytes, *, keep_alive: bool, api: str = "") -> bytes:
+    """A whole error answer, in the shape of `api`."""
+    body = error_json(refusal, api)
     try:
         phrase = HTTPStatus(refusal.status).phrase
     except ValueError:
         phrase = "Error"
     lines = [
         f"HTTP/1.1 {refusal.status} {phrase}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n",
-        f"x-request-id: {request_id.decode('latin-1')}\r\n",
+        f"x-request-id: {request_id.decode('latin-1')}\r\nx-saga-dropped-reason: {refusal.code}\r\n",
     ]
-    if refusal.retry_after_s is not None:
-        lines.append(f"retry-after: {refusal.retry_after_s}\r\n")
+    retry_after_s = refusal.retry_after_s
+    if retry_after_s is None and refusal.status in SHED:
+        retry_after_s = RETRY_AFTER_S
+    if retry_after_s is not None:
+        lines.append(f"retry-after: {retry_after_s}\r\n")
     if not keep_alive:
         lines.append("connection: close\r\n")
     return "".join(lines).encode("latin-1") + b"\r\n" + body
-
-
-def error_event(refusal: Refusal, api: str) -> bytes:
-    """An error inside a stream that has begun; the SDKs of both APIs raise it."""
-    if api.startswith("/v1/messages"):
-        error = _Error(refusal.message, refusal.type, refusal.param, refusal.code)
-        return b"event: error\ndata: " + msgspec.json.encode(_AnthropicEnvelope(error)) + b"\n\n"
-    return b"data: " + error_json(refusal) + b"\n\n"
 
 
 def last_chunk(payload: bytes) -> bytes:
@@ -106,6 +83,7 @@ class _Usage(msgspec.Struct):
     prompt_tokens_details: _Details | None = None
     input_tokens_details: _Details | None = None
     cache_read_input_tokens: int | None = None
+    cache_creation_input_tokens: int | None = None
 
 
 _usage = msgspec.json.Decoder(_Usage)
@@ -128,7 +106,12 @@ def read_usage(tail: bytes | bytearray) -> Usage | None:
         return None
     details = usage.prompt_tokens_details or usage.input_tokens_details
     cached = (details and details.cached_tokens) or usage.cache_read_input_tokens or 0
-    prompt = usage.prompt_tokens if usage.prompt_tokens is not None else usage.input_tokens
+    prompt = usage.prompt_tokens
+    if (
+        prompt is None and usage.input_tokens is not None
+    ):  # Messages count cached ones apart, Responses do not
+        apart = (usage.cache_read_input_tokens or 0) + (usage.cache_creation_input_tokens or 0)
+        prompt = usage.input_tokens + apart
     output = usage.completion_tokens if usage.completion_tokens is not None else usage.output_tokens
     return None if prompt is None else Usage(prompt, cached, output or 0)
 
