@@ -11,7 +11,10 @@ from saga_core.errors import ClusterError, RemoteProtocolError, UserError
 from saga_core.views import Accepted, ClusterView, Explanation, FinishRequest, SubmitRequest, WorkflowView
 
 if TYPE_CHECKING:
+    from http.client import HTTPConnection
+
     from saga_cli.folder import ClusterFolder
+    from saga_core.access import Access
 
 T = TypeVar("T")
 
@@ -43,12 +46,15 @@ class Control:
     folder: str
     """For error texts only."""
     timeout_s: float = TIMEOUT_S
+    way: tuple[str, ...] = ()
+    """A command that joins its input and output to the head, where TCP does not reach it."""
 
     @classmethod
     def of(cls, folder: ClusterFolder, timeout_s: float = TIMEOUT_S) -> Control:
         """The head of the cluster in `folder`. Raises ClusterError when none was started there."""
         access = folder.access()
-        return cls(access.url, access.admin_key, str(folder.path), timeout_s)
+        way = _way_to(access) if access.job else ()
+        return cls(access.url, access.admin_key, str(folder.path), timeout_s, way)
 
     def cluster(self) -> ClusterView:
         return self._ask("GET", "cluster", ClusterView)
@@ -100,11 +106,10 @@ class Control:
 
     def _exchange(self, method: str, path: str, body: object) -> tuple[int, bytes]:
         import http.client  # brings ssl and email: a fifth of what `saga --help` may take
-        from urllib.parse import urlsplit
 
-        address = urlsplit(self.url)
-        connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=self.timeout_s)
+        connection = self._connection()
         headers = {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"}
+        headers |= {"Connection": "close"} if self.way else {}
         try:
             connection.request(method, path, None if body is None else msgspec.json.encode(body), headers)
             answer = connection.getresponse()
@@ -114,9 +119,21 @@ class Control:
         except ConnectionRefusedError:
             raise self._silent("is not there (connection refused)") from None
         except (OSError, http.client.HTTPException) as error:
-            raise self._silent(f"broke off ({str(error) or type(error).__name__})") from None
+            words = getattr(connection, "words", str)()
+            raise self._silent(f"broke off ({words or str(error) or type(error).__name__})") from None
         finally:
             connection.close()
+
+    def _connection(self) -> HTTPConnection:
+        from http.client import HTTPConnection
+        from urllib.parse import urlsplit
+
+        address = urlsplit(self.url)
+        if not self.way:
+            return HTTPConnection(address.hostname or "", address.port, timeout=self.timeout_s)
+        from saga_cli.slurm.reach import Piped
+
+        return Piped(self.way, address.hostname or "", self.timeout_s)
 
     def _silent(self, what: str) -> HeadGone:
         return HeadGone(
@@ -135,3 +152,9 @@ class Control:
                 "the file is of another cluster or out of date"
             )
         return UserError(text) if status < 500 else ClusterError(f"the head at {self.url}: {text}")
+
+
+def _way_to(access: Access) -> tuple[str, ...]:
+    from saga_cli.slurm.reach import way_to
+
+    return way_to(access)

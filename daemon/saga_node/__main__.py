@@ -25,11 +25,27 @@ def main() -> int:
         metavar="S",
         help="the machine is taken away in S seconds (default: what SLURM_JOB_END_TIME says, else never)",
     )
+    parser.add_argument(
+        "--set",
+        dest="settings",
+        action="append",
+        default=[],
+        type=_setting,
+        metavar="NAME=VALUE",
+        help="a setting of this node alone, over those of the cluster (repeatable)",
+    )
     parser.add_argument("--log-level", choices=log.LEVELS, default=os.environ.get("SAGA_LOG_LEVEL", "info"))
     arguments = parser.parse_args()
     log.start(arguments.log_level)
     folder: Path = arguments.cluster_dir.absolute()
-    return asyncio.run(app.serve(folder, NodeId(arguments.node), arguments.ends_in))
+    return asyncio.run(app.serve(folder, NodeId(arguments.node), arguments.ends_in, dict(arguments.settings)))
+
+
+def _setting(text: str) -> tuple[str, str]:
+    name, found, value = text.partition("=")
+    if not found or not name:
+        raise argparse.ArgumentTypeError(f"{text!r}: section.name=value is valid")
+    return name, value
 
 
 def _seconds(text: str) -> float:

@@ -7,12 +7,13 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, assert_never
 
 from saga_core.access import FILE, SETTINGS, Access
-from saga_core.config import Config, NodeConfig
+from saga_core.config import Config, NodeConfig, with_settings
 from saga_core.errors import ClusterError, SagaError
 from saga_core.ids import NodeId, worker_id
 from saga_core.node import Node
@@ -221,9 +222,12 @@ def _version() -> str:
         return "0"
 
 
-async def serve(folder: Path, name: NodeId, ends_in_s: float | None = None) -> int:
+async def serve(
+    folder: Path, name: NodeId, ends_in_s: float | None = None, settings: Mapping[str, str] | None = None
+) -> int:
     """Be the node daemon `name` of the cluster in `folder` until told to end; the exit code.
 
+    settings: of this node alone, by dotted name, over those of the cluster.
     ends_in_s: when the machine is taken away; None: as Slurm says, or never. SIGUSR1 says that it is taken away in
     `node.notice_s` (Slurm's --signal, a preemption): the head then drains it.
     """
@@ -234,7 +238,11 @@ async def serve(folder: Path, name: NodeId, ends_in_s: float | None = None) -> i
         loop.add_signal_handler(number, inbox.put_nowait, StopAsked(signal.Signals(number).name))
     try:
         found = await _found(folder, inbox)
-        return 0 if found is None else await _serve(folder, name, inbox, *found, ends_in_s)
+        if found is None:
+            return 0
+        access, config = found
+        config = with_settings(config, settings or {}, where="--set")
+        return await _serve(folder, name, inbox, access, config, ends_in_s)
     except SagaError as error:
         log.error("node-failed", node=name, reason=error)
         return 1

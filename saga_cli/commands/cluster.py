@@ -1,92 +1,21 @@
-"""`saga up`, `down`, `status`, `url`, `profile`: the cluster as a whole."""
+"""`saga down`, `status`, `url`, `profile`: the cluster as a whole."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from saga_cli.options import command, given
-from saga_core.errors import UserError
+from saga_cli.options import Given, command, given
 
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-
-    from saga_cli.folder import ClusterFolder
-    from saga_core.views import ClusterView
-
-UP_TIMEOUT_S = 600.0
-"""As long as a worker may take to start (`node.start_timeout_s`)."""
 DOWN_TIMEOUT_S = 30.0
 
 
 def declare(app: typer.Typer) -> None:
-    command(app, "up")(up)
     command(app, "down")(down)
     command(app, "status")(status)
     command(app, "url")(url)
     command(app, "profile")(profile)
-
-
-def up(
-    ctx: typer.Context,
-    local: Annotated[bool, typer.Option("--local", help="On this machine.")] = False,
-    workers: Annotated[int | None, typer.Option(help="Number of workers.", metavar="N")] = None,
-    model: Annotated[
-        str | None, typer.Option(help="Path of a model, or a demo model: nano, agent, small.", metavar="M")
-    ] = None,
-    engine: Annotated[str | None, typer.Option(help="vllm or fake.", metavar="E")] = None,
-    profile: Annotated[str | None, typer.Option(help="How steps are placed.", metavar="P")] = None,
-    port: Annotated[int | None, typer.Option(help="Port of the endpoint; 0 takes a free one.")] = None,
-    name: Annotated[str | None, typer.Option(help="Name of the cluster.")] = None,
-    config: Annotated[Path | None, typer.Option(help="A TOML file instead of ./saga.toml.")] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="Any setting, as section.name=value.", metavar="S")
-    ] = None,
-    timeout: Annotated[float, typer.Option(help="Seconds for the workers to start.")] = UP_TIMEOUT_S,
-    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the workers are ready.")] = True,
-) -> None:
-    """Start a cluster. What already runs is kept."""
-    from saga_cli.config import parse_sets, resolve
-    from saga_cli.local.up import bring_up
-    from saga_cli.progress import progress
-
-    if not local:
-        raise UserError("say where: `saga up --local` starts a cluster on this machine")
-    flags = {"profile": profile, "name": name, "head.port": port, "workers.count": workers}
-    flags |= {"workers.model": model, "workers.engine": engine}
-    chosen = {key: value for key, value in flags.items() if value is not None} | parse_sets(set_ or [])
-    held, wanted = given(ctx), resolve(chosen, file=config)
-    with progress(held.renderer) as show:
-        started = bring_up(held.folder, wanted, show=show, timeout_s=timeout, wait=wait)
-    held.renderer.note(f"already running at {held.folder.path}" if started.already else "the cluster is up")
-    _show_started(ctx, started.cluster)
-
-
-def _show_started(ctx: typer.Context, cluster: ClusterView) -> None:
-    folder = given(ctx).folder
-    given(ctx).renderer.show(
-        cluster, table=lambda c: started_table(c, folder), quiet=lambda c: [f"{c.url}/v1"]
-    )
-
-
-def started_table(cluster: ClusterView, folder: ClusterFolder) -> RenderableType:
-    """What a person needs next."""
-    from saga_cli.tables import pairs
-    from saga_cli.units import plural
-
-    states = [worker.state for worker in cluster.workers]
-    told = ", ".join(f"{states.count(state)} {state}" for state in sorted(set(states))) or "not seen yet"
-    return pairs({
-        "endpoint": f"{cluster.url}/v1",
-        "key": "`saga url --key` prints it",
-        "models": ", ".join(cluster.models) or "none served yet",
-        "profile": cluster.profile,
-        "workers": f"{plural(len(states), 'worker')}: {told}",
-        "folder": str(folder.path),
-        "next": "saga submit -- PROGRAM · saga top · saga down",
-    })  # fmt: skip
 
 
 def down(
@@ -98,13 +27,37 @@ def down(
     from saga_cli.local.down import stop
 
     held = given(ctx)
-    ended = stop(held.folder, force=force, timeout_s=timeout)
+    in_slurm = stop_in_slurm(held, force=force, timeout_s=timeout)
+    ended = in_slurm if in_slurm is not None else stop(held.folder, force=force, timeout_s=timeout)
     text = (
-        f"stopped {ended} daemons at {held.folder.path}"
+        f"stopped {ended} {'daemons' if in_slurm is None else 'Slurm jobs'} at {held.folder.path}"
         if ended
         else f"no cluster is running at {held.folder.path}"
     )
     held.renderer.show({"stopped": bool(ended)}, table=lambda _: text, quiet=lambda _: [])
+
+
+def stop_in_slurm(held: Given, *, force: bool, timeout_s: float) -> int | None:
+    """How many jobs ended; None for a cluster that has none."""
+    from saga_cli.slurm.down import in_slurm
+
+    if not in_slurm(held.folder):
+        return None
+    import asyncio
+
+    from saga_cli.local.down import refuse_while_live
+    from saga_cli.slurm.asking import usual_site
+    from saga_cli.slurm.backends import backend_for
+    from saga_cli.slurm.down import take_down
+
+    if not force:
+        refuse_while_live(held.folder)
+
+    async def end() -> int:
+        backend = await backend_for(usual_site())
+        return await take_down(backend, held.folder, drain=False, timeout_s=timeout_s)
+
+    return asyncio.run(end())
 
 
 def status(ctx: typer.Context) -> None:

@@ -27,16 +27,21 @@ ASK_S: Final = 5.0
 
 
 def take_down(
-    folder: ClusterFolder, *, timeout_s: float, only: Sequence[Daemon] | None = None, drain: bool = False
+    folder: ClusterFolder,
+    *,
+    timeout_s: float,
+    only: Sequence[Daemon] | None = None,
+    drain_s: float | None = None,
 ) -> int:
     """End the cluster's processes on this machine (or `only` some daemons); returns how many daemons there were.
 
-    Asks the head to shut down, and after `timeout_s` sends TERM, then KILL, to what is left.
+    Asks the head to shut down, and after `timeout_s` sends TERM, then KILL, to what is left. drain_s: the head first
+    lets workflows end, for so long at most.
     """
     daemons = list(only) if only is not None else processes.find(folder)
     everything = processes.family(daemons)
-    deadline = time.monotonic() + timeout_s
-    if _asked(folder, daemons, drain=drain):
+    deadline = time.monotonic() + timeout_s + (drain_s or 0.0)
+    if _asked(folder, daemons, drain_s):
         processes.wait_gone([d.process for d in daemons if d.kind == processes.HEAD], deadline)
     # Those whom the head told are ending; a node that was still starting, or had no head, is told here.
     processes.signal_all([daemon.process for daemon in daemons], signal.SIGTERM)
@@ -45,12 +50,12 @@ def take_down(
     return len(daemons)
 
 
-def _asked(folder: ClusterFolder, daemons: Sequence[Daemon], *, drain: bool) -> bool:
+def _asked(folder: ClusterFolder, daemons: Sequence[Daemon], drain_s: float | None) -> bool:
     """Whether the head among `daemons` took the request; without it each daemon is told on its own."""
     if all(daemon.kind != processes.HEAD for daemon in daemons):
         return False
     try:
-        Control.of(folder, timeout_s=ASK_S).shutdown(drain=drain)
+        Control.of(folder, timeout_s=ASK_S).shutdown(drain=drain_s is not None, within_s=drain_s or 0.0)
     except SagaError:
         return False
     return True
@@ -73,11 +78,12 @@ def stop(folder: ClusterFolder, *, force: bool, timeout_s: float) -> int:
     Without `force` it refuses, with ClusterError, while programs started by saga are live.
     """
     if not force:
-        _refuse_while_live(folder)
+        refuse_while_live(folder)
     return take_down(folder, timeout_s=timeout_s)
 
 
-def _refuse_while_live(folder: ClusterFolder) -> None:
+def refuse_while_live(folder: ClusterFolder) -> None:
+    """Raises ClusterError while programs that saga started are live."""
     try:
         workflows = Control.of(folder).workflows()
     except ClusterError:
@@ -86,5 +92,5 @@ def _refuse_while_live(folder: ClusterFolder) -> None:
     if live:
         raise ClusterError(
             f"{plural(len(live), 'workflow')} still live ({ranges(live)}): wait for them (`saga wait all`), cancel "
-            "them, or use `saga down --force` (their programs start again at the next `saga up`)"
+            "them, let them end with `saga down --drain`, or use `saga down --force` (their programs start again at the next `saga up`)"
         )

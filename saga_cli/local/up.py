@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from saga_cli.config import Resolved
 from saga_cli.control import Control
@@ -21,10 +20,11 @@ from saga_cli.local import processes
 from saga_cli.local.down import take_down
 from saga_cli.local.processes import HEAD, LOCAL_NODE, NODE, POLL_S, Daemon
 from saga_cli.progress import Progress
+from saga_cli.settling import settle
 from saga_cli.units import plural
 from saga_core.access import decode
-from saga_core.config import Config, with_settings
-from saga_core.errors import ClusterError, SagaError, UserError
+from saga_core.config import Config
+from saga_core.errors import ClusterError, SagaError
 from saga_core.states import WorkerState
 from saga_core.views import ClusterView, WorkerView
 
@@ -61,7 +61,7 @@ def bring_up(
     """
     folder.make()
     running = {daemon.kind: daemon for daemon in processes.find(folder)}
-    config = _settle(folder, wanted, running=bool(running))
+    config = settle(folder, wanted, running=bool(running))
     undo = _Undo()
     try:
         if HEAD not in running:
@@ -78,52 +78,6 @@ def bring_up(
             take_down(folder, only=started, timeout_s=UNDO_S)
         raise
     return Started(cluster, already=not undo.started)
-
-
-def _settle(folder: ClusterFolder, wanted: Resolved, *, running: bool) -> Config:
-    """The settings of the cluster in the folder: those it runs with, or now the wanted ones."""
-    held = folder.settings() if running else None
-    if held is not None:
-        _compare({n: v for n, v in _concrete(wanted).items() if n in wanted.asked}, held, folder)
-        return with_settings(Config(), held, where=str(folder.settings_file))
-    values = _concrete(wanted)
-    folder.write_settings(values)
-    return with_settings(Config(), values, where="saga up")
-
-
-def _compare(asked: Mapping[str, Any], held: Mapping[str, Any], folder: ClusterFolder) -> None:
-    """What was asked for on purpose must be what runs."""
-    other = [
-        f"{name} is {_plain(held.get(name))!r}, not {_plain(value)!r}"
-        for name, value in asked.items()
-        if _plain(value) != _plain(held.get(name))
-    ]
-    if other:
-        raise UserError(
-            f"a cluster with other settings runs at {folder.path}: {'; '.join(other)}. "
-            "Take it down first (`saga down`), or use another --cluster-dir"
-        )
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
-
-
-def _concrete(wanted: Resolved) -> dict[str, Any]:
-    """The wanted settings with a name, and a model's folder as daemons find it from anywhere."""
-    import getpass
-
-    values = dict(wanted.values)
-    values["name"] = values["name"] or f"saga-{getpass.getuser()}"
-    values["workers.model"] = _findable(str(values["workers.model"]))
-    return values
-
-
-def _findable(model: str) -> str:
-    from saga_vllm.model import MODEL_SIZES
-
-    path = Path(model).expanduser()
-    return str(path.absolute()) if model not in MODEL_SIZES and path.is_dir() else model
 
 
 def _start_head(folder: ClusterFolder, undo: _Undo, show: Progress) -> None:
