@@ -25,7 +25,7 @@ def _lines(evaluation: Evaluation) -> Iterator[str]:
         table = rows.overview(evaluation, baseline)
         if table.rows:
             yield from _section(f"Against {baseline}", table, "")
-    yield from (rows.VERSUS_LEGEND, "", "## Figures", "", rows.LEGEND, "")
+    yield from (rows.VERSUS_LEGEND, "", "## Figures", "", *"\n\n".join(rows.LEGENDS).splitlines(), "")
     for condition in evaluation.conditions():
         yield from (f"### {condition_words(condition)}", "")
         yield from table_lines(rows.figures(evaluation, condition))

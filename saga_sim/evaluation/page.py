@@ -46,7 +46,12 @@ def render(evaluation: Evaluation) -> str:
         tag("section", tag("h2", "Plots"), tag("div", *_plots(evaluation), class_="plots")),
         *_overviews(evaluation),
         tag("section", tag("h2", "Set-up"), _set_up(evaluation)),
-        tag("section", tag("h2", "Figures"), tag("p", rows.LEGEND, class_="remark"), *_figures(evaluation)),
+        tag(
+            "section",
+            tag("h2", "Figures"),
+            *(tag("p", said, class_="remark") for said in rows.LEGENDS),
+            *_figures(evaluation),
+        ),
     ]
     return f"<!doctype html>\n{tag('html', head, tag('body', PATTERNS, tag('main', *parts)), lang='en')}\n"
 

@@ -65,6 +65,12 @@ LEGEND = (
     "workflows whose completion time is at most 2.5 times that alone. Max slowdown: of any workflow in any seed. "
     f"Starved: workflows that took {STARVED:g} times their time alone, or did not finish."
 )
+FORECAST_LEGEND = (
+    "Predictions of work: mean |log(predicted / came)| of a workflow's engine seconds at its arrival and when so much of it was done; the rule is the median of "
+    "those that ended of late. Next tool: share wrong; the rule is the commonest one. Within: inside the 10 to 90 % band; for tools the share right."
+)
+BOUND_LEGEND = "The fairness bound: docs/fairness.md. Late: ended after a fair share would have finished them; lateness in lives without waiting."
+LEGENDS = (LEGEND, FORECAST_LEGEND, BOUND_LEGEND)
 VERSUS_LEGEND = (
     "Above 1 is better than the baseline, workflow by workflow on the same arrivals. Geomean: geometric mean over workflows and "
     "seeds of (TCT under the baseline / TCT here), in brackets its 95 % confidence interval (Student, over seeds); the others are "
@@ -163,12 +169,6 @@ def _figure(forecast: Forecast, error: float) -> str:
     return notation.share(error) if forecast.what == NEXT_TOOL else notation.ratio(error)
 
 
-FORECAST_LEGEND = (
-    "Work: mean |log(predicted / came)| of a workflow's engine seconds at its arrival and when so much of it was done; the rule is the median of "
-    "those that ended of late. Next tool: share wrong; the rule is the commonest one. Within: inside the 10 to 90 % band; for tools the share right."
-)
-
-
 def bounds(evaluation: Evaluation, condition: Condition) -> Table | None:
     """The fairness bound against what was seen, of ours: others do not promise it."""
     rows = tuple(
@@ -191,9 +191,6 @@ def bounds(evaluation: Evaluation, condition: Condition) -> Table | None:
         "without a step's end",
     )
     return Table(head, rows) if rows else None
-
-
-BOUND_LEGEND = "The fairness bound (docs/fairness.md) against what was seen. Late: ended after a fair share would have finished them; lateness in lives without waiting."
 
 
 def targets(judged: Sequence[Judged]) -> Table:
@@ -259,7 +256,7 @@ def details(evaluation: Evaluation, condition: Condition) -> Iterator[tuple[str,
     found = (
         ("Within the objective, by tenant:", shares(evaluation, condition, lambda s: s.tenants)),
         ("Within the objective, by class:", shares(evaluation, condition, lambda s: s.classes)),
-        (FORECAST_LEGEND, forecasts(evaluation, condition)),
-        (BOUND_LEGEND, bounds(evaluation, condition)),
+        ("Predictions:", forecasts(evaluation, condition)),
+        ("The fairness bound against what was seen:", bounds(evaluation, condition)),
     )
     yield from ((title, table) for title, table in found if table is not None)

@@ -10,17 +10,23 @@ import msgspec
 import pytest
 from evaluation_makers import cell, result, tenant
 
+from saga_core.aeg import Score
+from saga_core.fairness import FairnessFigures
 from saga_sim.evaluation import markdown, page, plots, rows
 from saga_sim.evaluation.answer import Evaluation, SetUp, condition_words, headline, losses
 from saga_sim.evaluation.cells import steady_per_min
 from saga_sim.evaluation.course import Failure, Pace, Peak, peaks
 from saga_sim.evaluation.plan import Load
-from saga_sim.evaluation.standing import Condition
+from saga_sim.evaluation.standing import COLD, Condition
 from saga_sim.evaluation.summary import standings
 from saga_sim.evaluation.targets import TARGETS, Figure, Over, State, Target, judge
 from saga_sim.oracle.witness import Belady
 from saga_sim.pairing import Basis
 
+BELADY = Belady(
+    reference="a run", ratio_s=1.2, ratio_tokens=1.3, again_s=12.0, again_tokens=13, oracle_s=10.0, oracle_tokens=10,
+    looked_up_tokens=100, compulsory_tokens=10, uncached_share=0.0,
+)  # fmt: skip
 GOLDEN = Path(__file__).parents[1] / "golden" / "report" / "evaluation.md"
 
 
@@ -114,6 +120,114 @@ def test_tenants_are_told_apart_where_there_are_several():
     assert alone.tenants == ()
 
 
+def test_what_came_early_is_told_from_the_rest():
+    times = [10.0] * 150
+    ours = [5.0] * 100 + [2.5] * 50
+    cold = versus([result("sticky", times), result("saga", ours)])
+    assert (cold.early, cold.late) == pytest.approx(
+        (10 / 5 ** (75 / 75), 10 / (5 ** (25 / 75) * 2.5 ** (50 / 75)))
+    )
+    long = versus([result("sticky", times * 2), result("saga", [5.0] * 100 + [2.5] * 200)])
+    assert (long.early, long.late) == pytest.approx((2.0, 4.0))
+
+
+def test_a_shift_splits_in_the_middle():
+    at = Condition(work="swe", load=Load.PRESSURE, level=1.5, workers=4, workflows=400, twist="slow~10")
+    assert (at.early, msgspec.structs.replace(at, twist="cv~3").early) == (200, COLD)
+    twisted = [
+        result(name, times, cell_of=cell(name, workflows=4, twist="then~iso"))
+        for name, times in (("sticky", [8.0] * 4), ("saga", [8.0, 8.0, 2.0, 2.0]))
+    ]
+    found = versus(twisted)
+    assert (found.early, found.late) == pytest.approx((1.0, 4.0))
+
+
+def test_predictions_are_weighted_by_their_number():
+    def score(count, error, rule_error):
+        return Score(what="work at 25%", count=count, error=error, rule_error=rule_error, within=0.5)
+
+    runs = [
+        result("saga", [1.0], seed=0, scores=(score(1, 0.2, 1.0),)),
+        result("saga", [1.0], seed=1, scores=(score(3, 0.6, 1.0), score_of_tools(10, 0.95))),
+    ]
+    (found,) = standings(runs, [])
+    work = found.forecast("work at 25%")
+    assert (work.count, work.error, work.rule_error) == pytest.approx((4, 0.5, 1.0))
+    assert found.forecast("next tool").within == pytest.approx(0.95)
+    assert found.forecast("return") is None
+    asked = {"baseline": None, "profile": "saga"}
+    assert judged(runs, figure=Figure.WORK, most=1.0, **asked).reached == pytest.approx(0.5)
+    assert judged(runs, figure=Figure.NEXT_TOOL, least=0.9, **asked).state is State.MET
+
+
+def score_of_tools(count, right):
+    return Score(what="next tool", count=count, error=1 - right, rule_error=0.6, within=right)
+
+
+def test_the_bound_is_summed_and_the_worst_stays_the_worst():
+    def seen(violations, late):
+        return FairnessFigures(workflows=10, violations=violations, lateness_max=late, inverted_max_s=late)
+
+    runs = [result("saga", [1.0], seed=seed, fairness=seen(seed, 5.0 - seed)) for seed in (0, 1)]
+    (found,) = standings(runs, [])
+    assert (found.bound.workflows, found.bound.violations, found.bound.lateness_max) == (20, 1, 5.0)
+    assert standings([result("saga", [1.0])], [])[0].bound is None
+
+
+def test_the_best_of_the_others_is_who_has_the_same_hardware():
+    runs = [
+        result(name, [1.0], per_min=rate)
+        for name, rate in (("sticky", 4.0), ("saga", 9.0), ("thunder", 10.0))
+    ]
+    hosted = result("sticky+host~2", [1.0], per_min=30.0)
+    asked = {"figure": Figure.BEST, "baseline": None, "least": 1.0}
+    assert judged([*runs, hosted], **asked).reached == pytest.approx(0.9)
+    assert judged(runs[1:2], **asked).state is State.NOT_RUN
+
+
+def test_a_ratio_of_ratios_needs_its_own_baseline():
+    def told(ratio):
+        return msgspec.structs.replace(BELADY, ratio_s=ratio)
+
+    runs = [
+        result("saga", [1.0], belady=told(1.2)),
+        result("saga+lru", [1.0], belady=told(1.5)),
+        result("ttl", [1.0], belady=told(1.0)),
+    ]
+    asked = {"figure": Figure.BELADY, "baseline": "saga+lru", "most": 1.0}
+    assert judged(runs, **asked).reached == pytest.approx(0.8)
+    assert judged(runs[::2], **asked).state is State.NOT_RUN
+
+
+def test_twisted_conditions_decide_no_target():
+    runs = [
+        result(name, [time], cell_of=cell(name, workflows=1, twist="cv~2"))
+        for name, time in (("sticky", 9.0), ("saga", 1.0))
+    ]
+    assert judged(runs, least=4.0).state is State.NOT_RUN
+
+
+def test_many_profiles_are_rows_and_few_are_columns():
+    many = ["saga", *(f"saga+rise={n}" for n in range(12))]
+    results = [result(name, [2.0], work=work) for work in ("swe", "iso") for name in many]
+    made = evaluation(results, many, ["saga"])
+    turned = rows.overview(made, "saga")
+    assert turned.head[0] == "profile"
+    assert [row[0] for row in turned.rows] == many[1:]
+    few = rows.overview(evaluation(results, many[:3], ["saga"]), "saga")
+    assert few.head == ("set and load", *many[1:3])
+
+
+def test_closed_loops_are_drawn_over_their_numbers():
+    results = [
+        result("sticky", [float(at)], load=Load.AT_ONCE, level=at, steady_per_min=at / 10)
+        for at in (8.0, 32.0)
+    ]
+    made = evaluation(results, ["sticky"], ["sticky"])
+    assert "completion time against throughput" in page.render(made)
+    assert plots.loops(evaluation(results[:1], ["sticky"], ["sticky"]), "swe") is None
+
+
 def test_the_steady_rate_leaves_out_ramp_and_drain():
     ends = [0.0, 1.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 500.0, 900.0]
     assert steady_per_min(ends) == pytest.approx(5 / 50 * 60)
@@ -201,11 +315,7 @@ def test_objectives_and_slowdowns_are_judged_without_a_baseline():
 
 
 def test_the_belady_ratio_has_an_upper_bound():
-    told = Belady(
-        reference="a run", ratio_s=1.2, ratio_tokens=1.3, again_s=12.0, again_tokens=13, oracle_s=10.0, oracle_tokens=10,
-        looked_up_tokens=100, compulsory_tokens=10, uncached_share=0.0,
-    )  # fmt: skip
-    runs = [result("saga", [1.0], seed=0, belady=told), result("saga", [1.0], seed=1)]
+    runs = [result("saga", [1.0], seed=0, belady=BELADY), result("saga", [1.0], seed=1)]
     assert standings(runs, [])[0].belady == pytest.approx(1.2)
     asked = {"figure": Figure.BELADY, "baseline": None}
     assert judged(runs, **asked, most=1.2).state is State.MET
@@ -257,38 +367,43 @@ def test_the_front_holds_whom_nobody_beats():
     assert plots.front(points) == ["c", "a", "e", "b"]
 
 
-def evaluation():
+def whole():
     results = [
         *two_seeds(),
-        result("sticky", [5.0, 6.0], level=0.3), result("saga", [5.0, 6.0], level=0.3),
+        result("sticky", [5.0, 6.0], level=0.3), result("saga", [5.0, 6.0], level=0.3, scores=(score_of_tools(1234, 0.9),)),
         *(
-            result(name, [2.0, 3.0], work="mix", load=Load.PEAK, level=0.8, tenants=(tenant("heavy-1", 1.0), tenant("light-1", share)))
+            result(name, [2.0, 3.0], work="mix", load=Load.PEAK, level=0.8, tenants=(tenant("heavy-1", 1.0), tenant("light-1", share)),
+                   fairness=FairnessFigures(workflows=2, overdue=1, lateness_max=0.25))
             for name, share in (("sticky", 0.5), ("saga", 1.0))
         ),
     ]  # fmt: skip
-    found = standings(results, ["sticky"])
+    return evaluation(results, ["sticky", "saga"], ["sticky"])
+
+
+def evaluation(results, profiles, baselines):
+    found = standings(results, baselines)
     judged_ = judge(found)
     return Evaluation(
         set_up=SetUp(
-            suite="quick", command="saga eval quick", profiles=("sticky", "saga"), baselines=("sticky",), seeds=2,
+            suite="quick", command="saga eval quick", profiles=tuple(profiles), baselines=tuple(baselines), seeds=2,
             machine="2 cores", versions=(("saga", "1"),), skipped=(("iso", "not <here>"),), code="c0de",
         ),
-        headline=headline(judged_, found), targets=tuple(judged_), losses=tuple(losses(found, ["sticky", "saga"])),
+        headline=headline(judged_, found), targets=tuple(judged_), losses=tuple(losses(found, profiles)),
         standings=tuple(found), peaks=(Peak(work="mix", workers=4, workflows=2, per_min=3.94, at_once=80.0),),
         failures=(Failure(cell=cell("saga", work="kvct"), why="it | broke"),), cells=len(results), cpu_s=8.0,
     )  # fmt: skip
 
 
 def test_the_markdown_is_as_it_was():
-    written = markdown.render(evaluation())
+    written = markdown.render(whole())
     if os.environ.get("SAGA_UPDATE_GOLDEN"):
         GOLDEN.write_text(written, encoding="utf-8")
     assert written == GOLDEN.read_text(encoding="utf-8")
 
 
 def test_the_page_holds_the_verdict_first_and_fetches_nothing():
-    html = page.render(evaluation())
-    assert html == page.render(evaluation())
+    html = page.render(whole())
+    assert html == page.render(whole())
     first, rest = html.index('class="verdict"'), html.index("<h2>Losses</h2>")
     assert html.index("headline") < first < rest < html.index("<h2>Plots</h2>")
     assert "1.73× over vLLM with prefix cache" in html
@@ -302,7 +417,7 @@ def test_the_page_holds_the_verdict_first_and_fetches_nothing():
 
 
 def test_the_answer_survives_json():
-    made = evaluation()
+    made = whole()
     assert msgspec.json.decode(msgspec.json.encode(made), type=Evaluation) == made
 
 
