@@ -1,19 +1,32 @@
-"""Reply bodies and stream chunks in vLLM's shapes, for both OpenAI endpoints."""
+"""Reply bodies and stream chunks in vLLM's shapes: what all APIs share, and both completions APIs."""
 
 import time
 import uuid
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
 from saga_fake.reply import CallDelta
 from saga_fake.requests import EngineRequest, Output
 
 Json = dict[str, Any]
+DONE = b"data: [DONE]\n\n"
+
+
+def event(body: Json) -> bytes:
+    """A server-sent event."""
+    return b"data: " + msgspec.json.encode(body) + b"\n\n"
+
+
+def named_event(name: str, body: Json) -> bytes:
+    """One with a name, as the Messages and the Responses API have them."""
+    return b"event: " + name.encode() + b"\n" + event(body)
 
 
 @dataclass(slots=True, kw_only=True)
 class Answer:
-    """What both endpoints share: identity, usage and the text so far."""
+    """What all endpoints share: identity, usage and the text so far."""
 
     id: str
     model: str
@@ -27,12 +40,39 @@ class Answer:
 
     chunk_object = ""
     whole_object = ""
+    last_words = b""
 
     def add(self, output: Output) -> None:
         """Take in one token."""
         self.text += output.text
         self.generated.append(output.piece.token)
         self.last = output
+
+    def opening(self) -> list[bytes]:
+        """What a stream begins with, once its first token is there."""
+        first = self.first()
+        return [] if first is None else [event(first)]
+
+    def events(self, output: Output) -> list[bytes]:
+        """What a stream says of one token, which has been added."""
+        delta = self.delta(output)
+        return [] if delta is None else [event(delta)]
+
+    def closing(self, *, usage: bool) -> list[bytes]:
+        """What a stream ends with."""
+        return [event(self.usage_chunk())] if usage else []
+
+    def first(self) -> Json | None:
+        """The chunk that opens a stream."""
+        return None
+
+    def delta(self, output: Output) -> Json | None:
+        """The chunk for one token; None for a token of which a client sees nothing."""
+        raise NotImplementedError
+
+    def whole(self) -> Json:
+        """The unstreamed reply."""
+        raise NotImplementedError
 
     def usage(self, *, details: bool = True) -> Json:
         """Token counts so far; `details` with the cached prompt tokens (vLLM's --enable-prompt-tokens-details)."""
@@ -82,6 +122,7 @@ class ChatAnswer(Answer):
 
     chunk_object = "chat.completion.chunk"
     whole_object = "chat.completion"
+    last_words = DONE
 
     def first(self) -> Json:
         """The event that opens a stream."""
@@ -152,10 +193,7 @@ class CompletionAnswer(Answer):
 
     chunk_object = "text_completion"
     whole_object = "text_completion"
-
-    def first(self) -> Json | None:
-        """Nothing opens the stream of a completion."""
-        return None
+    last_words = DONE
 
     def delta(self, output: Output) -> Json | None:
         """The event for one token."""

@@ -6,8 +6,10 @@ from itertools import islice
 
 from saga_fake.answers import ChatAnswer, CompletionAnswer
 from saga_fake.config import FakeConfig
+from saga_fake.messages import MessagesAnswer, MessagesRequest
 from saga_fake.reply import DEFAULT_REPLY_TOKENS, Script, StopWatch, endless, invented
 from saga_fake.requests import EngineRequest
+from saga_fake.responses import ResponsesAnswer, ResponsesRequest
 from saga_fake.tokens import chat_tokens, content_text
 from saga_fake.wire import (
     ChatRequest,
@@ -29,15 +31,11 @@ class Front:
 
     def chat(self, request: ChatRequest, request_id: str | None, session: str | None) -> ChatAnswer:
         """The answer-to-be of a chat request; the two headers that vLLM reads come beside it."""
-        model = check_model(request.model, self._config.models)
-        if not request.messages:
-            raise invalid("messages: at least one message is needed", "messages")
-        prompt = chat_tokens(request.messages, request.tools or ())
-        last = content_text(request.messages[-1].get("content"))
+        model, engine = self._conversation(request, session)
         return ChatAnswer(
             id=_reply_id("chatcmpl", request_id or request.request_id),
             model=model,
-            request=self._engine_request(request, prompt, last, session),
+            request=engine,
             continuous_usage=_continuous_usage(request),
             token_ids_wanted=bool(request.return_token_ids),
         )
@@ -57,6 +55,30 @@ class Front:
             token_ids_wanted=bool(request.return_token_ids),
             echo=text if request.echo else "",
         )
+
+    def messages(
+        self, request: MessagesRequest, request_id: str | None, session: str | None
+    ) -> MessagesAnswer:
+        """The answer-to-be of a Messages request."""
+        if request.max_tokens is None:
+            raise invalid("max_tokens: Field required", "max_tokens")
+        model, engine = self._conversation(request.as_chat(), session)
+        return MessagesAnswer(id=_reply_id("chatcmpl", request_id), model=model, request=engine)
+
+    def responses(self, request: ResponsesRequest, session: str | None) -> ResponsesAnswer:
+        """The answer-to-be of a Responses request; its id is never the request's header's."""
+        model, engine = self._conversation(request.as_chat(), session)
+        name = request.request_id or f"resp_{uuid.uuid4().hex}"
+        return ResponsesAnswer(id=name, model=model, request=engine, asked=request)
+
+    def _conversation(self, request: ChatRequest, session: str | None) -> tuple[str, EngineRequest]:
+        """The model's name and the engine's request for a chat."""
+        model = check_model(request.model, self._config.models)
+        if not request.messages:
+            raise invalid("messages: at least one message is needed", "messages")
+        prompt = chat_tokens(request.messages, request.tools or ())
+        last = content_text(request.messages[-1].get("content"))
+        return model, self._engine_request(request, prompt, last, session)
 
     def _engine_request(
         self, request: GenerationRequest, prompt: Sequence[int], last_message: str, session: str | None

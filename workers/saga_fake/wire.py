@@ -111,7 +111,7 @@ class CompletionRequest(GenerationRequest, frozen=True, kw_only=True):
     echo: bool | None = False
 
 
-RequestT = TypeVar("RequestT", bound=GenerationRequest)
+RequestT = TypeVar("RequestT", bound=msgspec.Struct)
 
 
 def read_request(body: bytes, kind: type[RequestT]) -> RequestT:
