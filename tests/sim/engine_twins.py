@@ -159,7 +159,7 @@ def queue_of(engine: Engine, names: Names) -> list[int]:
 def queue_of_exact(engine: FakeEngine, first: dict[int, int]) -> list[int]:
     """The same of the double; `first` names a content by its first token."""
     pool = engine.pool
-    return [first[c] for b in pool._free if (c := pool._blocks[b].content) is not None]
+    return [first[c] for b in pool.order if (c := pool._blocks[b].content) is not None]
 
 
 def contents(names: Names, streams: list[Stream], size: int, blocks: int) -> dict[int, int]:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from saga_core.errors import SagaError, UserError
+from saga_core.kv.commands import INCARNATION_VARIABLE
 from saga_fake.config import FakeConfig
 from saga_fake.engine import EngineShape
 from saga_fake.faults import Fault, Mode, parse_fault
@@ -50,6 +51,12 @@ def read_arguments(argv: Sequence[str]) -> FakeConfig:
         "--reply-tokens", type=int, help="invented replies stop by themselves after so many tokens"
     )
     parser.add_argument(
+        "--control",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="take orders about sessions' KV",
+    )
+    parser.add_argument(
         "--fault", default=os.environ.get("SAGA_FAKE_FAULT") or "ok", help="MODE or MODE=VALUE"
     )
     return _config(parser.parse_args(argv))
@@ -80,6 +87,8 @@ def _config(given: argparse.Namespace) -> FakeConfig:
         script=given.script,
         reply_tokens=given.reply_tokens,
         api_key=os.environ.get("VLLM_API_KEY") or None,
+        control=given.control,
+        incarnation=int(os.environ.get(INCARNATION_VARIABLE) or 0),
         fault=parse_fault(given.fault),
     )
 

@@ -26,4 +26,7 @@ class FakeConfig:
     reply_tokens: int | None = None
     """Length after which an invented reply stops by itself; None: at the request's limit, or at 64 without one."""
     api_key: str | None = field(default=None, repr=False)
+    control: bool = True
+    """Whether it takes orders about sessions' KV, for this `incarnation`."""
+    incarnation: int = 0
     fault: Fault = field(default_factory=Fault)

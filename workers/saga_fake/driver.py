@@ -89,6 +89,11 @@ class Driver:
         await asyncio.sleep(ahead_s if ahead_s >= SHORTEST_SLEEP_S else 0)
         await self._moving.wait()
 
+    def tell(self) -> None:
+        """Publish what happened, if the engine steps: it would be told with the next step otherwise."""
+        if self._moving.is_set():
+            self._send_events()
+
     def _send_events(self) -> None:
         events = self.engine.pool.take_events()
         if self._publish is not None:

@@ -148,6 +148,8 @@ class Engine:
     def _admit(self, request: EngineRequest, cached: list[int], now: float) -> None:
         self.pool.touch(cached)
         request.blocks = cached
+        if request.session:
+            self.pool.use(request.session, cached)
         request.stored_blocks = len(cached)
         request.computed_tokens = len(cached) * self.shape.block_tokens
         request.state = RequestState.RUNNING
@@ -163,7 +165,10 @@ class Engine:
 
     def _advance(self, request: EngineRequest, tokens: int, chunks: list[Chunk]) -> None:
         """Give the request its blocks for `tokens` more, and make those that become full findable."""
-        request.blocks += self.pool.take(self._missing_blocks(request, tokens))
+        new = self.pool.take(self._missing_blocks(request, tokens))
+        request.blocks += new
+        if request.session:
+            self.pool.use(request.session, new)
         chunks.append(Chunk(request, request.computed_tokens, tokens))
         request.computed_tokens += tokens
         first, full = request.stored_blocks, request.computed_tokens // self.shape.block_tokens

@@ -1,16 +1,18 @@
-"""The paged KV pool with a prefix cache, in the order of vLLM 0.32's `BlockPool`.
+"""The paged KV pool with a prefix cache, in the order of vLLM 0.32's `BlockPool` with session control in it.
 
 Rules of this file:
 1. Block 0 is the null block and is never handed out, so a pool of n blocks holds n - 1.
 2. A block in use has references; a block without is in the free queue, even while its content can still be found.
 3. The free queue is popped at the front. Freed blocks with content go to the back (so the queue is LRU), those
    without go to the front. A request frees its tail first, so its head is kept the longest.
+4. Once somebody says what sessions are worth, that decides first (`saga_core.kv.blocks`, as in the engine's plugin).
 """
 
-from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from saga_core.kv.blocks import BlockOrder, Slot
 from saga_fake.kv_events import AllBlocksCleared, BlockRemoved, BlockStored, KVEvent
 
 MEDIUM = "GPU"
@@ -28,11 +30,13 @@ class Block:
 class BlockPool:
     """Blocks, the prefix cache over them, and the events of both."""
 
-    def __init__(self, blocks: int, block_tokens: int) -> None:
+    def __init__(self, blocks: int, block_tokens: int, now: Callable[[], float] = time.monotonic) -> None:
+        """`now`: a clock in seconds, for times to live."""
         self.block_tokens = block_tokens
         self.events: list[KVEvent] = []
         self._blocks = [Block() for _ in range(blocks)]
-        self._free: OrderedDict[int, None] = OrderedDict.fromkeys(range(1, blocks))
+        self.order: BlockOrder[int] = BlockOrder(range(blocks), now)
+        self.order.free_empty(self.order.slots[1:])
         self._found: dict[int, dict[int, None]] = {}
 
     @property
@@ -41,7 +45,7 @@ class BlockPool:
 
     @property
     def free_blocks(self) -> int:
-        return len(self._free)
+        return self.order.count
 
     @property
     def usage(self) -> float:
@@ -66,7 +70,7 @@ class BlockPool:
         """Take one more reference on each cached block."""
         for block in blocks:
             if not self._blocks[block].references:
-                del self._free[block]
+                self.order.touch(self.order.slots[block])
             self._blocks[block].references += 1
 
     def take(self, blocks: int) -> list[int]:
@@ -76,7 +80,7 @@ class BlockPool:
         """
         if blocks > self.free_blocks:
             raise ValueError(f"{blocks} blocks wanted, {self.free_blocks} are free")
-        taken = [self._free.popitem(last=False)[0] for _ in range(blocks)]
+        taken = self.order.take(blocks)
         for block in taken:
             self._evict(block)
             self._blocks[block].references = 1
@@ -84,19 +88,30 @@ class BlockPool:
 
     def give_back(self, blocks: Sequence[int]) -> None:
         """Drop one reference on each block; the first of them is evicted first (so pass a request's tail first)."""
-        empty: list[int] = []
+        full: list[Slot[int]] = []
+        empty: list[Slot[int]] = []
         for block in blocks:
             state = self._blocks[block]
             state.references -= 1
-            if state.references:
-                continue
-            if state.content is None:
-                empty.append(block)
-            else:
-                self._free[block] = None
-        for block in reversed(empty):
-            self._free[block] = None
-            self._free.move_to_end(block, last=False)
+            if not state.references:
+                (full if state.content is not None else empty).append(self.order.slots[block])
+        self.order.free_empty(empty)
+        self.order.free(full)
+
+    def use(self, session: str, blocks: Iterable[int]) -> None:
+        """A request of `session` uses these blocks."""
+        self.order.use(session, [self.order.slots[block] for block in blocks])
+
+    def drop(self, session: str) -> int:
+        """Forget what `session` alone has and nobody uses; how many blocks that were."""
+        dropped = self.order.drop(session)
+        for block in dropped:
+            self._evict(block)
+        return len(dropped)
+
+    def holds(self, content: int) -> bool:
+        """Whether a block of this content can be found."""
+        return content in self._found
 
     def store(
         self,
@@ -135,6 +150,7 @@ class BlockPool:
         self._found.clear()
         for block in self._blocks:
             block.content = None
+        self.order.reset()
         self.events.append(AllBlocksCleared())
         return True
 
@@ -146,11 +162,12 @@ class BlockPool:
     def check(self) -> None:
         """AssertionError unless references, free queue and cache agree: for tests."""
         for block, state in enumerate(self._blocks[1:], start=1):
-            assert (state.references == 0) == (block in self._free), f"block {block}: {state}"
+            assert (state.references == 0) == self.order.slots[block].is_free, f"block {block}: {state}"
             assert state.references >= 0, f"block {block}: {state}"
             if state.content is not None:
                 assert block in self._found[state.content], f"block {block}: {state}"
-        assert 0 not in self._free
+        assert not self.order.slots[0].is_free
+        self.order.check()
         assert all(
             self._blocks[block].content == content
             for content, copies in self._found.items()

@@ -220,7 +220,7 @@ class BlockOrder(Generic[T]):
 
     def reset(self) -> None:
         """No block holds anything any more. What sessions are worth still stands."""
-        free = [slot for slot in self.slots if slot.is_free]
+        free = list(self.queue)
         for slot in free:
             self.queue.remove(slot)
         for slot in self.slots:

@@ -109,6 +109,8 @@ class Holdings(Word, frozen=True, kw_only=True):
     requests: int = 0
     version: str = ""
     """Of the engine."""
+    smallest_first: bool | None = None
+    """Whether its waiting queue serves the smallest priority first, tried out; None: it does not order by priority."""
 
 
 class Chain(msgspec.Struct, frozen=True, array_like=True):

@@ -7,6 +7,7 @@ vLLM makes one of these in the scheduler and one in each rank; only the first do
 from __future__ import annotations
 
 import time
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from vllm.distributed.kv_events import KVEventBatch
@@ -17,6 +18,7 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
 )
 from vllm.logger import init_logger
 from vllm.v1.engine.core import EngineCore
+from vllm.v1.request import Request
 
 from saga_core.kv import commands
 from saga_vllm.plugin import hooks
@@ -29,7 +31,6 @@ if TYPE_CHECKING:
     from vllm.v1.core.kv_cache_manager import KVCacheBlocks
     from vllm.v1.core.sched.output import SchedulerOutput
     from vllm.v1.kv_cache_interface import KVCacheConfig
-    from vllm.v1.request import Request
 
 logger = init_logger("vllm.saga")
 
@@ -62,7 +63,8 @@ class SagaConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
                 self.fault = f"this vLLM is not the one that is known: {'; '.join(found)}"
             else:
                 group = self._kv_cache_config.kv_cache_groups[0]
-                self.keeper = Keeper(gpu_block_pool, group.kv_cache_spec.block_size)
+                first = _smallest_first() if self._vllm_config.scheduler_config.policy == "priority" else None
+                self.keeper = Keeper(gpu_block_pool, group.kv_cache_spec.block_size, smallest_first=first)
                 logger.info("saga: session control is on (%d blocks)", gpu_block_pool.num_gpu_blocks - 1)
         except Exception as error:  # noqa: BLE001 - serving goes on, whatever it is
             self.fault = f"{type(error).__name__}: {error}"
@@ -119,6 +121,13 @@ class SagaConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
     def wait_for_layer_load(self, layer_name: str) -> None: ...
     def save_kv_layer(self, layer_name: str, kv_layer: Any, attn_metadata: Any, **kwargs: Any) -> None: ...
     def wait_for_save(self) -> None: ...
+
+
+def _smallest_first() -> bool:
+    """Which of two waiting requests this vLLM serves first, tried out on its own comparison."""
+    small = SimpleNamespace(priority=1, arrival_time=1.0, request_id="small")
+    large = SimpleNamespace(priority=2, arrival_time=0.0, request_id="large")
+    return bool(Request.__lt__(small, large)) and not Request.__lt__(large, small)
 
 
 def _saga_kv(self: EngineCore, frame: bytes) -> bytes:

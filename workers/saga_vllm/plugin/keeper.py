@@ -56,9 +56,17 @@ def _guarded(method: Callable[Concatenate[Keeper, P], None]) -> Callable[Concate
 class Keeper:
     """The session control of one pool."""
 
-    def __init__(self, pool: BlockPool, block_tokens: int, now: Callable[[], float] = time.monotonic) -> None:
-        """`block_tokens`: of the first attention group, as KV events count."""
+    def __init__(
+        self,
+        pool: BlockPool,
+        block_tokens: int,
+        now: Callable[[], float] = time.monotonic,
+        *,
+        smallest_first: bool | None = None,
+    ) -> None:
+        """`block_tokens`: of the first attention group, as KV events count. `smallest_first`: for `Holdings`."""
         self.pool, self.block_tokens = pool, block_tokens
+        self.smallest_first = smallest_first
         self.incarnation = int(os.environ.get(commands.INCARNATION_VARIABLE) or 0)
         self.fault: str | None = None
         """Why it does nothing any more."""
@@ -183,6 +191,7 @@ class Keeper:
             sessions=sessions,
             requests=len(self._requests),
             version=vllm.__version__,
+            smallest_first=self.smallest_first,
         )
 
     def _resident(self, sessions: Sequence[str]) -> Answer:

@@ -1,0 +1,95 @@
+"""Session control of the engine double: the orders of `saga_core.kv.commands`, done as the engine's plugin does them."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from typing import assert_never
+
+from saga_core.errors import RemoteProtocolError
+from saga_core.kv import commands
+from saga_core.kv.commands import Answer, Command
+from saga_fake.engine import Engine
+from saga_fake.requests import EngineRequest
+
+MOST_CHAINS = 4096
+"""As in the plugin."""
+
+
+class SessionControl:
+    """Orders to one engine."""
+
+    def __init__(self, engine: Engine, incarnation: int, version: str) -> None:
+        self._engine, self._incarnation, self._version = engine, incarnation, version
+        self._chains: OrderedDict[str, Sequence[int]] = OrderedDict()
+
+    def arrived(self, request: EngineRequest) -> None:
+        """A request was added; its contents grow with it."""
+        if request.session:
+            self._chains[request.session] = request.contents
+            self._chains.move_to_end(request.session)
+            if len(self._chains) > MOST_CHAINS:
+                self._chains.popitem(last=False)
+
+    def answer(self, frame: bytes) -> bytes:
+        """Do what `frame` orders; never raises for what stands in it."""
+        try:
+            order = commands.decode_order(frame)
+            if order.incarnation != self._incarnation:
+                return commands.encode(commands.Stale(incarnation=self._incarnation))
+            return commands.encode(self._do(order.command))
+        except (RemoteProtocolError, ValueError) as error:
+            return commands.encode(commands.Failed(reason=str(error)))
+
+    def _do(self, command: Command) -> Answer:
+        order = self._engine.pool.order
+        match command:
+            case commands.Retain():
+                ttl_s = command.ttl_s if command.ttl_s is not None else float("inf")
+                order.retain(command.session, command.worth, ttl_s)
+            case commands.Release():
+                order.release(command.session)
+            case commands.Value():
+                for session, worth in command.worths.items():
+                    if worth is None:
+                        order.release(session)
+                    else:
+                        order.retain(session, worth)
+            case commands.Drop():
+                self._chains.pop(command.session, None)
+                return commands.Done(blocks=self._engine.pool.drop(command.session))
+            case commands.Stats():
+                return self._holdings()
+            case commands.Snapshot():
+                return self._resident(command.sessions)
+            case _:
+                assert_never(command)
+        return commands.Done()
+
+    def _holdings(self) -> Answer:
+        pool = self._engine.pool
+        return commands.Holdings(
+            blocks=pool.capacity_blocks,
+            block_tokens=pool.block_tokens,
+            free=pool.free_blocks,
+            evicted=pool.order.evicted_blocks,
+            sessions={
+                session: commands.Held(alone, shared, *pool.order.queue.worth(session))
+                for session, (alone, shared) in pool.order.sessions().items()
+            },
+            requests=len(self._engine.running) + len(self._engine.waiting),
+            version=self._version,
+            smallest_first=True if self._engine.shape.priority else None,
+        )
+
+    def _resident(self, sessions: Sequence[str]) -> Answer:
+        names = [name for name in sessions or self._chains if name in self._chains]
+        chains = [commands.Chain(name, list(self._found(name))) for name in names]
+        return commands.Resident(at_s=time.time(), block_tokens=self._engine.pool.block_tokens, chains=chains)
+
+    def _found(self, session: str) -> Iterator[int]:
+        for content in self._chains[session]:
+            if not self._engine.pool.holds(content):
+                return
+            yield content
