@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import msgspec
 
 from saga_core.errors import ClusterError, RemoteProtocolError, UserError
-from saga_core.views import Accepted, ClusterView, Explanation, FinishRequest, SubmitRequest, WorkflowView
+from saga_core.views import (
+    Accepted,
+    ClusterView,
+    DrainRequest,
+    Explanation,
+    FinishRequest,
+    NodeView,
+    ShutdownRequest,
+    SubmitRequest,
+    WorkflowView,
+)
 
 if TYPE_CHECKING:
     from http.client import HTTPConnection
@@ -20,6 +30,8 @@ T = TypeVar("T")
 
 TIMEOUT_S: Final = 10.0
 """The head answers in milliseconds; a submission waits for its disk."""
+DRAIN_S: Final = 600.0
+"""For workflows to end before a cluster does."""
 MAX_ANSWER_BYTES: Final = 256 * 1024 * 1024
 """A list of 100,000 workflows has about 60 MB."""
 
@@ -88,9 +100,17 @@ class Control:
     def use_profile(self, profile: str) -> None:
         self._ask("PUT", "profile", Any, {"profile": profile})
 
-    def shutdown(self, *, drain: bool) -> None:
-        """Ask the cluster to end; it does so after this returned."""
-        self._ask("POST", "shutdown", Any, {"drain": drain})
+    def shutdown(self, *, drain: bool = False, within_s: float = DRAIN_S) -> None:
+        """Ask the cluster to end; it does so after this returned. drain: it lets workflows end, within that time."""
+        self._ask("POST", "shutdown", Any, ShutdownRequest(drain=drain, within_s=within_s))
+
+    def drain(self, node: str, request: DrainRequest) -> NodeView | None:
+        """Empty a node; None: it was gone, and is forgotten."""
+        return self._ask("POST", f"nodes/{node}/drain", NodeView | None, request)  # type: ignore[arg-type]
+
+    def undrain(self, node: str) -> NodeView:
+        """Let a node take sessions again."""
+        return self._ask("POST", f"nodes/{node}/undrain", NodeView)
 
     def _ask(self, method: str, path: str, kind: type[T], body: object = None) -> T:
         status, data = self._exchange(method, f"/saga/v1/{path}", body)

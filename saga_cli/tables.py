@@ -15,9 +15,11 @@ from saga_core.views import ClusterView, NodeView, SessionView, Totals, WorkerVi
 
 STYLES: Mapping[str, str] = {
     **dict.fromkeys(("ready", "up", "running", "done", "reasoning"), "green"),
-    **dict.fromkeys(("starting", "accepted", "cancelling", "queued", "tool", "held", "paused"), "yellow"),
+    **dict.fromkeys(
+        ("starting", "accepted", "cancelling", "queued", "tool", "held", "paused", "draining"), "yellow"
+    ),
     **dict.fromkeys(("lost", "failed"), "red"),
-    **dict.fromkeys(("left", "cancelled", "closed"), "dim"),
+    **dict.fromkeys(("left", "cancelled", "closed", "drained"), "dim"),
 }
 """Colour of a state word; the word itself says it too."""
 
@@ -43,7 +45,7 @@ def cluster_table(cluster: ClusterView) -> RenderableType:
     return Group(
         pairs(_cluster_facts(cluster)),
         Text(),
-        node_table(cluster.nodes),
+        node_details(cluster.nodes),
         Text(),
         worker_table(cluster.workers),
         *(reason_lines(cluster.workers)),
@@ -107,11 +109,35 @@ def node_table(nodes: Sequence[NodeView]) -> RenderableType:
     return Grid(
         "*NODE", "STATE", "*HOST", ">SEEN", ">PROGRAMS", ">ENDS IN",
         rows=[
-            (n.id, state_text(n.state), n.host, f"{duration(n.seen_s)} ago", str(n.programs), duration(n.end_s))
+            (n.id, duty_text(n), n.host, f"{duration(n.seen_s)} ago", str(n.programs), duration(n.end_s))
             for n in nodes
         ],
         empty="no node has joined yet",
     )  # fmt: skip
+
+
+def duty_text(node: NodeView) -> Text:
+    """What a node that is up does; of another one, what has become of it."""
+    return state_text(node.duty if node.state == "up" and node.duty != "active" else node.state)
+
+
+def node_details(nodes: Sequence[NodeView]) -> RenderableType:
+    """`saga node list`: with why some of them drain, and what is left there."""
+    return Group(node_table(nodes), *drain_lines(nodes))
+
+
+def drain_lines(nodes: Sequence[NodeView]) -> list[RenderableType]:
+    """Why nodes drain, one line each."""
+    return [Text(plain(_drain_line(node)), style="dim") for node in nodes if node.duty != "active"]
+
+
+def _drain_line(node: NodeView) -> str:
+    left = [plural(node.steps, "step")] if node.steps else []
+    left += [plural(node.programs, "program")] if node.programs else []
+    line = f"{node.id} {node.duty}: {node.why}" + (f"; {' and '.join(left)} left" if left else "")
+    if node.duty == "draining" and node.until_s is not None:
+        line += f", broken off in {duration(node.until_s)}"
+    return line + ("; then its daemon ends" if node.removed else "")
 
 
 def worker_table(workers: Sequence[WorkerView]) -> RenderableType:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
+
+from saga_core.errors import UserError
 
 UNKNOWN: Final = "-"
 """What a table shows where there is no value."""
@@ -27,6 +30,18 @@ def duration(seconds: float | None) -> str:
         if whole >= size:
             return f"{whole // size}{name}{whole % size // small:02d}{small_name}"
     return f"{whole}s"
+
+
+_SPAN = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s?)?", re.ASCII)
+
+
+def seconds(text: str, option: str) -> float:
+    """The inverse of `duration`: `90`, `90s`, `5m`, `1h30m`, `2d`. Raises UserError naming `option`."""
+    found = _SPAN.fullmatch(text.strip())
+    if found is None or not any(found.groups()):
+        raise UserError(f"{option} {text!r} is not a span of time (valid: 90s, 5m, 1h30m, 2d)")
+    sizes = (DAY_S, HOUR_S, MINUTE_S, 1)
+    return sum(float(part) * size for part, size in zip(found.groups(), sizes, strict=True) if part)
 
 
 def count(number: int | None) -> str:

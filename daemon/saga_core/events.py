@@ -269,6 +269,10 @@ class UndrainAsked(msgspec.Struct, frozen=True, kw_only=True):
     node: NodeId
 
 
+class CloseAsked(msgspec.Struct, frozen=True, kw_only=True):
+    """The cluster will be taken down: no new workflows, those that are there may end."""
+
+
 class Tick(msgspec.Struct, frozen=True, kw_only=True):
     """Time passed. The shell sends one per epoch (100 ms)."""
 
@@ -307,6 +311,7 @@ Event = (
     | HeadStarted
     | DrainAsked
     | UndrainAsked
+    | CloseAsked
     | Tick
     | ToHead
 )

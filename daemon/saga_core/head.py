@@ -26,6 +26,7 @@ from saga_core.desk import Desk
 from saga_core.drains import Drains
 from saga_core.events import (
     CancelAsked,
+    CloseAsked,
     DrainAsked,
     Event,
     FinishAsked,
@@ -105,6 +106,17 @@ class Head:
         return self._steps.profile
 
     @property
+    def closing(self) -> bool:
+        """Whether the cluster takes no new workflows, since it is about to end."""
+        return self._steps.closing
+
+    @property
+    def busy(self) -> bool:
+        """Whether a workflow is there that will end by itself, or a step."""
+        live = (w for w in self.book.workflows.values() if w.live)
+        return bool(self.book.steps) or any(w.kind != "outside" for w in live)
+
+    @property
     def now(self) -> float:
         """Time of the last event in seconds: what is kept beside its facts."""
         return self._desk.now
@@ -146,6 +158,8 @@ class Head:
                 self.drains.ask(event)
             case UndrainAsked():
                 self._on_undrain(event)
+            case CloseAsked():
+                self._steps.closing = True
             case _:
                 assert_never(event)
         return self._desk.out

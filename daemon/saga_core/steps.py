@@ -50,6 +50,8 @@ class Steps:
         self.worths = Worths(desk, fleet, self.gates)
         name = self.book.profile if self.book.profile in PROFILES else config.profile
         self.profile: Profile = profile_of(name, config.admission)
+        self.closing = False
+        """The cluster is about to end: no new workflows."""
         self.settled_at = 0.0
         """Until then after a restart, a model that no worker serves may be one whose node has yet to report."""
 
@@ -85,6 +87,9 @@ class Steps:
         if workflow is not None and _too_many_sessions(workflow, event.session):
             message = f"workflow {workflow.id} has {SESSIONS} sessions already"
             return Refuse(event.step, 429, "rate_limit_error", "too_many_sessions", message)
+        if self.closing and workflow is None:
+            message = "this cluster is being taken down and takes no new workflows"
+            return Refuse(event.step, 503, "overloaded_error", "closing", message)
         held = len(self.waiting)
         for gate in self.gates.values():
             held += gate.waiting

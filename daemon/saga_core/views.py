@@ -57,6 +57,16 @@ class NodeView(msgspec.Struct, frozen=True, kw_only=True):
     programs: int
     end_s: float | None = None
     """Seconds until its wall time ends, if it has one."""
+    duty: str = "active"
+    """`active`, `draining` (it takes no new sessions) or `drained` (and nothing of ours is left)."""
+    why: str = ""
+    """Why it drains."""
+    until_s: float | None = None
+    """Seconds until what is left on a draining node is broken off, if that is to be."""
+    steps: int = 0
+    """On its workers."""
+    removed: bool = False
+    """Its daemon ends as soon as it is drained."""
 
 
 class SessionView(msgspec.Struct, frozen=True, kw_only=True):
@@ -206,6 +216,25 @@ class ProgramSpec(msgspec.Struct, frozen=True, kw_only=True):
     argv: list[str]
     cwd: str
     env: dict[str, str] = {}
+
+
+class ShutdownRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """To end the cluster."""
+
+    drain: bool = False
+    """First take no new workflows, and let those that are there end."""
+    within_s: float = 600.0
+    """For at most so many seconds."""
+
+
+class DrainRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """To empty a node."""
+
+    reason: str = ""
+    within_s: float | None = None
+    """After so many seconds what is left is broken off: steps, and programs, which start again elsewhere."""
+    remove: bool = False
+    """Its daemon ends then."""
 
 
 class SubmitRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

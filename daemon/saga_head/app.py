@@ -18,9 +18,10 @@ from aiohttp import web
 from saga_core import access, wire
 from saga_core.config import Config
 from saga_core.errors import ClusterError
-from saga_core.events import HeadStarted, Tick
+from saga_core.events import CloseAsked, HeadStarted, Tick
 from saga_core.head import Head
 from saga_core.states import NodeState
+from saga_core.views import ShutdownRequest
 from saga_head.control import Control
 from saga_head.gateway.limits import Limits
 from saga_head.gateway.server import Gateway
@@ -38,7 +39,8 @@ SYNC_EVERY_S = 1.0
 """How much of the step history a loss of power may cost; acceptances are synced at once."""
 NODES_LEAVE_S = 20.0
 """How long a shutdown waits for nodes to stop their workers and say goodbye."""
-DRAIN_S = 60.0
+DRAIN_S = 10.0
+"""How long answers may be read to their ends, once no workflow is left."""
 
 
 def saga_version() -> str:
@@ -108,7 +110,7 @@ class App:
         self.started_at = self.clock()
         self._stopping: asyncio.Event = asyncio.Event()
         self._leave = False
-        self._drain = False
+        self._drain_s = 0.0
 
     def _received(self, message: wire.ToHead) -> None:
         self.shell.handle(message)
@@ -127,7 +129,7 @@ class App:
         gateway = Gateway(self.shell, server, limits)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stopping.set)
+            loop.add_signal_handler(number, self._on_signal)
         tick: asyncio.Task[None] | None = None
         try:
             incarnation = max(self.head.book.head + 1, int(self.clock() * 1000))
@@ -212,16 +214,31 @@ class App:
         except OSError as error:
             log.warning("journal", problem=error)
 
-    def _asked_to_stop(self, drain: bool) -> None:
-        """`saga down`: the whole cluster ends, nodes included."""
-        self._leave, self._drain = True, drain
+    def _on_signal(self) -> None:
+        """The head ends alone, and at once, also where it was waiting for workflows to end."""
+        self._drain_s = 0.0
         self._stopping.set()
+
+    def _asked_to_stop(self, wanted: ShutdownRequest) -> None:
+        """`saga down`: the whole cluster ends, nodes included."""
+        self._leave = True
+        self._drain_s = wanted.within_s if wanted.drain else 0.0
+        self._stopping.set()
+
+    async def _let_end(self, gateway: Gateway) -> None:
+        """No new workflows; those that are there may end, and answers be read to their ends."""
+        self.shell.handle(CloseAsked())
+        began = self.clock()
+        while self.head.busy and self.clock() - began < self._drain_s:  # noqa: ASYNC110 - once in a life
+            await asyncio.sleep(EPOCH_S)
+        if self._drain_s:
+            await gateway.drain(DRAIN_S)
 
     async def _wind_down(self, gateway: Gateway) -> None:
         """A signal ends the head alone; `saga down` ends the nodes first."""
-        log.info("stopping", cluster=self._leave, drain=self._drain)
-        if self._drain:
-            await gateway.drain(DRAIN_S)
+        log.info("stopping", cluster=self._leave, drain_s=self._drain_s)
+        if self._drain_s:
+            await self._let_end(gateway)
         if not self._leave:
             return
         for node in self.head.fleet.nodes.values():

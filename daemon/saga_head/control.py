@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 from aiohttp import web
@@ -19,10 +19,19 @@ from saga_core.events import CancelAsked, FinishAsked, ProfileChanged
 from saga_core.ids import StepId, WorkflowId
 from saga_core.policy.profiles import PROFILES
 from saga_core.states import ENDED, WorkerState, WorkflowState
-from saga_core.views import Accepted, ClusterView, FinishRequest, SubmitRequest, WorkflowView
+from saga_core.views import (
+    Accepted,
+    ClusterView,
+    FinishRequest,
+    ShutdownRequest,
+    SubmitRequest,
+    WorkflowView,
+)
 from saga_head import explanation, show
+from saga_head.control_nodes import NodeControl
 from saga_head.gateway.server import close_after_reply
 from saga_head.keys import same
+from saga_head.replies import body, error, json
 from saga_head.shell import NOT_A_KEY, Shell
 
 MAX_REQUEST_BYTES = 1024 * 1024
@@ -38,10 +47,6 @@ class _Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     profile: str
 
 
-class _Shutdown(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    drain: bool = False
-
-
 @dataclass(slots=True)
 class Control:
     """Handlers over one shell."""
@@ -50,8 +55,8 @@ class Control:
     admin_key: str
     version: str
     started_at: float
-    stop: Callable[[bool], None]
-    """Called once with `drain` when a shutdown is asked for."""
+    stop: Callable[[ShutdownRequest], None]
+    """Called when a shutdown is asked for."""
 
     def app(self) -> web.Application:
         """The aiohttp application to put behind the gateway."""
@@ -72,6 +77,7 @@ class Control:
                 web.post("/saga/v1/workflows/{id}/finish", self.finish),
                 web.get("/saga/v1/workflows/{id}/explanation", self.explain_workflow),
                 web.get("/saga/v1/steps/{id}/explanation", self.explain_step),
+                *NodeControl(self.shell).routes(),
                 web.put("/saga/v1/profile", self.profile),
                 web.post("/saga/v1/shutdown", self.shutdown),
             ]
@@ -82,22 +88,22 @@ class Control:
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Keys, and errors in one shape; a bug is a 500 without its insides."""
         if request.path.startswith("/saga/") and not same(_bearer(request), self.admin_key):
-            return _error(401, "the admin key is not valid: it stands in access.json of the cluster folder")
+            return error(401, "the admin key is not valid: it stands in access.json of the cluster folder")
         try:
             return await handler(request)
-        except UserError as error:
-            return _error(400, str(error))
-        except ClusterError as error:
-            return _error(503, str(error), retry_after_s=5)
-        except SagaError as error:
-            return _error(500, str(error))
-        except web.HTTPException as error:
-            return _error(error.status, f"{request.method} {request.path}: {error.reason}")
+        except UserError as problem:
+            return error(400, str(problem))
+        except ClusterError as problem:
+            return error(503, str(problem), retry_after_s=5)
+        except SagaError as problem:
+            return error(500, str(problem))
+        except web.HTTPException as problem:
+            return error(problem.status, f"{request.method} {request.path}: {problem.reason}")
 
     # -- open to any key -----------------------------------------------------------------
 
     async def health(self, request: web.Request) -> web.Response:  # noqa: ARG002
-        return _json({"status": "ok"})
+        return json({"status": "ok"})
 
     async def metrics(self, request: web.Request) -> web.Response:  # noqa: ARG002
         """Prometheus text; figures only, so it needs no key (as vLLM's own)."""
@@ -110,20 +116,20 @@ class Control:
         """OpenAI's list of models."""
         caller = self.shell.authenticate(request.match_info.get("token"), _bearer(request))
         if caller == NOT_A_KEY:
-            return _error(401, NOT_A_KEY.message, kind=NOT_A_KEY.type, code=NOT_A_KEY.code)
+            return error(401, NOT_A_KEY.message, kind=NOT_A_KEY.type, code=NOT_A_KEY.code)
         created = int(self.started_at)
         listed = [
             {"id": name, "object": "model", "created": created, "owned_by": "saga"}
             | _length(self.shell, name)
             for name in self.shell.head.fleet.models()
         ]
-        return _json({"object": "list", "data": listed})
+        return json({"object": "list", "data": listed})
 
     # -- for the admin key ---------------------------------------------------------------
 
     async def cluster(self, request: web.Request) -> web.Response:
         """`?workflows=N`: at most so many of them."""
-        return _json(self.view(_natural(request, "workflows", show.SHOWN)))
+        return json(self.view(_natural(request, "workflows", show.SHOWN)))
 
     async def events(self, request: web.Request) -> web.Response:
         """Facts after number `?after=N`, of one `?workflow=N`; `?wait_s=N`: until there is one."""
@@ -133,7 +139,7 @@ class Control:
             workflow=_natural(request, "workflow", None),
             wait_s=float(_natural(request, "wait_s", 0)),
         )
-        return _json(page)
+        return json(page)
 
     def view(self, workflows: int = show.SHOWN) -> ClusterView:
         """One snapshot of everything."""
@@ -156,14 +162,14 @@ class Control:
         if request.query.get("all") != "1":
             chosen = [w for w in chosen if w.live]
         now = self.shell.clock()
-        return _json([show.workflow(head, w, now, sessions=False) for w in chosen])
+        return json([show.workflow(head, w, now, sessions=False) for w in chosen])
 
     async def workflow(self, request: web.Request) -> web.Response:
-        return _json(self._view(self._number(request)))
+        return json(self._view(self._number(request)))
 
     async def submit(self, request: web.Request) -> web.Response:
         """201 once the workflow is on the disk."""
-        wanted = await _body(request, SubmitRequest)
+        wanted = await body(request, SubmitRequest)
         if wanted.kind not in KINDS:
             raise choose("kind", wanted.kind, KINDS)
         if (wanted.program is not None) != (wanted.kind == "program"):
@@ -178,27 +184,27 @@ class Control:
             api_key=token,
             log=self.shell.head.book.workflows[number].log,
         )
-        return _json(accepted, status=201)
+        return json(accepted, status=201)
 
     async def cancel(self, request: web.Request) -> web.Response:
         number = self._number(request)
         self.shell.handle(CancelAsked(workflow=number))
-        return _json(self._view(number))
+        return json(self._view(number))
 
     async def finish(self, request: web.Request) -> web.Response:
         """The end of a workflow whose steps come from a client."""
         number = self._number(request)
-        wanted = await _body(request, FinishRequest)
+        wanted = await body(request, FinishRequest)
         ends = {state.value: state for state in WorkflowState if state in ENDED}
         if wanted.state not in ends:
             raise choose("state", wanted.state, list(ends))
         self.shell.handle(FinishAsked(workflow=number, state=ends[wanted.state], reason=wanted.reason))
-        return _json(self._view(number))
+        return json(self._view(number))
 
     async def explain_workflow(self, request: web.Request) -> web.Response:
         head = self.shell.head
         workflow = head.book.workflows[self._number(request)]
-        return _json(explanation.of_workflow(head, workflow, self.shell.clock()))
+        return json(explanation.of_workflow(head, workflow, self.shell.clock()))
 
     async def explain_step(self, request: web.Request) -> web.Response:
         """Of a step by its number: what `x-request-id` says behind `saga-`."""
@@ -207,20 +213,20 @@ class Control:
         head = self.shell.head
         found = explanation.of_step(head, number, self.shell.clock()) if number is not None else None
         if found is None:
-            return _error(
+            return error(
                 404,
                 f"nothing is known of step {text[:MOST_DIGITS]!r}: the latest {RING:,} decisions are kept "
                 "(`saga explain WORKFLOW` has the latest of a workflow)",
             )
-        return _json(found)
+        return json(found)
 
     async def profile(self, request: web.Request) -> web.Response:
-        wanted = await _body(request, _Profile)
+        wanted = await body(request, _Profile)
         if wanted.profile not in PROFILES:
             raise choose("profile", wanted.profile, list(PROFILES))
         self._check_engines(wanted.profile)
         self.shell.handle(ProfileChanged(profile=wanted.profile))
-        return _json({"profile": wanted.profile})
+        return json({"profile": wanted.profile})
 
     def _check_engines(self, profile: str) -> None:
         """Raise UserError for a profile that orders inside the engines where these do not serve by priority."""
@@ -235,9 +241,8 @@ class Control:
             )
 
     async def shutdown(self, request: web.Request) -> web.Response:
-        wanted = await _body(request, _Shutdown)
-        self.stop(wanted.drain)
-        return _json({"stopping": True}, status=202)
+        self.stop(await body(request, ShutdownRequest))
+        return json({"stopping": True}, status=202)
 
     def _number(self, request: web.Request) -> WorkflowId:
         text = request.match_info["id"]
@@ -274,25 +279,3 @@ def _length(shell: Shell, model: str) -> dict[str, int]:
 def _bearer(request: web.Request) -> str:
     kind, _, key = request.headers.get("Authorization", "").partition(" ")
     return key.strip() if kind.lower() == "bearer" else ""
-
-
-async def _body(request: web.Request, kind: type[T]) -> T:
-    try:
-        return msgspec.json.decode(await request.read() or b"{}", type=kind)
-    except msgspec.DecodeError as error:
-        raise UserError(f"{request.method} {request.path}: {error}") from None
-
-
-def _json(value: Any, status: int = 200) -> web.Response:
-    return web.Response(body=msgspec.json.encode(value), status=status, content_type="application/json")
-
-
-def _error(
-    status: int, message: str, *, kind: str = "", code: str = "", retry_after_s: int | None = None
-) -> web.Response:
-    kind = kind or ("api_error" if status >= 500 else "invalid_request_error")
-    error = {"message": message, "type": kind, "param": None, "code": code or str(status)}
-    response = _json({"error": error}, status)
-    if retry_after_s is not None:
-        response.headers["Retry-After"] = str(retry_after_s)
-    return response

@@ -274,6 +274,8 @@ class Shell:
         """
         if self.journal.problem:
             raise ClusterError(f"no new workflows are accepted: {self.journal.problem}")
+        if self.head.closing:
+            raise ClusterError("no new workflows are accepted: the cluster is being taken down")
         number = WorkflowId(self.head.book.last_workflow + 1)
         token = new_token()
         log_path = str(self.logs / f"{number}.log") if request.program is not None else ""

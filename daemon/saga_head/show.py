@@ -40,7 +40,7 @@ def cluster(
         url=url,
         up_s=now - started_at,
         models=fleet.models(),
-        nodes=[node(n, now) for _, n in sorted(fleet.nodes.items())],
+        nodes=[node(head, n, now) for _, n in sorted(fleet.nodes.items())],
         workers=[worker(w, _room(head, w), now) for _, w in sorted(fleet.workers.items())],
         totals=totals(head, stale),
         workflows=[workflow(head, w, now, sessions=False) for w in recent(head, shown)],
@@ -93,7 +93,9 @@ def totals(head: Head, stale: int) -> Totals:
     )
 
 
-def node(item: Node, now: float) -> NodeView:
+def node(head: Head, item: Node, now: float) -> NodeView:
+    drain = head.book.drains.get(item.id)
+    until = drain.until if drain is not None else None
     return NodeView(
         id=item.id,
         state=item.state,
@@ -102,6 +104,11 @@ def node(item: Node, now: float) -> NodeView:
         seen_s=max(0.0, now - item.seen_at),
         programs=item.programs,
         end_s=None if item.ends_at is None else item.ends_at - now,
+        duty=head.book.duty(item.id),
+        why=drain.reason if drain is not None else "",
+        until_s=None if until is None else max(0.0, until - now),
+        steps=sum(worker.placed for worker in item.workers.values()),
+        removed=drain is not None and drain.remove,
     )
 
 
