@@ -12,17 +12,27 @@ import msgspec
 from aiohttp import web
 
 from saga_core.kv.commands import PATH
-from saga_fake.answers import ChatAnswer, CompletionAnswer
+from saga_fake.answers import Answer
 from saga_fake.config import FakeConfig
 from saga_fake.control import SessionControl
 from saga_fake.driver import Driver
+from saga_fake.embeddings import EmbeddingsRequest, embeddings
 from saga_fake.engine import Engine
 from saga_fake.faults import ONLY_AT_START, Fault, Mode
 from saga_fake.front import Front
+from saga_fake.messages import MessagesRequest, count_tokens, messages_error
 from saga_fake.metrics import CONTENT_TYPE, metrics_text
 from saga_fake.publisher import Publisher
 from saga_fake.requests import Output
-from saga_fake.wire import ChatRequest, CompletionRequest, RequestRefused, error_body, read_request
+from saga_fake.responses import ResponsesRequest
+from saga_fake.wire import (
+    ChatRequest,
+    CompletionRequest,
+    RequestRefused,
+    check_model,
+    error_body,
+    read_request,
+)
 
 VERSION = "0.32.0"
 """The vLLM whose surface this is; so that version checks see a known one."""
@@ -114,6 +124,10 @@ class FakeServer:
             [
                 web.post("/v1/chat/completions", self._chat),
                 web.post("/v1/completions", self._completion),
+                web.post("/v1/messages", self._messages),
+                web.post("/v1/messages/count_tokens", self._count_tokens),
+                web.post("/v1/responses", self._responses),
+                web.post("/v1/embeddings", self._embeddings),
                 web.get("/v1/models", self._models),
                 web.get("/health", self._health),
                 web.get("/version", self._version),
@@ -155,7 +169,8 @@ class FakeServer:
                 await self._hung.wait()
             return await handler(request)
         except RequestRefused as refused:
-            return _json(refused.body(), refused.status)
+            in_messages = request.path.startswith("/v1/messages")
+            return _json(messages_error(refused) if in_messages else refused.body(), refused.status)
         except ConnectionError:
             return web.Response()  # nobody is there to read it: not worth a traceback on stderr
         except web.HTTPException as error:
@@ -180,6 +195,27 @@ class FakeServer:
         )
         return await self._answer(http, answer, stream=bool(request.stream), usage=request.usage_wanted)
 
+    async def _messages(self, http: web.Request) -> web.StreamResponse:
+        request = read_request(await self._body(http), MessagesRequest)
+        answer = self._front.messages(
+            request, http.headers.get("X-Request-Id"), http.headers.get("X-Session-ID")
+        )
+        return await self._answer(http, answer, stream=bool(request.stream), usage=True)
+
+    async def _count_tokens(self, http: web.Request) -> web.Response:
+        request = read_request(await self._body(http), MessagesRequest)
+        check_model(request.model, self.config.models)
+        return _json(count_tokens(request))
+
+    async def _responses(self, http: web.Request) -> web.StreamResponse:
+        request = read_request(await self._body(http), ResponsesRequest)
+        answer = self._front.responses(request, http.headers.get("X-Session-ID"))
+        return await self._answer(http, answer, stream=bool(request.stream), usage=True)
+
+    async def _embeddings(self, http: web.Request) -> web.Response:
+        request = read_request(await self._body(http), EmbeddingsRequest)
+        return _json(embeddings(request, check_model(request.model, self.config.models)))
+
     async def _body(self, http: web.Request) -> bytes:
         if self.fault.mode is Mode.REFUSE:
             raise RequestRefused(BUSY, status=503, kind="Service Unavailable")
@@ -189,7 +225,7 @@ class FakeServer:
         return await http.read()
 
     async def _answer(
-        self, http: web.Request, answer: ChatAnswer | CompletionAnswer, *, stream: bool, usage: bool
+        self, http: web.Request, answer: Answer, *, stream: bool, usage: bool
     ) -> web.StreamResponse:
         self._control.arrived(answer.request)
         async with aclosing(self.driver.generate(answer.request)) as outputs:
@@ -197,12 +233,13 @@ class FakeServer:
                 return await self._stream(http, answer, outputs, usage=usage)
             async for output in outputs:
                 answer.add(output)
+                answer.events(output)
         return _json(answer.whole())
 
     async def _stream(
         self,
         http: web.Request,
-        answer: ChatAnswer | CompletionAnswer,
+        answer: Answer,
         outputs: AsyncGenerator[Output, None],
         *,
         usage: bool,
@@ -212,24 +249,21 @@ class FakeServer:
         response.enable_chunked_encoding()
         await response.prepare(http)
         async for output in outputs:
-            if not answer.generated:
-                await self._send(http, response, answer.first())
+            frames = [] if answer.generated else answer.opening()
             answer.add(output)
-            await self._send(http, response, answer.delta(output))
-        if usage:
-            await self._send(http, response, answer.usage_chunk())
-        await response.write(b"data: [DONE]\n\n")
+            for frame in [*frames, *answer.events(output)]:
+                await self._send(http, response, frame)
+        for frame in answer.closing(usage=usage):
+            await self._send(http, response, frame)
+        if answer.last_words:
+            await response.write(answer.last_words)
         await response.write_eof()
         return response
 
-    async def _send(
-        self, http: web.Request, response: web.StreamResponse, event: dict[str, object] | None
-    ) -> None:
-        if event is None:
-            return
+    async def _send(self, http: web.Request, response: web.StreamResponse, event: bytes) -> None:
         await self._hung.wait()
         self._break_stream(http)
-        await response.write(b"data: " + msgspec.json.encode(event) + b"\n\n")
+        await response.write(event)
         self._chunks_sent += 1
 
     def _break_stream(self, http: web.Request) -> None:
