@@ -11,7 +11,8 @@ Rules of this file
      evicted before it.
   4. Equal content stored twice is kept twice; the first copy is the one that is found.
   5. Once somebody says what sessions are worth (`values`), idle spans go in the order of `saga_core.kv.queue` instead:
-     by worth first. The blocks of one stream are one party; its members are the sessions that used them.
+     by worth first. The blocks of one stream are one party; its members are the sessions whose contexts go through it.
+     What no context includes any more (answers that the next prompt leaves out, what was summarised) goes first.
 """
 
 from __future__ import annotations
@@ -73,6 +74,12 @@ class Cache:
         self._queue: FreeQueue[Span] = FreeQueue()
         self._valued = False
         self._parties: dict[Stream, Party] = {}
+        self._left = self._queue.make_party(OVER)
+        """What no context includes any more."""
+        self._contexts: dict[str, dict[Stream, int]] = {}
+        """Of each session, the streams that its latest context goes through, and how far."""
+        self._reach: dict[Stream, dict[str, int]] = {}
+        """The same by stream."""
         self.spill: Callable[[Stream, int, int], None] | None = None
         """Told of every range of blocks that is evicted."""
 
@@ -197,6 +204,8 @@ class Cache:
         if self.observer is not None:
             self.observer.left(holder, empty)
         self.empty += empty
+        if self._valued and holder.session and holder.held:
+            self._reaches(holder.session, holder.held[-1].stream, holder.held[-1].high)
         newest: Span | None = None
         party = self._queue.common
         for span in reversed(holder.held):
@@ -226,6 +235,50 @@ class Cache:
                 self._queue.forget(session)
             else:
                 self._queue.value(session, worth)
+            if worth is None or worth <= OVER:
+                self._leave(session)
+
+    # -- contexts ------------------------------------------------------------------------
+
+    def follow(self, session: str, pieces: Iterable[Piece]) -> None:
+        """The next prompt of `session` is these pieces: what it left out is of no more use, unless others use it."""
+        if not self._valued or not session:
+            return
+        before = self._leave(session)
+        for stream, _, high in pieces:
+            self._reaches(session, stream, high)
+        context = self._contexts.get(session, {})
+        for stream in before:
+            party = self._parties.get(stream)
+            if stream not in context and party is not None and session in party.members:
+                self._queue.leave(party, session)
+            if stream.owner is not None:
+                self._abandon(stream)
+
+    def _reaches(self, session: str, stream: Stream, high: int) -> None:
+        context = self._contexts.setdefault(session, {})
+        context[stream] = high = max(high, context.get(stream, 0))
+        self._reach.setdefault(stream, {})[session] = high
+
+    def _leave(self, session: str) -> dict[Stream, int]:
+        """It has no context; what its latest one was."""
+        before = self._contexts.pop(session, {})
+        for stream in before:
+            reach = self._reach.get(stream)
+            if reach is not None:
+                reach.pop(session, None)
+        return before
+
+    def _abandon(self, stream: Stream) -> None:
+        """Idle blocks of `stream` behind all contexts that go through it."""
+        top = max(self._reach.get(stream, {}).values(), default=0)
+        for span in list(self._spans.get(stream, ())):
+            if span.high <= top or span.holders or span.party is self._left:
+                continue
+            if span.low < top:
+                self._split(span, top)
+            self._queue.remove(span)
+            self._queue.append(span, self._left)
 
     def _party(self, stream: Stream, session: str) -> Party:
         """What `session` uses of `stream`. A prefix of everybody is not over with those that used it so far."""
@@ -252,6 +305,7 @@ class Cache:
         spans.remove(span)
         if not spans:
             del self._spans[span.stream]
+            self._reach.pop(span.stream, None)
             party = self._parties.pop(span.stream, None)
             if party is not None:
                 self._queue.dissolve(party)

@@ -269,6 +269,7 @@ class Engine:
         if -(-request.known_tokens // size) - found > self.cache.free - idle:
             return False
         self.cache.touch(hits, request)
+        self.cache.follow(request.session, request.stream.pieces(request.known_tokens // size))
         request.found = request.stored = found
         request.computed = found * size
         self._orders += 1

@@ -66,6 +66,59 @@ def test_a_session_that_is_kept_survives_the_traffic_of_others():
         assert cache.cached(mine.pieces(24)) == (24 if valued else 0)
 
 
+def context(cache, session, stream, blocks):
+    """A step of `session` whose prompt is those blocks."""
+    cache.follow(session, stream.pieces(blocks))
+    return use(cache, session, stream, blocks)
+
+
+def test_what_the_next_prompt_leaves_out_goes_first():
+    """Of an answer of 6 blocks the next prompt has 2; the rest is nobody's, however dear the session is."""
+    cache, dear, cheap = Cache(40), owned(), owned()
+    cache.values({"dear": (LIVE, 9.0), "cheap": (LIVE, 1.0)})
+    context(cache, "dear", dear, 12)
+    context(cache, "cheap", cheap, 12)
+    onward = owned(dear, 8)
+    context(cache, "dear", onward, 14)
+    cache.take(cache.empty + 4)
+    cache.check()
+    assert cache.cached(dear.pieces(12)) == 8, "4 blocks that only the old answer had"
+    assert cache.cached(onward.pieces(14)) == 14
+    assert cache.cached(cheap.pieces(12)) == 12
+    cache.take(3)
+    assert cache.cached(cheap.pieces(12)) == 9
+
+
+def test_what_another_session_still_goes_through_is_not_left():
+    cache, trunk = Cache(40), owned()
+    cache.values({"a": (LIVE, 9.0), "b": (LIVE, 9.0), "c": (LIVE, 1.0)})
+    context(cache, "a", trunk, 12)
+    context(cache, "b", owned(trunk, 10), 12)
+    other = owned()
+    context(cache, "c", other, 4)
+    context(cache, "a", owned(trunk, 6), 8)
+    cache.take(cache.empty + 2)
+    cache.check()
+    assert cache.cached(trunk.pieces(12)) == 10, "b needs 10 of the 12"
+    cache.take(3)
+    assert (cache.cached(trunk.pieces(12)), cache.cached(other.pieces(4))) == (10, 1)
+
+
+def test_a_session_that_begins_anew_leaves_its_old_context():
+    cache, old, cheap = Cache(30), owned(), owned()
+    cache.values({"dear": (LIVE, 9.0), "cheap": (LIVE, 1.0)})
+    context(cache, "dear", old, 10)
+    context(cache, "cheap", cheap, 10)
+    context(cache, "dear", owned(), 8)
+    cache.take(cache.empty + 10)
+    assert (cache.cached(old.pieces(10)), cache.cached(cheap.pieces(10))) == (0, 10)
+    cache.values({"dear": OVER, "cheap": OVER})
+    cache.take(18)
+    cache.check()
+    assert not cache._contexts
+    assert not any(cache._reach.values())
+
+
 def test_a_system_prompt_outlives_its_first_user_and_is_not_over_with_the_last():
     cache, prompt = Cache(20), Stream()
     cache.values({"a": (LIVE, 5.0), "b": (LIVE, 4.0)})
