@@ -21,14 +21,23 @@ def declare(app: typer.Typer) -> None:
 def down(
     ctx: typer.Context,
     force: Annotated[bool, typer.Option("--force", help="End live workflows too.")] = False,
+    drain: Annotated[
+        bool, typer.Option("--drain", help="Take no new workflows, and let those that are there end.")
+    ] = False,
+    within: Annotated[
+        str, typer.Option(help="With --drain: for at most so long (90s, 10m, 2h).", metavar="TIME")
+    ] = "10m",
     timeout: Annotated[float, typer.Option(help="Seconds until what is left is killed.")] = DOWN_TIMEOUT_S,
 ) -> None:
     """Stop the cluster. Its folder stays: accepted workflows go on at the next `saga up`."""
     from saga_cli.local.down import stop
+    from saga_cli.units import seconds
 
-    held = given(ctx)
-    in_slurm = stop_in_slurm(held, force=force, timeout_s=timeout)
-    ended = in_slurm if in_slurm is not None else stop(held.folder, force=force, timeout_s=timeout)
+    held, drain_s = given(ctx), seconds(within, "--within") if drain else None
+    in_slurm = stop_in_slurm(held, force=force, timeout_s=timeout, drain_s=drain_s)
+    ended = in_slurm
+    if ended is None:
+        ended = stop(held.folder, force=force, timeout_s=timeout, drain_s=drain_s)
     text = (
         f"stopped {ended} {'daemons' if in_slurm is None else 'Slurm jobs'} at {held.folder.path}"
         if ended
@@ -37,8 +46,8 @@ def down(
     held.renderer.show({"stopped": bool(ended)}, table=lambda _: text, quiet=lambda _: [])
 
 
-def stop_in_slurm(held: Given, *, force: bool, timeout_s: float) -> int | None:
-    """How many jobs ended; None for a cluster that has none."""
+def stop_in_slurm(held: Given, *, force: bool, timeout_s: float, drain_s: float | None) -> int | None:
+    """How many jobs ended; None for a cluster that has none. drain_s: workflows may end first, within that time."""
     from saga_cli.slurm.down import in_slurm
 
     if not in_slurm(held.folder):
@@ -50,12 +59,12 @@ def stop_in_slurm(held: Given, *, force: bool, timeout_s: float) -> int | None:
     from saga_cli.slurm.backends import backend_for
     from saga_cli.slurm.down import take_down
 
-    if not force:
+    if not force and drain_s is None:
         refuse_while_live(held.folder)
 
     async def end() -> int:
         backend = await backend_for(usual_site())
-        return await take_down(backend, held.folder, drain=False, timeout_s=timeout_s)
+        return await take_down(backend, held.folder, drain_s=drain_s, timeout_s=timeout_s)
 
     return asyncio.run(end())
 

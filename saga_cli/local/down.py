@@ -72,14 +72,15 @@ def _insist(left: list[psutil.Process]) -> None:
         )
 
 
-def stop(folder: ClusterFolder, *, force: bool, timeout_s: float) -> int:
+def stop(folder: ClusterFolder, *, force: bool, timeout_s: float, drain_s: float | None = None) -> int:
     """`saga down`: take everything down; returns how many daemons ran.
 
-    Without `force` it refuses, with ClusterError, while programs started by saga are live.
+    Without `force` it refuses, with ClusterError, while programs started by saga are live; with `drain_s` it lets them
+    end, for so many seconds at most.
     """
-    if not force:
+    if not force and drain_s is None:
         refuse_while_live(folder)
-    return take_down(folder, timeout_s=timeout_s)
+    return take_down(folder, timeout_s=timeout_s, drain_s=drain_s)
 
 
 def refuse_while_live(folder: ClusterFolder) -> None:
@@ -92,5 +93,6 @@ def refuse_while_live(folder: ClusterFolder) -> None:
     if live:
         raise ClusterError(
             f"{plural(len(live), 'workflow')} still live ({ranges(live)}): wait for them (`saga wait all`), cancel "
-            "them, let them end with `saga down --drain`, or use `saga down --force` (their programs start again at the next `saga up`)"
+            "them, let them end with `saga down --drain`, or use `saga down --force` (their programs start again at "
+            "the next `saga up`)"
         )

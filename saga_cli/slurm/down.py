@@ -26,13 +26,18 @@ def in_slurm(folder: ClusterFolder) -> bool:
     return any(not record.over for record in records.read_all(folder.path))
 
 
-async def take_down(backend: Backend, folder: ClusterFolder, *, drain: bool, timeout_s: float) -> int:
-    """End every job of the folder; how many there were. ClusterError names those that do not end."""
+async def take_down(
+    backend: Backend, folder: ClusterFolder, *, timeout_s: float, drain_s: float | None = None
+) -> int:
+    """End every job of the folder; how many there were. ClusterError names those that do not end.
+
+    drain_s: the head first lets workflows end, for so long at most.
+    """
     live = [each for each in await jobs.standing(backend, folder) if each.live]
     waiting = [each.record.job for each in live if each.job is not None and each.job.waiting]
     await backend.cancel(waiting)
-    if len(waiting) < len(live) and await asyncio.to_thread(_asked, folder, drain=drain):
-        await _until_over(backend, folder, timeout_s)
+    if len(waiting) < len(live) and await asyncio.to_thread(_asked, folder, drain_s):
+        await _until_over(backend, folder, timeout_s + (drain_s or 0.0))
     left = [each for each in await jobs.standing(backend, folder) if each.live]
     await backend.cancel([each.record.job for each in left])
     if left := await _until_over(backend, folder, CANCEL_S):
@@ -44,9 +49,9 @@ async def take_down(backend: Backend, folder: ClusterFolder, *, drain: bool, tim
     return len(live)
 
 
-def _asked(folder: ClusterFolder, *, drain: bool) -> bool:
+def _asked(folder: ClusterFolder, drain_s: float | None) -> bool:
     try:
-        Control.of(folder, timeout_s=ASK_S).shutdown(drain=drain)
+        Control.of(folder, timeout_s=ASK_S).shutdown(drain=drain_s is not None, within_s=drain_s or 0.0)
     except SagaError:
         return False
     return True
