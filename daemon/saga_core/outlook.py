@@ -28,6 +28,9 @@ class Prospect:
     def left(self, for_s: float) -> Estimate:
         return self.learner.return_in(self.workflow, self.session, for_s)
 
+    def returns(self, for_s: float) -> float:
+        return self.learner.return_probability(self.workflow, self.session, for_s)
+
     def latency_s(self, share: float) -> float:
         return latency_percentile_s(self.learner.latencies_s(self.workflow, self.session), share) or 0.0
 

@@ -35,9 +35,13 @@ class Told:
     latest_s: float = 30.0
     again: float = 1.0
     turns: float = 1.0
+    back: float = 1.0
 
     def left(self, for_s):
         return Estimate(self.left_s, 0.0, 0.0, "test", 20, self.left_s)
+
+    def returns(self, for_s):
+        return self.back
 
     def latency_s(self, share):
         return share * self.latest_s
@@ -67,6 +71,11 @@ def test_long_contexts_and_early_returns_are_worth_more():
     assert by_density(HERE, away(tokens=50_000)).worth > usual
     assert by_density(HERE, away(left_s=2.0)).worth > usual
     assert by_density(HERE, away(left_s=90.0)).worth < usual
+
+
+def test_who_may_never_return_is_worth_so_much_less():
+    usual, half = by_density(HERE, away()).worth, by_density(HERE, away(back=0.5)).worth
+    assert half == (Standing.LIVE, pytest.approx(usual[1] / 2))
 
 
 def test_it_is_asked_again_when_the_time_away_has_doubled_or_half_of_a_shorter_rest_has_passed():
@@ -112,7 +121,7 @@ def test_where_nothing_is_known_of_a_tool_there_is_no_ttl():
 def test_wa_lru_weighs_idle_time_reuse_and_size_by_the_largest_of_the_worker():
     worth, again_s = by_wa_lru(HERE, away(50.0, tokens=10_000, again=0.8, latest_s=0.0))
     assert worth == (Standing.LIVE, pytest.approx(-(0.3 * 0.5 + 0.5 * 0.2 + 0.2 * 0.5)))
-    assert again_s == 25.0
+    assert again_s == 50.0
     nobody = Scenery(idle_most_s=0.0, size_most_tokens=0)
     assert by_wa_lru(nobody, away(0.0, again=1.0, latest_s=0.0)).worth == (Standing.LIVE, 0.0)
     assert by_wa_lru(HERE, away(500.0, again=0.0, tokens=90_000)).worth[1] == pytest.approx(-1.0)

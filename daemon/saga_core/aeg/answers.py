@@ -89,6 +89,17 @@ def latencies_s(memory: Memory, workflow: int, session: str) -> Sequence[float]:
     return tool.pauses.ring.ordered if tool is not None else ()
 
 
+def return_probability(memory: Memory, workflow: int, session: str, elapsed_s: float) -> float:
+    known = memory.session(workflow, session)
+    if known is None or known[0].is_first(session):
+        return 1.0
+    program, tool = memory.program(known[0]), known[1].tool
+    stops = program.stop_probability(tool)
+    learned = program.tools.get(tool)
+    goes_on = (1.0 - stops) * (learned.pauses.survive(elapsed_s) if learned is not None else 1.0)
+    return goes_on / (stops + goes_on) if goes_on > 0.0 else 0.0
+
+
 def reuse(memory: Memory, workflow: int, session: str, cached_tokens: float) -> float:
     """P_reuse of the SAGA paper for a session between two steps; 0 of an agent type that is not known yet.
 

@@ -99,7 +99,11 @@ class Learner:
             self._next(program, live, state, tool)
         program.tool(tool).ends.ask()
         program.ends.ask()
+        if not live.is_first(session):
+            program.tool(tool).stops.ask()
+            program.stops.ask()
         live.last_tool = state.tool = tool
+        live.last_session = session
         state.ended_at = at
         state.prompt_tokens, state.output_tokens = prompt, output
         if state.steps and len(live.sessions) > 1:
@@ -141,7 +145,7 @@ class Learner:
             return
         live, state = found
         if tool and state.tool == UNKNOWN:
-            self._name(live, state, tool[:NAME_CHARS])
+            self._name(live, session, state, tool[:NAME_CHARS])
         pause_s = at - found[1].ended_at
         state.ended_at = None
         if not 0.0 <= pause_s < MOST_S:
@@ -154,12 +158,15 @@ class Learner:
         if program.steps <= Programs.YOUNG_STEPS:
             self.memory.programs.pool.tool(state.tool).pauses.ring.add(pause_s)
 
-    def _name(self, live: Live, state: Session, tool: str) -> None:
+    def _name(self, live: Live, session: str, state: Session, tool: str) -> None:
         """The session's latest step asked for `tool`, as is known now that it is back."""
         program = self.memory.program(live)
         self._next(program, live, state, tool)
         program.tool(UNKNOWN).ends.unask()
         program.tool(tool).ends.ask()
+        if not live.is_first(session):
+            program.tool(UNKNOWN).stops.unask()
+            program.tool(tool).stops.ask()
         if live.last_tool == UNKNOWN:
             live.last_tool = tool
         state.tool = tool
@@ -176,6 +183,9 @@ class Learner:
         if workflow & EACH == 0:
             program.score_end(live.last_tool, last=True)
         program.end(live.last_tool)
+        for name, state in live.sessions.items():
+            if state.ended_at is not None and name != live.last_session and not live.is_first(name):
+                program.stop(state.tool)
         if live.work_s > 0.0:
             self._score_work(program, live)
             self._judge_hints(program, live)
@@ -207,6 +217,10 @@ class Learner:
         """Seconds until the session's next step arrives, given that it has been away for `elapsed_s`."""
         elapsed_s = elapsed_s if 0.0 <= elapsed_s < MOST_S else 0.0
         return answers.return_in(self.memory, workflow, session, elapsed_s)
+
+    def return_probability(self, workflow: int, session: str, elapsed_s: float) -> float:
+        """That the session steps again, given that it has been away for `elapsed_s` and its workflow goes on."""
+        return answers.return_probability(self.memory, workflow, session, elapsed_s)
 
     def latencies_s(self, workflow: int, session: str) -> Sequence[float]:
         """The latest return times of the tool that the session waits for, ascending."""

@@ -49,6 +49,9 @@ class Live:
     steps: int = 0
     first_prompt_tokens: int = 0
     last_tool: str = UNKNOWN
+    first_session: str | None = None
+    last_session: str = ""
+    """Whose the first step was, and the latest."""
     sessions: dict[str, Session] = field(default_factory=dict)
     guesses: list[tuple[float, Spot, float]] = field(default_factory=list)
     """At steps 0, 1, 2, 4, 8, …: work attained, what was expected then, what the class's median said."""
@@ -60,9 +63,14 @@ class Live:
         """The key of its program, whose median is the simple rule to beat."""
         return ((PROGRAM, self.kind.tenant, self.kind.agent_type, ""),)
 
+    def is_first(self, session: str) -> bool:
+        return session == self.first_session
+
     def session(self, name: str) -> Session:
         """The session of that name, opened if need be."""
         known = self.sessions.get(name)
+        if self.first_session is None:
+            self.first_session = name
         if known is None:
             known = self.sessions[name] = Session()
             if len(self.sessions) > SESSIONS:

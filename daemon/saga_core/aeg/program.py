@@ -22,6 +22,7 @@ MEMORY = 512
 """Steps after which a tool's ends are halved: it forgets."""
 ENDS_SHRINK = 4.0
 """Steps of a tool at which its own ends weigh as much as the program's."""
+STOPS_SHRINK = ENDS_SHRINK
 FIRST_END = (1.0, 20.0)
 """Presumed: one workflow in 20 steps (the paper's termination probability of 0.05)."""
 
@@ -54,6 +55,8 @@ class Tool:
     output: Band = field(default_factory=Band)
     """Tokens that the step after this tool writes."""
     ends: Ends = field(default_factory=Ends)
+    stops: Ends = field(default_factory=Ends)
+    """The same of sessions beside a workflow's first one: sub-agents are done long before their workflow is."""
 
 
 @dataclass(slots=True, eq=False)
@@ -63,6 +66,7 @@ class Program:
     sequel: Sequel = field(default_factory=Sequel)
     tools: dict[str, Tool] = field(default_factory=dict)
     ends: Ends = field(default_factory=Ends)
+    stops: Ends = field(default_factory=Ends)
     distances: Ring = field(default_factory=lambda: Ring(DISTANCES))
     """Steps from one of a session to its next, counted in steps of its workflow, where it is not the only one."""
     steps: int = 0
@@ -99,6 +103,20 @@ class Program:
         rate = (self.ends.last + FIRST_END[0]) / (self.ends.asked + FIRST_END[1])
         truth = 1.0 if last else 0.0
         self.score(END, (truth - expected) ** 2, (truth - rate) ** 2, (expected > 0.5) == last)
+
+    def stop(self, tool: str) -> None:
+        """A step that asked for `tool` was its session's last, not its workflow's."""
+        self.stops.last += 1.0
+        self.tool(tool).stops.last += 1.0
+
+    def stop_probability(self, tool: str) -> float:
+        """That a session beside the first one does not return from `tool`, or had nothing more to do."""
+        overall = self.stops.last / (self.stops.asked + STOPS_SHRINK)
+        known = self.tools.get(tool)
+        if known is None:
+            return overall
+        share = (known.stops.last + STOPS_SHRINK * overall) / (known.stops.asked + STOPS_SHRINK)
+        return min(share, 1.0)
 
     def end_probability(self, tool: str) -> float:
         """That a step which asked for `tool` was its workflow's last."""

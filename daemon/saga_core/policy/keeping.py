@@ -33,6 +33,9 @@ class Outlook(Protocol):
     def left(self, for_s: float) -> Estimate:
         """Seconds until its next step, given so many seconds away."""
 
+    def returns(self, for_s: float) -> float:
+        """Probability that it has a next step, given so many seconds away and that its workflow goes on."""
+
     def latency_s(self, share: float) -> float:
         """That percentile of the latencies of the tool it waits for; 0 where none is known."""
 
@@ -92,12 +95,13 @@ class Retention(Protocol):
 def by_density(scene: Scene, away: Away) -> Rating:
     """Ours: seconds that it takes to compute again over the seconds until it is asked for (policy study, section 5).
 
-    By the median of what is left: as good as the mean or better (section 6). Asked again when the time away has
+    Times the probability that it ever is: sub-agents that are done say nothing. By the median of what is left: as good as the mean or better (section 6). Asked again when the time away has
     doubled; where less than that is left, when half of it has passed.
     """
     left_s = away.outlook.left(away.for_s).median
     again_s = away.for_s if left_s >= away.for_s else left_s / 2
-    return Rating(density_of_context(scene.costs, away.context_tokens, left_s), max(LOOK_S, again_s))
+    standing, value = density_of_context(scene.costs, away.context_tokens, left_s)
+    return Rating((standing, value * away.outlook.returns(away.for_s)), max(LOOK_S, again_s))
 
 
 def by_ttl(scene: Scene, away: Away) -> Rating:  # noqa: ARG001
@@ -111,8 +115,8 @@ def by_ttl(scene: Scene, away: Away) -> Rating:  # noqa: ARG001
 def by_wa_lru(scene: Scene, away: Away) -> Rating:
     """The SAGA paper: WA-LRU (Eq. 1), and kept within the TTL of its tool (Algorithm 1, Eq. 6).
 
-    Idle time and size are shares of the largest on the worker, so all scores move with time: asked again when half of
-    the time away has passed once more, or its TTL is over.
+    Idle time and size are shares of the largest on the worker, so all scores move with time: asked again when the time
+    away has doubled, or its TTL is over.
     """
     ttl_s = tool_ttl_s(away.outlook.latency_s(TTL_PERCENTILE), scene.used_share)
     worth = wa_lru(
@@ -121,7 +125,7 @@ def by_wa_lru(scene: Scene, away: Away) -> Rating:
         _share(away.context_tokens, scene.size_most_tokens),
         within_ttl=away.for_s < ttl_s,
     )
-    again_s = max(LOOK_S, away.for_s / 2)
+    again_s = max(LOOK_S, away.for_s)
     return Rating(worth, min(again_s, ttl_s - away.for_s) if away.for_s < ttl_s else again_s)
 
 
