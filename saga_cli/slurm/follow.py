@@ -129,7 +129,8 @@ class Follower:
 
     def _failed(self, what: str, worker: str = "") -> ClusterError:
         folder, lines = self._folder, [what]
-        logs = [folder.path / "log" / f"slurm-{self._job.id}.out", folder.head_log]
+        nodes = sorted((folder.path / "log").glob(f"node-{self._job.id}.*.log"))
+        logs = [folder.path / "log" / f"slurm-{self._job.id}.out", folder.head_log, *nodes[:1]]
         for log in [folder.worker_log(worker)] if worker else logs:
             if last := tail(log):
                 lines += [f"{log} ends with:", *(f"  | {line}" for line in last)]

@@ -25,6 +25,7 @@ WAYS: Final = ("auto", "direct", "srun")
 CONNECT_S: Final = 2.0
 """A port on the cluster's own network answers within milliseconds; a firewall never does."""
 END_S: Final = 5.0
+MAX_WORDS_BYTES: Final = 4096
 _PIPE: Final = 'exec 3<>"/dev/tcp/$0/$1" 4<&0 || exit 1; cat <&4 >&3 & cat <&3; kill $! 2>/dev/null; exit 0'
 """For bash: an exchange that says `Connection: close` ends when the head has answered. A command in the background
 would read nothing from 0, so the input is 4."""
@@ -60,6 +61,7 @@ class Piped(HTTPConnection):
         self._argv = argv
         self._process: subprocess.Popen[bytes] | None = None
         self._errors: IO[bytes] | None = None
+        self._said = ""
 
     def connect(self) -> None:
         """Start the command; what is wrong with it shows when it is read from."""
@@ -74,12 +76,9 @@ class Piped(HTTPConnection):
         self.sock = ours
 
     def words(self) -> str:
-        """What the command complained of."""
-        if self._errors is None:
-            return ""
-        self._errors.seek(0)
-        lines = self._errors.read(4096).decode(errors="replace").splitlines()
-        return "; ".join(line.strip() for line in lines if line.strip())
+        """What the command complained of; http.client has closed the connection when it raises."""
+        self.close()
+        return self._said
 
     def close(self) -> None:
         """End the command; srun ends its step when it is told to."""
@@ -88,6 +87,9 @@ class Piped(HTTPConnection):
         if process is not None:
             self._reap(process)
         if self._errors is not None:
+            self._errors.seek(0)
+            lines = self._errors.read(MAX_WORDS_BYTES).decode(errors="replace").splitlines()
+            self._said = "; ".join(line.strip() for line in lines if line.strip())
             self._errors.close()
             self._errors = None
 

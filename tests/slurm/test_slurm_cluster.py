@@ -1,0 +1,202 @@
+"""A cluster of fake engines in real Slurm, by the command line alone, from `up` to nothing left."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from conftest import Login, Slurm, until
+
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(240)]
+
+UP = ("up", "--slurm", "--engine", "fake", "--model", "nano", "--time", "30", "--timeout", "100")
+AGENT = """
+import json, os, urllib.request
+for words in (40, 80):
+    body = {"model": "nano", "prompt": "word " * words, "max_tokens": 4}
+    headers = {"Authorization": "Bearer " + os.environ["OPENAI_API_KEY"], "Content-Type": "application/json"}
+    request = urllib.request.Request(os.environ["OPENAI_BASE_URL"] + "/completions", json.dumps(body).encode(), headers)
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        print("step", json.load(answer)["usage"]["completion_tokens"], flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def there(slurm: Slurm, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Login]:
+    """A running cluster of two nodes, which the tests of this file share; they run in order."""
+    here = Login(slurm, tmp_path_factory.mktemp("home") / "c")
+    try:
+        here.told = here.run(*UP, "--nodes", "2", "--gpus-per-node", "8", "--tp", "4")  # type: ignore[attr-defined]
+        yield here
+    finally:
+        slurm.quiet()
+        here.gone()
+
+
+def nodes_up(here: Login) -> set[str]:
+    return {node["id"] for node in here.json("status")["nodes"] if node["state"] == "up"}
+
+
+def ready(here: Login) -> int:
+    return sum(worker["state"] == "ready" for worker in here.json("status")["workers"])
+
+
+def daemon_of(here: Login, node: str) -> psutil.Process:
+    return next(p for p in here.members() if p.cmdline()[1:3] == ["-m", "saga_node"] and node in p.cmdline())
+
+
+def test_up_is_followed_until_it_serves(there: Login) -> None:
+    done = there.told  # type: ignore[attr-defined]
+    assert done.returncode == 0, done.stderr + there.logs()
+    lines = done.stderr.splitlines()
+    assert lines[0].startswith("PENDING  job ")
+    assert any(line.startswith("READY") and "2 of 2 nodes, 4 of 4 workers ready" in line for line in lines)
+    assert "after it was asked for: Slurm " in done.stderr
+    assert f"{there.access()['url']}/v1" in done.stdout
+    view = there.json("status")
+    assert len(view["workers"]) == 4
+    assert all(1500 < node["end_s"] <= 1800 for node in view["nodes"])  # the wall time, as Slurm said it
+
+
+def test_a_second_up_submits_nothing(there: Login) -> None:
+    told = there.run(*UP, "--nodes", "2", "--gpus-per-node", "8", "--tp", "4")
+    assert told.returncode == 0, told.stderr
+    assert "already there" in told.stderr
+    assert len(there.records()) == 1
+    other = there.run(*UP, "--nodes", "2", "--gpus-per-node", "8", "--tp", "2")
+    assert other.returncode == 2
+    assert "workers.tp is 4, not 2" in other.stderr
+
+
+@pytest.mark.parametrize("way", ["direct", "srun"])
+def test_programs_run_from_the_login_node_by_either_way(there: Login, way: str, tmp_path: Path) -> None:
+    program = tmp_path / "agent.py"
+    program.write_text(AGENT)
+    found = there.json("submit", "--wait", "--", "python3", str(program), SAGA_WAY=way)
+    assert [w["state"] for w in found] == ["done"]
+    assert there("logs", str(found[0]["id"]), SAGA_WAY=way).splitlines() == ["step 4", "step 4"]
+    listed = there.json("ps", "--all", SAGA_WAY=way)
+    assert {w["id"] for w in listed} >= {found[0]["id"]}
+
+
+def test_a_way_that_is_closed_says_so_in_slurms_words(there: Login) -> None:
+    job = there.access()["job"]
+    access = there.access()
+    file = there.folder / "access.json"
+    try:
+        file.write_text(json.dumps(access | {"job": "99999"}))
+        told = there("status", code=1, SAGA_WAY="srun")
+    finally:
+        file.write_text(json.dumps(access | {"job": job}))
+    assert "Invalid job id" in told
+
+
+def test_further_allocations_join_and_leave(there: Login) -> None:
+    first = nodes_up(there)
+    joined = there.run("up", "--join", "--nodes", "1", "--gpus-per-node", "8", "--tp", "2", "--time", "20")
+    assert joined.returncode == 0, joined.stderr + there.logs()
+    tools = there.run("up", "--tools", "--nodes", "1", "--time", "20")
+    assert tools.returncode == 0, tools.stderr + there.logs()
+    view = there.json("status")
+    new = [node["id"] for node in view["nodes"] if node["id"] not in first]
+    assert len(new) == 2
+    assert len([w for w in view["workers"] if w["node"] in new]) == 4  # the joined one's, of two GPUs each
+    job = next(r["job"] for r in there.records() if r["allocation"]["role"] == "join")
+    there.slurm.ask("scancel", job)
+    until(lambda: not any(n.startswith(f"{job}.") for n in nodes_up(there)), 40, "the leaving")
+    assert nodes_up(there) >= first
+
+
+def test_a_killed_node_daemon_takes_its_identity_over(there: Login) -> None:
+    node = min(nodes_up(there))
+    before = {n["id"]: n["incarnation"] for n in there.json("status")["nodes"]}
+    daemon_of(there, node).send_signal(signal.SIGKILL)
+
+    def back() -> bool:
+        now = {n["id"]: n for n in there.json("status")["nodes"]}
+        return now[node]["incarnation"] > before[node] and now[node]["state"] == "up"
+
+    until(back, 40, "the daemon's return")
+    until(lambda: ready(there) >= 4, 40, "its workers")
+
+
+def test_down_leaves_nothing(there: Login) -> None:
+    assert "stopped" in there("down")
+    assert not there.slurm.jobs()
+    assert not (there.folder / "access.json").exists()
+    there.gone()
+    assert all(record["over"] for record in there.records())
+
+
+def test_a_launch_that_fails_says_why_and_is_cancelled(login: Login) -> None:
+    login.folder.parent.joinpath("site.toml").write_text('[software]\npython = "/nowhere/python"\n')
+    told = login(*UP, "--nodes", "1", "--site", "site.toml", code=1)
+    assert "ended before the cluster served: FAILED" in told
+    assert "/nowhere/python" in told
+    assert not login.slurm.jobs()
+
+
+def test_what_slurm_refuses_is_said_before_anything_waits(login: Login) -> None:
+    told = login(*UP, "--nodes", "1", "--partition", "nowhere", code=2)
+    assert "Slurm refuses: " in told
+    assert "nowhere" in told
+    assert "Slurm refuses: " in login(*UP, "--nodes", "1", "--partition", "nosubmit", code=2)
+    assert not login.slurm.jobs()
+
+
+def test_a_waiting_job_tells_its_reason_and_goes_with_down(login: Login) -> None:
+    blocker = login.slurm.ask(
+        "sbatch", "--parsable", "-N4", "--exclusive", "-t", "10", "-o", "/dev/null", "--wrap", "sleep 300"
+    )
+    until(lambda: login.slurm.state(blocker) == "RUNNING")
+    login(*UP, "--nodes", "2", "--no-wait")
+    job = login.records()[0]["job"]
+    until(lambda: "Resources" in login.slurm.ask("squeue", "-h", "-j", job, "-o", "%r"), 30)
+    assert "PENDING" in login.slurm.state(job)
+    assert "stopped 1 Slurm jobs" in login("down")
+    assert login.slurm.state(job) in {"CANCELLED", ""}
+
+
+def test_a_requeued_cluster_keeps_its_name_keys_and_job(login: Login) -> None:
+    login(*UP, "--nodes", "1", "--workers", "1")
+    before = login.access()
+    login.slurm.ask("scontrol", "requeue", before["job"])
+
+    def back() -> bool:
+        file = login.folder / "access.json"
+        return file.exists() and json.loads(file.read_text())["restarts"] == 1
+
+    until(back, 60, "the new head")
+    until(lambda: ready(login) == 1, 60, "its worker")
+    after = login.access()
+    assert (after["job"], after["api_key"], after["name"]) == (
+        before["job"],
+        before["api_key"],
+        before["name"],
+    )
+    login("down")
+
+
+def test_two_clusters_of_one_person_side_by_side(login: Login, tmp_path: Path) -> None:
+    other = Login(login.slurm, tmp_path / "d")
+    login(*UP, "--nodes", "1", "--workers", "1", "--name", "one")
+    other(*UP, "--nodes", "1", "--workers", "1", "--name", "two")
+    assert login.json("status")["name"] == "one"
+    login("down")
+    assert other.json("status")["name"] == "two"
+    assert ready(other) == 1
+    other("down")
+    other.gone()
+
+
+def test_dry_run_prints_the_script_and_does_nothing(login: Login) -> None:
+    script = login(*UP, "--nodes", "4", "--gpus-per-node", "8", "--account", "a1", "--dry-run")
+    assert script.startswith("#!/bin/bash\n#SBATCH --job-name=saga-")
+    assert "#SBATCH --account=a1" in script
+    assert not login.folder.exists()
+    assert os.path.exists(login.slurm.conf)
