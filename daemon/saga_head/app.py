@@ -126,7 +126,7 @@ class App:
         server = runner.server
         assert server is not None
         limits = Limits(body_bytes=self.config.head.max_body_bytes)
-        gateway = Gateway(self.shell, server, limits)
+        gateway = Gateway(self.shell, server, limits, responses=self.shell.responses)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal)

@@ -28,11 +28,12 @@ from saga_core.views import (
     WorkflowView,
 )
 from saga_head import explanation, show
+from saga_head.control_api import ApiControl
 from saga_head.control_nodes import NodeControl
 from saga_head.gateway.server import close_after_reply
 from saga_head.keys import same
 from saga_head.replies import body, error, json
-from saga_head.shell import NOT_A_KEY, Shell
+from saga_head.shell import Shell
 
 MAX_REQUEST_BYTES = 1024 * 1024
 """A submission with a large environment; anything longer is a mistake."""
@@ -66,8 +67,7 @@ class Control:
             [
                 web.get("/health", self.health),
                 web.get("/metrics", self.metrics),
-                web.get("/v1/models", self.models),
-                web.get("/s/{token}/v1/models", self.models),
+                *ApiControl(self.shell, self.started_at).routes(),
                 web.get("/saga/v1/cluster", self.cluster),
                 web.get("/saga/v1/events", self.events),
                 web.get("/saga/v1/workflows", self.workflows),
@@ -111,19 +111,6 @@ class Control:
             body=self.shell.metrics.text(),
             headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"},
         )
-
-    async def models(self, request: web.Request) -> web.Response:
-        """OpenAI's list of models."""
-        caller = self.shell.authenticate(request.match_info.get("token"), _bearer(request))
-        if caller == NOT_A_KEY:
-            return error(401, NOT_A_KEY.message, kind=NOT_A_KEY.type, code=NOT_A_KEY.code)
-        created = int(self.started_at)
-        listed = [
-            {"id": name, "object": "model", "created": created, "owned_by": "saga"}
-            | _length(self.shell, name)
-            for name in self.shell.head.fleet.models()
-        ]
-        return json({"object": "list", "data": listed})
 
     # -- for the admin key ---------------------------------------------------------------
 
@@ -268,12 +255,6 @@ def _natural(request: web.Request, name: str, default: N) -> int | N:
     if not (text.isascii() and text.isdecimal() and len(text) <= MOST_DIGITS):
         raise UserError(f"{name}={text[:MOST_DIGITS]!r} is not valid (valid: a whole number)")
     return int(text)
-
-
-def _length(shell: Shell, model: str) -> dict[str, int]:
-    """The length that vLLM reports too, which clients use to size their prompts."""
-    lengths = [w.max_model_len for w in shell.head.fleet.pools[model].workers.values() if w.max_model_len]
-    return {"max_model_len": min(lengths)} if lengths else {}
 
 
 def _bearer(request: web.Request) -> str:

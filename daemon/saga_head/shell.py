@@ -29,6 +29,7 @@ from saga_head.feed import Feed
 from saga_head.gateway.port import Call, Caller, Exchange, Refusal, Result
 from saga_head.gateway.prefix import prefix_of
 from saga_head.gateway.refusals import INTERNAL
+from saga_head.gateway.stored import ResponseStore
 from saga_head.journal import Journal
 from saga_head.keys import Callers, new_token
 from saga_head.metrics import Metrics
@@ -81,6 +82,7 @@ class Shell:
         self._reading: set[StepId] = set()
         """Steps whose prompts are being hashed in a thread."""
         self.recognition = Recognition()
+        self.responses = ResponseStore()
         self._last_step = head.book.last_step + (STEP_GAP if head.book.last_step else 0)
         self._flushing = False
         self._queue: deque[Event] = deque()
@@ -249,6 +251,10 @@ class Shell:
         self._exchanges.pop(number, None)
         self._rules.pop(number, None)
         known = self.head.book.steps.get(number)
+        if result.response and known is not None:
+            workflow = self.head.book.workflows.get(known.workflow) if known.workflow is not None else None
+            key = workflow.key if workflow is not None else ""
+            self.recognition.answered(known.tenant, result.response, key, known.session)
         self.handle(ported.finished(number, result))
         if number in self._final:
             self._final.discard(number)

@@ -16,7 +16,16 @@ from hypothesis import strategies as st
 
 from saga_head.gateway.client import ClientLink
 from saga_head.gateway.exchange import WorkerExchange
-from saga_head.gateway.head import FRAMING, HOT, HeadReader, RequestHead, _frame, parse_head
+from saga_head.gateway.head import (
+    FRAMING,
+    HOT,
+    IDENTITY_NAMES,
+    IDENTITY_PREFIXES,
+    HeadReader,
+    RequestHead,
+    _frame,
+    parse_head,
+)
 from saga_head.gateway.limits import Limits
 from saga_head.gateway.port import Call, Exchange, Refusal, Target
 from saga_head.gateway.relay import Relay, ReplyHead
@@ -246,7 +255,7 @@ class Heard:
         if name in FRAMING:
             assert name not in self.framing
             self.framing[name] = value.strip()
-        elif name == b"x-session-id" or name.startswith(b"x-saga-"):
+        elif name in IDENTITY_NAMES or name.startswith(IDENTITY_PREFIXES):
             self.identity[name] = value.strip(b" \t")
 
 

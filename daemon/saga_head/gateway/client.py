@@ -30,6 +30,7 @@ from saga_head.gateway.refusals import (
     unknown_api,
 )
 from saga_head.gateway.reply import CONTINUE, error_answer
+from saga_head.gateway.stored import prepare
 
 if TYPE_CHECKING:
     from saga_head.gateway.server import Gateway
@@ -41,9 +42,7 @@ log = logging.getLogger(__name__)
 EMPTY_LINES = re.compile(rb"(?:\r\n)+")  # to be ignored before a request, RFC 9112 section 2.2
 
 
-class Stage(Enum):
-    """What the next byte of the client belongs to."""
-
+class Stage(Enum):  # what the next byte of the client belongs to
     HEAD = auto()
     BODY = auto()
     BUSY = auto()
@@ -84,8 +83,6 @@ class ClientLink(asyncio.BufferedProtocol):
         self._timed = False  # since the first byte of this head
         self._surplus = False
         self._flushing = False
-
-    # asyncio
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)  # uvloop's are none by class
@@ -145,8 +142,6 @@ class ClientLink(asyncio.BufferedProtocol):
             self._exchange.resume()
         elif self.stage is _HEAD and not self._timed:
             self._due(self._gateway.limits.keep_alive_idle_s)
-
-    # bytes
 
     def _take(self, data: bytes) -> None:
         """Take bytes that do not begin a request."""
@@ -245,8 +240,6 @@ class ClientLink(asyncio.BufferedProtocol):
         """Count the body out of what all connections hold."""
         self._intake.release()
 
-    # the request
-
     def _arrive(self, body: Body) -> None:
         """A whole request: decode what decides, and ask the scheduler."""
         gateway, head = self._gateway, self._head
@@ -255,11 +248,18 @@ class ClientLink(asyncio.BufferedProtocol):
         if isinstance(fields, Refusal):
             self.fail(fields)
             return
+        ready = prepare(
+            gateway.responses, head.api, self._who.tenant, body, fields, gateway.limits.body_bytes
+        )
+        if isinstance(ready, Refusal):
+            self.fail(ready)
+            return
+        body, keeper = ready
         if not self.paused:
             self._due(first_s(gateway.limits, stream=bool(fields.stream)))
         scheduler = gateway.scheduler
         call = Call(scheduler.next_step(), self._who, head.api, fields, head.identity, len(body), body)
-        self._exchange = exchange = WorkerExchange(call, head, body, self, gateway)
+        self._exchange = exchange = WorkerExchange(call, head, body, self, gateway, keeper)
         gateway.exchanges += 1
         try:
             scheduler.arrive(call, exchange)
@@ -302,8 +302,6 @@ class ClientLink(asyncio.BufferedProtocol):
             self._end_exchange()
             exchange.client_gone()
             self.transport.abort()
-
-    # the end
 
     def fail(self, refusal: Refusal) -> bool:
         """Answer a request that never became a step. A whole one leaves the connection usable."""

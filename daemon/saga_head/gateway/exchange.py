@@ -26,6 +26,7 @@ from saga_head.gateway.reply import (
     read_usage,
     rewrite_head,
 )
+from saga_head.gateway.stored import Keeper
 from saga_head.gateway.upstream import WorkerLink
 
 if TYPE_CHECKING:
@@ -48,11 +49,19 @@ class WorkerExchange:
     """The gateway's side of one step (`port.Exchange`)."""
 
     __slots__ = (
-        "_answered", "_arrived_s", "_asked", "_body", "_client", "_connecting", "_early", "_gateway", "_head", "_late",
-        "_link", "_relay", "_retried", "_status", "_stream", "_target", "_ttft_s", "_wire_chunked", "call", "settled",
+        "_answered", "_arrived_s", "_asked", "_body", "_client", "_connecting", "_early", "_gateway", "_head", "_keeper",
+        "_late", "_link", "_relay", "_retried", "_status", "_stream", "_target", "_ttft_s", "_wire_chunked", "call", "settled",
     )  # fmt: skip
 
-    def __init__(self, call: Call, head: RequestHead, body: Body, client: Client, gateway: "Gateway") -> None:
+    def __init__(
+        self,
+        call: Call,
+        head: RequestHead,
+        body: Body,
+        client: Client,
+        gateway: "Gateway",
+        keeper: Keeper | None = None,
+    ) -> None:
         self.call = call
         self.settled = False
         self._head = head
@@ -72,6 +81,7 @@ class WorkerExchange:
         self._link: WorkerLink | None = None
         self._relay: Relay | None = None
         self._asked: Asked | None = None
+        self._keeper = keeper
         self._connecting: asyncio.Task[None] | None = None
 
     # from the scheduler
@@ -172,7 +182,7 @@ class WorkerExchange:
         self._asked = asked_of(self.call.api, offered=self.call.fields.tools is not NO_JSON)
         self._relay = relay = Relay(
             self, client.transport.write, self._gateway.limits.reply_head_bytes,
-            decode=head.http10, asked=self._asked,
+            decode=head.http10, asked=self._asked, hear=self._keeper.feed if self._keeper is not None else None,
         )  # fmt: skip
         link.send(relay, *outgoing(self.call, head, target, body))
         if client.paused:
@@ -314,11 +324,13 @@ class WorkerExchange:
         assert not self.settled
         self.settled = True
         relay, self._relay = self._relay, None
-        usage, tool = None, UNKNOWN
+        usage, tool, response = None, UNKNOWN, ""
         if relay is not None:
             usage = read_usage(relay.tail)
             if self._asked is not None and outcome is Outcome.DONE:
                 tool = self._asked.close(relay.tail)
+            if self._keeper is not None and outcome is Outcome.DONE:
+                response = self._keeper.close()
             relay.drop()
         self._target = None
         if self._body is not None:
@@ -326,5 +338,6 @@ class WorkerExchange:
             self._client.release_body()
         duration_s = self._gateway.clock() - self._arrived_s
         self._gateway.scheduler.finish(
-            self.call.step, Result(outcome, self._status, usage, self._ttft_s, duration_s, detail, tool)
+            self.call.step,
+            Result(outcome, self._status, usage, self._ttft_s, duration_s, detail, tool, response),
         )

@@ -54,6 +54,7 @@ class Fields(msgspec.Struct, kw_only=True, gc=False):
     vllm_xargs: msgspec.Raw = NO_JSON
     nvext: msgspec.Raw = NO_JSON
     cache_salt: str | None = None
+    store: bool | None = None  # Responses API
     # Of these, the first OPENING_BYTES.
     messages: msgspec.Raw = NO_JSON
     system: msgspec.Raw = NO_JSON  # Messages API
@@ -146,6 +147,7 @@ class Result(msgspec.Struct, frozen=True, gc=False):
     duration_s: float  # arrival to this moment
     detail: str
     tool: str = ""  # what the answer asks for; "-": for nothing; "": not seen
+    response: str = ""  # id under which the answer is kept for a later step to continue
 
 
 class Exchange(Protocol):

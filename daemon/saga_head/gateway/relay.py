@@ -43,6 +43,17 @@ def _ignore(_: bytes) -> None:
     """Stand in for the raw write where the client is sent the decoded body."""
 
 
+def _both(write: Callable[[bytes], None], hear: Callable[[bytes], None] | None) -> Callable[[bytes], None]:
+    if hear is None:
+        return write
+
+    def both(data: bytes) -> None:
+        hear(data)
+        write(data)
+
+    return both
+
+
 class Relay:
     """One reply on its way: bytes go to `write` as they came; the parser only finds the end.
 
@@ -50,7 +61,7 @@ class Relay:
     """
 
     __slots__ = (
-        "_asked", "_asker", "_begun", "_head", "_head_limit", "_mark", "_parser", "_raw", "_write", "complete", "head",
+        "_asked", "_asker", "_begun", "_head", "_head_limit", "_hear", "_mark", "_parser", "_raw", "_write", "complete", "head",
         "on_body", "reusable", "silent", "tail",
     )  # fmt: skip
 
@@ -64,14 +75,21 @@ class Relay:
         *,
         decode: bool = False,
         asked: Asked | None = None,
+        hear: Callable[[bytes], None] | None = None,
     ) -> None:
-        """`decode`: send the decoded body, for a client that cannot read chunks. `asked`: looks for a tool's name."""
+        """`decode`: send the decoded body, for a client that cannot read chunks. `asked`: looks for a tool's name.
+
+        `hear`: takes the decoded body beside the client.
+        """
         self._asker: Asker | None = asker
         self._write = write
         self._raw = write
         if decode:
             self._raw = _ignore
-            self.on_body = write
+            self.on_body = _both(write, hear)
+        elif hear is not None:
+            self.on_body = hear
+        self._hear = hear
         self._parser: httptools.HttpResponseParser | None = None
         self._asked = asked
         self._mark = asked.mark if asked is not None else b""
@@ -104,7 +122,7 @@ class Relay:
     def decode_to(self, write: Callable[[bytes], None]) -> None:
         """From `on_head` on: pass the decoded body to `write` instead of the bytes as they come."""
         assert self.head is not None
-        self._raw, self.on_body = _ignore, write
+        self._raw, self.on_body = _ignore, _both(write, self._hear)
         self._begun, self.complete = 0, False
         self._parser = httptools.HttpResponseParser(self)  # which looks for on_body when it is made
         self._parser.feed_data(self.head.raw)
@@ -113,6 +131,7 @@ class Relay:
         """Forget everyone: whatever still comes is of no interest; breaks the reference cycles."""
         self._asker = self._parser = None
         self._write = self._raw = _ignore
+        self._hear = None
         if hasattr(self, "on_body"):
             del self.on_body
 

@@ -13,6 +13,7 @@ from saga_head.gateway.client import ClientLink, Stage
 from saga_head.gateway.intake import BodyLedger
 from saga_head.gateway.limits import Limits
 from saga_head.gateway.port import Scheduler
+from saga_head.gateway.stored import ResponseStore
 from saga_head.gateway.upstream import Pool
 
 SCRATCH_BYTES = 16 * 1024  # most requests in one read; the rest of a longer body is read into its own buffer
@@ -43,11 +44,13 @@ class Gateway:
         fallback: Callable[[], asyncio.Protocol],
         limits: Limits | None = None,
         clock: Callable[[], float] = time.monotonic,
+        responses: ResponseStore | None = None,
     ) -> None:
         self.scheduler = scheduler
         self.fallback = fallback
         self.limits = limits or Limits()
         self.clock = clock
+        self.responses = ResponseStore() if responses is None else responses
         self.pool = Pool(self.limits, clock)
         self.scratch = memoryview(bytearray(SCRATCH_BYTES))
         self.links: set[ClientLink] = set()
