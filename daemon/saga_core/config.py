@@ -71,6 +71,10 @@ class NodeConfig:
     """Failed probes in a row after which a ready worker is killed and started again."""
     notice_s: float = 60.0
     """How long this machine stays after SIGUSR1 (Slurm's --signal=USR1@60, or the grace of a preemption)."""
+    stall_s: float = 120.0
+    """A ready worker that has requests and whose figures do not change for this long hangs, and is killed and started
+    again. The longest engine step is some seconds (a chunk of 8,192 tokens of a 70B model); compiling in mid-flight
+    takes a minute."""
     start_timeout_s: float = 600.0
     """A worker that is not ready by then is killed and started again (70B weights take minutes)."""
     backoff_s: float = 1.0
@@ -102,6 +106,8 @@ class WorkersConfig:
     """Sequences in one batch; 0: the engine's default."""
     tp: int = 1
     """GPUs per worker."""
+    session_control: bool = True
+    """Put saga's plugin into the engine, so that it keeps KV by what sessions are worth."""
     extra_args: tuple[str, ...] = ()
     """Handed to the engine as they are."""
 

@@ -63,6 +63,10 @@ class Worker:
     """It takes no steps at all: what is there is broken off."""
     ends_at: float | None = None
     """When its node ends; None: nobody knows."""
+    stirs: int = 0
+    """As its node says: grows while its engine does something; 0: nobody knows."""
+    stirred_at: float = 0.0
+    """When that grew, or when the first of our steps was placed on it."""
     suspect_at: float | None = None
     """When a connection to it failed; it is not used again before a later report says ready."""
 
@@ -101,6 +105,7 @@ class Worker:
         self.running, self.waiting = fact.running, fact.waiting
         self.kv_usage = min(1.0, max(0.0, fact.kv_usage))  # in this order NaN becomes 0
         self.reason = fact.reason
+        self.stirs = fact.stirs
 
 
 @dataclass(slots=True, eq=False)

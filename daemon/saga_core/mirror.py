@@ -157,6 +157,8 @@ class Mirror:
         for fact in report.workers:
             if not self._stands(node, fact):
                 self._on_worker(node, fact)
+            elif fact.stirs:
+                self._look_for_hang(node, node.workers[fact.worker])
         here = {fact.worker for fact in report.workers}
         for worker in [w for w in node.workers.values() if w.id not in here]:
             self._lose_worker(worker, f"node {node.id} no longer has it")
@@ -169,6 +171,16 @@ class Mirror:
         """Whether this very fact is mirrored already: said again, as most are, it changes nothing."""
         worker = node.workers.get(fact.worker)
         return worker is not None and worker.suspect_at is None and self._facts.get(fact.worker) == fact
+
+    def _look_for_hang(self, node: Node, worker: Worker) -> None:
+        """Steps are there, and its figures have not changed for long: what the node cannot see, if the engine stopped
+        before it counted them.
+        """
+        quiet_s = self.desk.now - worker.stirred_at
+        if worker.placed and worker.state is WorkerState.READY and quiet_s > self.config.node.stall_s:
+            reason = f"it hangs: {worker.placed} steps sent, nothing done for {quiet_s:.0f} s"
+            want = wire.RestartWorker(worker=worker.id, incarnation=worker.incarnation, reason=reason)
+            self.desk.do(Send(node.id, want))
 
     def _on_worker(self, node: Node, fact: wire.WorkerFact) -> None:
         if node_of(fact.worker) != node.id:
@@ -186,6 +198,7 @@ class Mirror:
         self.fleet.serve(worker, fact.model)
         states.advance(states.WORKER, worker.state, str(fact.state), what=f"worker {worker.id}")
         worker.accept(fact)
+        worker.stirred_at = self.desk.now
         self._facts[worker.id] = fact
         self._index(worker, before)
 

@@ -74,6 +74,10 @@ class Worker:
     failures: int = 0
     """Starts in a row that ended before the worker had been ready for `backoff_max_s`."""
     silent: int = 0
+    stirs: int = 0
+    """Readings that differed from the one before, of an engine that counts its tokens."""
+    stirred_at: float = 0.0
+    """When the latest of them was taken, or one without requests."""
     spawned_at: float = 0.0
     ready_at: float = 0.0
     again_at: float = 0.0
@@ -195,6 +199,7 @@ class Node:
         worker.incarnation += 1
         worker.alive, worker.state = True, WorkerState.STARTING
         worker.spawned_at, worker.silent, worker.up, worker.load = self._now, 0, None, None
+        worker.stirs = 0
         worker.worths, worker.valued = 0, {}
         self._changed(worker)
         self._out.append(SpawnWorker(worker.id, worker.incarnation))
@@ -250,9 +255,32 @@ class Node:
 
     def _on_load(self, event: WorkerLoad) -> None:
         worker = self._current(event.worker, event.incarnation, "load")
-        if worker is not None:
-            worker.load, worker.silent, worker.fact = event, 0, None
-            self.has_news = True
+        if worker is None:
+            return
+        if event.tokens is not None:
+            self._watch_progress(worker, event)
+        worker.load, worker.silent, worker.fact = event, 0, None
+        self.has_news = True
+
+    def _watch_progress(self, worker: Worker, load: WorkerLoad) -> None:
+        """An engine that has requests and does nothing hangs, however well its server answers.
+
+        Everything that is read counts as progress: a long prompt takes blocks long before it gives tokens.
+        """
+        if load != worker.load:
+            worker.stirs += 1
+        if load != worker.load or not (load.running or load.waiting):
+            worker.stirred_at = self._now
+        elif worker.state is WorkerState.READY and self._now - worker.stirred_at > self.config.stall_s:
+            count = load.running + load.waiting
+            self._kill(worker, f"it hangs: {count} requests, nothing done for {self.config.stall_s:g} s")
+
+    def _restart(self, want: wire.RestartWorker) -> None:
+        worker = self.workers.get(want.worker)
+        if worker is None or want.incarnation != worker.incarnation or worker.state is not WorkerState.READY:
+            self._out.append(Ignored("stale", f"request to restart {want.worker}"))
+        else:
+            self._kill(worker, want.reason)
 
     def _on_silent(self, event: WorkerSilent) -> None:
         worker = self._current(event.worker, event.incarnation, "silence")
@@ -360,6 +388,8 @@ class Node:
                 self._forget(message)
             case wire.Worths():
                 self._value(message)
+            case wire.RestartWorker():
+                self._restart(message)
             case wire.Shutdown():
                 self._quit(message.reason, 0)
             case _:
@@ -547,5 +577,6 @@ def _made(worker: Worker) -> wire.WorkerFact:
         running=load.running if load is not None else 0,
         waiting=load.waiting if load is not None else 0,
         kv_usage=load.kv_usage if load is not None else 0.0,
+        stirs=worker.stirs,
         reason=worker.reason,
     )

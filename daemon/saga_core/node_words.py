@@ -53,6 +53,8 @@ class WorkerLoad(msgspec.Struct, frozen=True):
     running: int
     waiting: int
     kv_usage: float
+    tokens: int | None = None
+    """Read and written since its start; None: it does not say."""
 
 
 class WorkerSilent(msgspec.Struct, frozen=True):

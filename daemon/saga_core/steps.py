@@ -168,6 +168,8 @@ class Steps:
             self.fleet.move_home(session.home, worker.id)
             self.worths.moved(session.id, session.home, worker.id)
         self.desk.record(StepPlaced(step=step.id, worker=worker.id, why=why, incarnation=worker.incarnation))
+        if not worker.placed:
+            worker.stirred_at = self.desk.now
         worker.placed += 1
         self.fleet.touch(worker)
         priority = self._priority(step, session) if self.profile.engine_order and worker.ordered else None

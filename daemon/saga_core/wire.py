@@ -53,6 +53,8 @@ class WorkerFact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     running: int = 0
     waiting: int = 0
     kv_usage: float = 0.0
+    stirs: int = 0
+    """Grows while the engine does something; 0: it does not say."""
     reason: str = ""
 
 
@@ -193,6 +195,14 @@ class Worths(Message, frozen=True, kw_only=True):
     """(standing, value) as in `saga_core.kv.retention`, the least goes first; None: nobody says any more."""
 
 
+class RestartWorker(Message, frozen=True, kw_only=True):
+    """Want: this incarnation of a worker is ended, and the next one started. Repeated while its facts say ready."""
+
+    worker: WorkerId
+    incarnation: int
+    reason: str
+
+
 class Shutdown(Message, frozen=True, kw_only=True):
     """Want: the node daemon stops its workers and programs and ends."""
 
@@ -200,7 +210,18 @@ class Shutdown(Message, frozen=True, kw_only=True):
 
 
 ToHead = Hello | Report | Goodbye | Valued
-ToNode = Welcome | Refused | Ack | WhoAreYou | RunProgram | StopProgram | ForgetProgram | Worths | Shutdown
+ToNode = (
+    Welcome
+    | Refused
+    | Ack
+    | WhoAreYou
+    | RunProgram
+    | StopProgram
+    | ForgetProgram
+    | Worths
+    | RestartWorker
+    | Shutdown
+)
 
 M = TypeVar("M")
 

@@ -45,7 +45,8 @@ class Watch:
         except (aiohttp.ClientError, OSError, ValueError) as error:
             return self._silent(str(error) or type(error).__name__)
         usage = min(max(load.kv_usage, 0.0), 1.0)
-        return WorkerLoad(self._worker, self._incarnation, load.running, load.waiting, usage)
+        tokens = load.prompt_tokens + load.generation_tokens
+        return WorkerLoad(self._worker, self._incarnation, load.running, load.waiting, usage, tokens)
 
     def _silent(self, reason: str) -> WorkerSilent:
         return WorkerSilent(self._worker, self._incarnation, reason)

@@ -41,6 +41,7 @@ TO_NODE = [
     wire.Worths(
         head=2, worker="n1/0", incarnation=3, since=4, version=5, worths={"1.main": (3, 0.5), "2.main": None}
     ),
+    wire.RestartWorker(worker="n1/0", incarnation=3, reason="r"),
     wire.Shutdown(reason="r"),
 ]
 READERS = [wire.decode_to_head, wire.decode_to_node]

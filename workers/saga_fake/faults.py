@@ -17,6 +17,8 @@ class Mode(StrEnum):
     """Exit 1 before the streamed chunk after this many [chunks, default 1]."""
     HANG = "hang"
     """Accept and never answer, /health included; the engine stands still. /fake/mode still works."""
+    STALL = "stall"
+    """The engine stands still; everything else answers, /health and /metrics included."""
     SLOW = "slow"
     """Every engine step takes longer by this [factor, default 10]."""
     REFUSE = "refuse"

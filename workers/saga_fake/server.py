@@ -110,7 +110,7 @@ class FakeServer:
         self._chunks_sent = 0
         self.driver.slow_factor = fault.amount if fault.mode is Mode.SLOW else 1.0
         hang = fault.mode is Mode.HANG
-        self.driver.freeze(frozen=hang)
+        self.driver.freeze(frozen=hang or fault.mode is Mode.STALL)
         if hang:
             self._hung.clear()
         else:
