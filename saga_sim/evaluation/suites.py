@@ -25,6 +25,8 @@ HOST = "+host~2"
 """Host memory of twice the pool behind every worker."""
 BELOW = (STICKY, THUNDER, BLIND, LEARNED)
 """Below the cliff all are alike; these have targets there."""
+LRU = f"{LEARNED}+lru"
+"""Ours, with engines that forget what was used least recently."""
 MAIN = (STICKY, THUNDER, "ttl", "saga-paper", BLIND, LEARNED, PERFECT)
 """Those with targets, and what they are held against."""
 
@@ -119,11 +121,12 @@ SUITES = {
     "standard": Suite(
         what="all that has a target, three seeds",
         grids=(
-            _pressure(SHORT, CLIFF, per_worker=200, profiles=MAIN),
-            _pressure(("entire",), CLIFF, per_worker=50, profiles=MAIN),
-            _pressure(("kvct",), CLIFF, per_worker=50, profiles=(*MAIN, *HOSTED)),
-            _pressure(("web",), WEB_OVERLOAD, per_worker=100, profiles=MAIN),
-            _pressure((*SHORT, *LONG, "web"), BELOW_CLIFF, per_worker=50, profiles=BELOW),
+            _pressure(SHORT, CLIFF, per_worker=200, profiles=(*MAIN, LRU)),
+            _pressure(("entire",), CLIFF, per_worker=50, profiles=(*MAIN, LRU)),
+            _pressure(("kvct",), CLIFF, per_worker=50, profiles=(*MAIN, LRU, *HOSTED)),
+            _pressure(("web",), WEB_OVERLOAD, per_worker=300, profiles=MAIN),
+            _pressure((*SHORT, "web"), BELOW_CLIFF, per_worker=50, profiles=BELOW),
+            _pressure(LONG, BELOW_CLIFF, per_worker=30, profiles=BELOW),
             _chat(BELOW_CLIFF, least=1000, profiles=BELOW),
             _mix((0.8, 0.9, 0.97), per_worker=150, profiles=(STICKY, THUNDER, BLIND, LEARNED)),
         ),
@@ -157,6 +160,7 @@ SUITES = {
             _pressure(LONG, 0.5, *OVERLOADS, per_worker=75),
             _chat(BELOW_CLIFF, 0.5, *OVERLOADS),
             _mix(PEAK_SHARES, per_worker=300),
+            _pressure((*SHORT, *LONG), CLIFF, per_worker=75, profiles=(LRU,)),
             _pressure(("kvct",), CLIFF, per_worker=75, profiles=HOSTED),
             *SHIFTS,
             VARIANCE,

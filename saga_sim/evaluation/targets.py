@@ -22,6 +22,7 @@ from saga_sim.evaluation.suites import (
     CLIFF,
     HOST,
     LEARNED,
+    LRU,
     PERFECT,
     STICKY,
     THUNDER,
@@ -31,8 +32,6 @@ from saga_sim.evaluation.variants import variant
 
 PAPER = "saga-paper"
 HASTY = f"{LEARNED}+mode=throughput"
-LRU = f"{LEARNED}+lru"
-"""Ours, with engines that forget what was used least recently."""
 
 
 class Figure(StrEnum):
