@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from saga_core.ids import NodeId, SessionId, WorkerId
 from saga_core.pool import Pool
 from saga_core.states import NodeState, WorkerState
-from saga_core.wire import WorkerFact
+from saga_core.wire import Capability, WorkerFact
 
 __all__ = ["Fleet", "Node", "Pool", "Worker"]
 
@@ -40,6 +40,7 @@ class Worker:
     """Whether it serves the smallest priority first."""
     values: bool = False
     """Whether its engine takes what sessions' KV is worth."""
+    capabilities: tuple[Capability, ...] = ()
     max_seqs: int = DEFAULT_MAX_SEQS
     running: int = 0
     waiting: int = 0
@@ -100,7 +101,7 @@ class Worker:
         self.host, self.port, self.key = fact.host, fact.port, fact.key
         self.capacity_tokens, self.max_model_len = fact.capacity_tokens, fact.max_model_len
         self.host_tokens, self.ordered = max(0, fact.host_tokens), fact.ordered
-        self.values = fact.values
+        self.values, self.capabilities = fact.values, fact.capabilities
         self.max_seqs = fact.max_seqs if fact.max_seqs > 0 else DEFAULT_MAX_SEQS
         self.running, self.waiting = fact.running, fact.waiting
         self.kv_usage = min(1.0, max(0.0, fact.kv_usage))  # in this order NaN becomes 0

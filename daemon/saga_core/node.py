@@ -574,6 +574,7 @@ def _made(worker: Worker) -> wire.WorkerFact:
         host_tokens=up.host_tokens if up is not None else 0,
         ordered=up is not None and up.ordered,
         values=up is not None and up.values,
+        capabilities=up.capabilities if up is not None else (),
         running=load.running if load is not None else 0,
         waiting=load.waiting if load is not None else 0,
         kv_usage=load.kv_usage if load is not None else 0.0,

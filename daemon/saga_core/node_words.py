@@ -37,6 +37,8 @@ class WorkerUp(msgspec.Struct, frozen=True):
     """Whether it serves the smallest priority first."""
     values: bool = False
     """Whether it takes what sessions' KV is worth."""
+    capabilities: tuple[wire.Capability, ...] = ()
+    """Found out at its start."""
 
 
 class WorkerExited(msgspec.Struct, frozen=True):

@@ -9,6 +9,7 @@ import msgspec
 
 from saga_core.aeg.scores import Score
 from saga_core.aeg.words import Declared
+from saga_core.wire import Capability
 
 
 class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,6 +46,8 @@ class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
     prompt_tokens: int = 0
     """Of its finished steps, as this head saw them."""
     cached_tokens: int = 0
+    capabilities: tuple[Capability, ...] = ()
+    """What its start was tried for."""
 
 
 class NodeView(msgspec.Struct, frozen=True, kw_only=True):

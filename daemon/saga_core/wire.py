@@ -30,6 +30,15 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, tag=True, omit_defaults
     """Base of everything on the wire; the tag is the class name."""
 
 
+class Capability(msgspec.Struct, frozen=True, array_like=True):
+    """What a start of a worker was tried for, with how it went; `works` None: it was not tried."""
+
+    name: str
+    """prefix hits, events, session control, tiers, priority."""
+    works: bool | None
+    detail: str = ""
+
+
 class WorkerFact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a node knows of one of its workers."""
 
@@ -50,6 +59,8 @@ class WorkerFact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Whether it serves the smallest priority first (vLLM --scheduling-policy priority), not as requests come."""
     values: bool = False
     """Whether its engine takes what sessions' KV is worth (`Worths`)."""
+    capabilities: tuple[Capability, ...] = ()
+    """Found out at its start."""
     running: int = 0
     waiting: int = 0
     kv_usage: float = 0.0

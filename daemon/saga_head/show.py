@@ -144,6 +144,7 @@ def worker(item: Worker, room: Room | None, now: float) -> WorkerView:
         evictable_tokens=kept[1],
         prompt_tokens=item.prompt_tokens,
         cached_tokens=item.cached_tokens,
+        capabilities=item.capabilities,
     )
 
 

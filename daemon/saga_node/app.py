@@ -134,7 +134,7 @@ class Daemon:
             case EndProgram():
                 self._runner.end(action.workflow, action.attempt, action.grace_s)
             case SetWorths():
-                log.debug("worths-dropped", worker=action.worker, sessions=len(action.worths))
+                self._supervisor.set_worths(action.worker, action.incarnation, action.worths)
             case FindHead():
                 self._find_head()
             case Quit():

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from saga_core.config import WorkersConfig
 from saga_core.errors import UserError, choose
+from saga_core.kv.commands import INCARNATION_VARIABLE
 from saga_node import models
 from saga_node.processes import Processes
 from saga_vllm import launch, platform
@@ -25,6 +26,7 @@ MAX_SEQS = {Platform.CPU: 128, Platform.CUDA: 256}
 """vLLM's own --max-num-seqs of an API server; large GPUs take more (vllm/engine/arg_utils.py, get_batch_defaults)."""
 FAKE_MAX_SEQS = 128
 FAKE_BLOCK_TOKENS = 32
+CONTROL_OFF = "workers.session_control is off"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +40,9 @@ class Seat:
     """A short private path, removed after the worker's death."""
     cores: tuple[int, ...]
     gpus: tuple[str, ...]
+    incarnation: int = 0
+    control: bool = False
+    """With session control in the engine."""
 
     @property
     def kv_endpoint(self) -> str:
@@ -59,6 +64,8 @@ class Engine(Protocol):
     max_seqs: int
     ordered: bool
     """Whether it serves the smallest priority first."""
+    no_control: str
+    """Why it is started without session control; empty: it is started with it."""
 
     async def prepare(self, processes: Processes, log_folder: Path) -> None:
         """Do once what all workers need. SagaError says why they cannot be."""
@@ -79,6 +86,9 @@ class Vllm:
         self._once = asyncio.Lock()
         self.served_name = served_name(config)
         self.max_seqs = config.max_seqs or MAX_SEQS[self._platform]
+        self.no_control = "" if config.session_control else CONTROL_OFF
+        if launch.brings_connector(config.extra_args):
+            self.no_control = "workers.extra_args name another KV connector"
 
     async def prepare(self, processes: Processes, log_folder: Path) -> None:
         """Build the demo model, where one is named."""
@@ -100,6 +110,8 @@ class Vllm:
             block_tokens=config.block_size or None,
             max_num_seqs=config.max_seqs or None,
             priority=self._priority,
+            control=seat.control,
+            incarnation=seat.incarnation,
             cores=seat.cores if self._platform is Platform.CPU else (),
             gpus=seat.gpus,
             gpu_memory=config.gpu_memory,
@@ -127,6 +139,7 @@ class Fake:
         self.ordered = launch.serves_by_priority(config.extra_args, otherwise=ordered)
         self.served_name = served_name(config)
         self.max_seqs = config.max_seqs or FAKE_MAX_SEQS
+        self.no_control = "" if config.session_control else CONTROL_OFF
 
     async def prepare(self, processes: Processes, log_folder: Path) -> None:
         """There is nothing to prepare."""
@@ -148,7 +161,13 @@ class Fake:
         }
         argv = [str(word) for flag in flags.items() for word in flag]
         argv += launch.PRIORITY_FLAGS if self._priority else ()
-        env = {"VLLM_API_KEY": seat.key, "TMPDIR": str(seat.scratch), "PYTHONUNBUFFERED": "1"}
+        argv += () if seat.control else ("--no-control",)
+        env = {
+            "VLLM_API_KEY": seat.key,
+            "TMPDIR": str(seat.scratch),
+            "PYTHONUNBUFFERED": "1",
+            INCARNATION_VARIABLE: str(seat.incarnation),
+        }
         return Launch((sys.executable, "-m", "saga_fake", *argv, *config.extra_args), env)
 
 

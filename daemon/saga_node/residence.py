@@ -10,6 +10,7 @@ from saga_core.ids import SessionId, WorkerId
 from saga_core.kv.ledger import Ledger
 from saga_core.node_words import Residency
 from saga_vllm.kv_events import AllBlocksCleared, Batch, BlockRemoved, BlockStored, KvEvent, Lost, Restarted
+from saga_vllm.proving import SESSION
 
 DEVICE = (None, "GPU")
 """vLLM calls the pool that its kernels read "GPU" on every platform; "CPU" and "STORAGE" are tiers behind it."""
@@ -19,6 +20,9 @@ FIRST_GROUP = (None, 0)
 
 class Residence:
     """The residency of one incarnation of a worker."""
+
+    probed_tokens = 0
+    """Told of under the name of the node's own trial of a start; no session has that name."""
 
     def __init__(self, worker: WorkerId, incarnation: int) -> None:
         self.worker, self.incarnation = worker, incarnation
@@ -40,14 +44,21 @@ class Residence:
         elif event.medium not in DEVICE or event.group_idx not in FIRST_GROUP:
             return
         elif isinstance(event, BlockStored):
-            self.ledger.stored(
-                event.block_hashes,
-                parent=event.parent_block_hash,
-                block_tokens=event.block_size,
-                session=SessionId(event.session_id) if event.session_id else None,
-            )
+            self._stored(event)
         elif isinstance(event, BlockRemoved):
             self.ledger.removed(event.block_hashes)
+
+    def _stored(self, event: BlockStored) -> None:
+        session = event.session_id
+        if session == SESSION:
+            self.probed_tokens += len(event.block_hashes) * event.block_size
+            session = None
+        self.ledger.stored(
+            event.block_hashes,
+            parent=event.parent_block_hash,
+            block_tokens=event.block_size,
+            session=SessionId(session) if session else None,
+        )
 
     def news(self) -> Residency | None:
         """What changed since the last call; None: nothing."""

@@ -15,14 +15,15 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from saga_core.config import NodeConfig
 from saga_core.errors import ClusterError, SagaError
-from saga_core.ids import WorkerId
+from saga_core.ids import SessionId, WorkerId
 from saga_core.node_words import Residency, WorkerExited, WorkerLoad, WorkerSilent, WorkerUp
+from saga_core.wire import Capability
 from saga_node import places
 from saga_node.engines import Engine, Seat
 from saga_node.logfile import LogFile
@@ -30,13 +31,16 @@ from saga_node.processes import Processes, Tree
 from saga_node.residence import Residence
 from saga_node.runner import exit_reason
 from saga_node.tasks import Tasks
+from saga_node.teller import Teller, Worth
 from saga_node.watch import Watch
 from saga_shell import log
 from saga_vllm import cleanup
-from saga_vllm.diagnose import TAIL_BYTES, reason_from_log
+from saga_vllm.control import Control
+from saga_vllm.diagnose import TAIL_BYTES, plugin_fault, reason_from_log
 from saga_vllm.kv_events import KvEvents
 from saga_vllm.listener import listener_is_ours
 from saga_vllm.probe import Ready, probe
+from saga_vllm.proving import CONTROL, PREFIX_HITS, PRIORITY, Trial, prove
 
 KILL_GRACE_S = 5.0
 """Between TERM and KILL of a worker; vLLM ends in 1 to 2 s."""
@@ -61,6 +65,10 @@ class Start:
     """Why we end it; empty while we do not."""
     ending: asyncio.Event = field(default_factory=asyncio.Event)
     residence: Residence | None = None
+    teller: Teller | None = None
+    was_ready: bool = False
+    plugin_fault: str = ""
+    """What the log of its end says of our plugin."""
     belongings: frozenset[Path] = field(default_factory=frozenset)
 
 
@@ -84,6 +92,8 @@ class Supervisor:
         self._shares, self._host, self._log_folder = shares, host, log_folder
         self._tell, self._free_port = tell, free_port
         self._starts: dict[WorkerId, Start] = {}
+        self._no_control = engine.no_control
+        """Why engines are started without session control; empty: they are started with it."""
         self._tasks = Tasks()
 
     def spawn(self, worker: WorkerId, incarnation: int) -> None:
@@ -102,6 +112,12 @@ class Supervisor:
         log.info("worker-ending", worker=worker, incarnation=incarnation, reason=reason)
         if start.tree is not None:
             self._tasks.start(self._end(start.tree, start), f"end of worker {worker}")
+
+    def set_worths(self, worker: WorkerId, incarnation: int, worths: Mapping[SessionId, Worth]) -> None:
+        """Tell its engine what sessions' KV is worth; nothing when it is over, or has no session control."""
+        start = self._starts.get(worker)
+        if start is not None and start.incarnation == incarnation and start.teller is not None:
+            start.teller.tell(worths)
 
     async def close(self) -> None:
         """End all of them, together."""
@@ -134,10 +150,20 @@ class Supervisor:
             if start.killed:
                 return start.killed
             reason = await self._run(start)
+            if self._plugin_failed(start):
+                log.error("session-control-off", worker=start.worker, reason=self._no_control)
+                continue
             if not reason.startswith(PORT_TAKEN):
                 return reason
             log.warning("worker-port-taken", worker=start.worker)
         return f"{reason} ({PORT_TRIES} times in a row)"
+
+    def _plugin_failed(self, start: Start) -> bool:
+        """Whether the engine died of our plugin before it was ready; then it is started without it from now on."""
+        if start.was_ready or start.killed or self._no_control:
+            return False
+        self._no_control = start.plugin_fault
+        return bool(self._no_control)
 
     async def _prepare(self, start: Start) -> None:
         """Building a model takes a while: not longer than the worker is wanted."""
@@ -174,6 +200,8 @@ class Supervisor:
             scratch=scratch,
             cores=cores,
             gpus=gpus,
+            incarnation=start.incarnation,
+            control=not self._no_control,
         )
 
     async def _run_logged(self, start: Start, seat: Seat, output: LogFile) -> str:
@@ -195,7 +223,9 @@ class Supervisor:
             await tree.kill()
             self._processes.forget(tree)
             start.tree = None
-        return _cause(exit_code, output.tail(TAIL_BYTES))
+        tail = output.tail(TAIL_BYTES)
+        start.plugin_fault = plugin_fault(tail)
+        return _cause(exit_code, tail)
 
     async def _end(self, tree: Tree, start: Start) -> None:
         await self._look_at(tree, start)
@@ -214,24 +244,49 @@ class Supervisor:
         await self._look_at(tree, start)
         took_s = asyncio.get_running_loop().time() - began
         log.info("worker-ready", worker=start.worker, port=seat.port, pid=tree.pid, took_s=took_s)
-        self._tell(
-            WorkerUp(
-                worker=start.worker,
-                incarnation=start.incarnation,
-                host=seat.host,
-                port=seat.port,
-                key=seat.key,
-                model=self._engine.served_name,
-                capacity_tokens=ready.pool.tokens,
-                max_model_len=ready.max_model_len,
-                max_seqs=self._engine.max_seqs,
-                ordered=self._engine.ordered,
-            )
-        )
-        start.residence = Residence(start.worker, start.incarnation)
-        async with asyncio.TaskGroup() as group:
+        start.was_ready = True
+        residence = Residence(start.worker, start.incarnation)
+        async with Control(seat.url, seat.key, start.incarnation) as control, asyncio.TaskGroup() as group:
+            group.create_task(_follow(seat, residence))
+            trial = self._trial(seat, ready, control, residence)
+            proven = {found.name: found for found in await prove(trial)}
+            _note(start, proven.values())
+            if proven[CONTROL].works:
+                start.teller = Teller(start.worker, control)
+                group.create_task(start.teller.run())
+            if proven[PREFIX_HITS].works:
+                start.residence = residence
+            self._tell(self._up(start, seat, ready, proven))
             group.create_task(self._read_load(start, seat))
-            group.create_task(_follow(seat, start.residence))
+
+    def _trial(self, seat: Seat, ready: Ready, control: Control, residence: Residence) -> Trial:
+        return Trial(
+            url=seat.url,
+            key=seat.key,
+            model=self._engine.served_name,
+            block_tokens=ready.pool.block_tokens,
+            control=control if seat.control else None,
+            why_not=self._no_control,
+            ordered=self._engine.ordered,
+            heard=lambda _: residence.probed_tokens,
+        )
+
+    def _up(self, start: Start, seat: Seat, ready: Ready, proven: Mapping[str, Capability]) -> WorkerUp:
+        """What was disproved is not said of it."""
+        return WorkerUp(
+            worker=start.worker,
+            incarnation=start.incarnation,
+            host=seat.host,
+            port=seat.port,
+            key=seat.key,
+            model=self._engine.served_name,
+            capacity_tokens=ready.pool.tokens,
+            max_model_len=ready.max_model_len,
+            max_seqs=self._engine.max_seqs,
+            ordered=self._engine.ordered and proven[PRIORITY].works is not False,
+            values=bool(proven[CONTROL].works),
+            capabilities=tuple(proven.values()),
+        )
 
     async def _ready(self, start: Start, seat: Seat, tree: Tree) -> Ready:
         """Wait until it is: our process listens, and it answers as our worker does."""
@@ -253,6 +308,17 @@ class Supervisor:
                 began = loop.time()
                 self._tell(await watch.read())
                 await asyncio.sleep(max(0.0, began + every_s - loop.time()))
+
+
+def _note(start: Start, proven: Iterable[Capability]) -> None:
+    for found in proven:
+        log.info(
+            "worker-tried",
+            worker=start.worker,
+            capability=found.name,
+            works=found.works,
+            detail=found.detail,
+        )
 
 
 async def _follow(seat: Seat, residence: Residence) -> None:

@@ -95,6 +95,25 @@ def reason_from_log(tail: str) -> str:
     return _short(lines[-1]) if lines else "the worker wrote nothing to its log"
 
 
+# A frame of ours, or an error that names what we put on the command line. vLLM prints that line at each start as well.
+_PLUGIN_FRAME = re.compile(r'File "[^"]*saga_vllm/plugin/\w+\.py", line')
+_PLUGIN_WORDS = re.compile(r"saga_|SagaConnector|KV connector|--middleware|--kv-transfer-config")
+
+
+def plugin_fault(tail: str) -> str:
+    """Why a start died of the plugin in the engine, from the end of its log; empty: not of that."""
+    plain = _PREFIX.sub("", tail)
+    errors = [
+        *_EXCEPTION.findall(plain),
+        *re.findall(r"error: (?:unrecognized arguments|argument) .*", plain),
+    ]
+    named = [line for line in errors if _PLUGIN_WORDS.search(line)]
+    if not named and not _PLUGIN_FRAME.search(plain):
+        return ""
+    reason = named[-1] if named else reason_from_log(tail)
+    return _short(f"the engine did not start with session control: {reason}")
+
+
 def _short(text: str) -> str:
     one_line = " ".join(text.split())
     return one_line if len(one_line) <= LONGEST_REASON else f"{one_line[: LONGEST_REASON - 1]}…"

@@ -1,0 +1,151 @@
+"""What a started engine really does, tried out with a few tiny steps: only what was proven is used.
+
+Nothing here makes a start fail: what cannot be tried is not proven, and says why.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from http import HTTPStatus
+
+import aiohttp
+
+from saga_core.errors import SagaError
+from saga_core.kv import commands
+from saga_core.kv.retention import Standing
+from saga_core.wire import Capability
+from saga_vllm.control import Control
+
+PREFIX_HITS, EVENTS, CONTROL, TIERS, PRIORITY = (
+    "prefix hits",
+    "events",
+    "session control",
+    "tiers",
+    "priority",
+)
+
+SESSION = "0.saga-probe"
+"""No workflow has the number 0."""
+LOWEST_TOKEN, TOKENS = 16, 64
+"""Every vocabulary has these; below are special ones."""
+STEP_S = 60.0
+"""The first step of an engine may compile kernels."""
+EVENT_S = 3.0
+EVENT_POLL_S = 0.05
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """A ready engine, and what it was started for."""
+
+    url: str
+    key: str
+    model: str
+    block_tokens: int
+    control: Control | None
+    why_not: str
+    """Why it has no session control."""
+    ordered: bool
+    heard: Callable[[str], int]
+    """Tokens of a session that its KV events have told of."""
+
+
+Found = tuple[bool | None, str]
+"""Whether it works, and what was seen."""
+
+
+async def prove(trial: Trial) -> tuple[Capability, ...]:
+    """The findings, in the order of the table of `saga doctor`."""
+    headers = {"Authorization": f"Bearer {trial.key}", "X-Session-ID": SESSION}
+    limits = aiohttp.ClientTimeout(total=STEP_S)
+    async with aiohttp.ClientSession(trial.url, headers=headers, timeout=limits, trust_env=False) as http:
+        prompt = [LOWEST_TOKEN + secrets.randbelow(TOKENS) for _ in range(2 * trial.block_tokens + 1)]
+        steps = Steps(http, trial.model, prompt)
+        hits = await _told(PREFIX_HITS, _prefix_hits(steps))
+        return (
+            hits,
+            await _told(EVENTS, _events(trial, len(prompt))),
+            await _told(CONTROL, _session_control(trial, steps, hits=bool(hits.works))),
+            Capability(TIERS, None, "the engine was started without one"),
+            await _told(PRIORITY, _priority(trial, steps)),
+        )
+
+
+async def _told(name: str, finding: Awaitable[Found]) -> Capability:
+    try:
+        works, detail = await finding
+    except TimeoutError:
+        return Capability(name, False, f"no answer within {STEP_S:g} s")
+    except (SagaError, aiohttp.ClientError, OSError, ValueError, LookupError, TypeError) as error:
+        return Capability(name, False, str(error) or type(error).__name__)
+    return Capability(name, works, detail)
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """The same short prompt, again and again."""
+
+    http: aiohttp.ClientSession
+    model: str
+    prompt: list[int]
+
+    async def step(self, **more: object) -> int:
+        """One step; how many tokens of its prompt were found. ValueError: the engine does not serve it."""
+        body = {"model": self.model, "prompt": self.prompt, "max_tokens": 1, "temperature": 0} | more
+        async with self.http.post("/v1/completions", json=body) as answer:
+            if answer.status != HTTPStatus.OK:
+                raise ValueError(f"a step gave {answer.status}: {(await answer.text())[:200]}")
+            details = (await answer.json())["usage"].get("prompt_tokens_details")
+        return int((details or {}).get("cached_tokens") or 0)
+
+
+async def _prefix_hits(steps: Steps) -> Found:
+    await steps.step()
+    found, whole = await steps.step(), len(steps.prompt)
+    if not found:
+        return False, f"none of {whole} tokens of the same prompt was found again"
+    return True, f"{found} of {whole} tokens were found again"
+
+
+async def _events(trial: Trial, tokens: int) -> Found:
+    loop = asyncio.get_running_loop()
+    end = loop.time() + EVENT_S
+    while not (heard := trial.heard(SESSION)):
+        if loop.time() >= end:
+            return False, f"no event of a prompt of {tokens} tokens within {EVENT_S:g} s"
+        await asyncio.sleep(EVENT_POLL_S)
+    return True, f"{heard} tokens of the session were told of"
+
+
+async def _session_control(trial: Trial, steps: Steps, *, hits: bool) -> Found:
+    """What is retained is counted as the session's, and what is dropped is not found any more."""
+    if trial.control is None:
+        return None, trial.why_not
+    await trial.control.ask(commands.Retain(session=SESSION, worth=(Standing.LIVE, 1.0), ttl_s=STEP_S))
+    held = await trial.control.ask(commands.Stats())
+    dropped = await trial.control.ask(commands.Drop(session=SESSION))
+    if not isinstance(held, commands.Holdings) or not isinstance(dropped, commands.Done):
+        return False, "it gave an answer to another order"
+    mine = held.sessions.get(SESSION)
+    if mine is None or mine.standing != Standing.LIVE:
+        return False, "the session's blocks were not known as its own"
+    if not dropped.blocks or (hits and await steps.step()):
+        return False, "what was dropped was still there"
+    await trial.control.ask(commands.Drop(session=SESSION))
+    return True, f"{dropped.blocks} of {held.blocks} blocks were kept and dropped (vLLM {held.version})"
+
+
+async def _priority(trial: Trial, steps: Steps) -> Found:
+    if not trial.ordered:
+        return None, "the engine serves as requests come"
+    await steps.step(priority=1)
+    if trial.control is None:
+        return None, "priorities are taken; their order was not tried without session control"
+    held = await trial.control.ask(commands.Stats())
+    await trial.control.ask(commands.Drop(session=SESSION))
+    if isinstance(held, commands.Holdings) and held.smallest_first:
+        return True, "the smallest goes first"
+    return False, "the smallest does not go first"
