@@ -13,6 +13,7 @@ from saga_cli.progress import Progress
 from saga_cli.replaying import Workload
 from saga_cli.units import plural
 from saga_core.errors import UserError, choose
+from saga_core.policy.modes import BALANCED, MODES
 
 if TYPE_CHECKING:
     from saga_sim.experiment import Arrivals, Figures
@@ -54,6 +55,8 @@ class Setup:
     workflows: int | None
     """How many; None: as many as the trace has."""
     faults: Faults | None
+    mode: str = BALANCED
+    """What for: the mode of the profiles that have one."""
     faults_given: Sequence[str] = ()
     """As the command line wrote them."""
 
@@ -87,6 +90,13 @@ def cluster(
         per_node=per_node or max(1, 8 // max(1, kind.gpus)),
         link=Link.of(kind.way_s),
     )
+
+
+def mode(name: str) -> str:
+    """`name` if it is a mode. Raises UserError with the valid ones."""
+    if name not in MODES:
+        raise choose("mode", name, list(MODES))
+    return name
 
 
 def profiles(names: str) -> list[str]:
@@ -194,6 +204,7 @@ def run(setup: Setup, show: Progress, kept: Kept | None = None) -> Answer:
                 witness=Witness() if setup.belady else None,
                 fair=setup.fair,
                 slo=setup.slo,
+                mode=setup.mode,
                 on_ended=done.one,
             )
             runs.append(figures)

@@ -18,6 +18,7 @@ from saga_core.costs import CostTable
 from saga_core.errors import UserError
 from saga_core.events import Fact
 from saga_core.fairness import Fairness, FairnessFigures
+from saga_core.policy.modes import BALANCED
 from saga_sim.faults import Faults
 from saga_sim.isolation import isolated_s
 from saga_sim.oracle.witness import Belady, Witness, belady
@@ -123,10 +124,11 @@ def _copy(workflow: Workflow, number: int) -> Workflow:
     return replace(workflow, workflow_id=f"{workflow.workflow_id}~{number}", instance=instance)
 
 
-def quiet_config(profile: str, costs: CostTable | None = None) -> Config:
+def quiet_config(profile: str, costs: CostTable | None = None, mode: str = BALANCED) -> Config:
     """The live configuration but for the patience of head and nodes, which no fault tests here."""
     return Config(
         profile=profile,
+        mode=mode,
         name="simulated",
         head=HeadConfig(node_timeout_s=QUIET_S, max_waiting=1_000_000),
         node=NodeConfig(head_timeout_s=QUIET_S, orphan_timeout_s=QUIET_S),
@@ -163,6 +165,7 @@ def simulate(
     slo: float = SLO,
     declared: Callable[[Workflow], float] | None = None,
     instances: bool = False,
+    mode: str = BALANCED,
     on_ended: Callable[[], None] = lambda: None,
     on_fact: Callable[[float, Fact], None] | None = None,
 ) -> tuple[Figures, ReplayResult]:
@@ -170,7 +173,7 @@ def simulate(
 
     slo: the slowdown that meets the objective. on_fact: told of every fact and its time; what it raises ends the run.
     declared: the engine seconds that a workflow says it will take; by default none says anything.
-    instances: whether it names the item that it works on, where it is one. fair: follow the fairness bound of every workflow (docs/fairness.md).
+    mode: what for (`saga_core.policy.modes`). instances: whether it names the item that it works on, where it is one. fair: follow the fairness bound of every workflow (docs/fairness.md).
     """
     if witness is not None and faults is not None:
         raise UserError("the oracle needs a run without faults: leave them out, or the Belady ratio")
@@ -183,13 +186,13 @@ def simulate(
     if faults is None:
         world = World(
             spec,
-            quiet_config(profile, spec.preset.costs),
+            quiet_config(profile, spec.preset.costs, mode),
             on_fact=told,
             declared=declared,
             instances=instances,
         )
     else:
-        config = Config(profile=profile, name="simulated", costs=spec.preset.costs)
+        config = Config(profile=profile, mode=mode, name="simulated", costs=spec.preset.costs)
         world = World(
             spec,
             config,

@@ -15,6 +15,7 @@ import msgspec
 from saga_core.costs import CostTable
 from saga_core.errors import UserError, choose
 from saga_core.policy.admission import Admission
+from saga_core.policy.modes import BALANCED, MODES
 from saga_core.policy.placement import PlacementPolicy
 from saga_core.policy.profiles import PROFILES
 
@@ -161,6 +162,8 @@ class Config:
 
     profile: str = "saga"
     """By which policies steps and sessions are scheduled."""
+    mode: str = BALANCED
+    """What for: `latency`, `balanced` or `throughput`. Of the profiles `saga` and `saga-blind`."""
     name: str = ""
     """Name of the cluster; empty: `saga-<user>`."""
     head: HeadConfig = field(default_factory=HeadConfig)
@@ -173,6 +176,8 @@ class Config:
     def __post_init__(self) -> None:
         if self.profile not in PROFILES:
             raise choose("profile", self.profile, list(PROFILES))
+        if self.mode not in MODES:
+            raise choose("mode", self.mode, list(MODES))
         if self.workers.engine not in ENGINES:
             raise choose("engine", self.workers.engine, ENGINES)
         for name, value in settings(self).items():

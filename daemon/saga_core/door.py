@@ -65,11 +65,19 @@ class Door:
     def relieve(self, room: Room) -> None:
         """Above the upper limit, pause those with the largest keys among those that compute nothing."""
         while len(room.live) > 1 and room.need(self.now) > room.room(self._policy.high):
-            last = room.idle.last()
+            last = self._expendable(room)
             if last is None:
                 break
             self._pause(last, room, "is full")
         self._floor.touch(room)
+
+    def _expendable(self, room: Room) -> Claim | None:
+        """Who of those that compute nothing is paused first: whoever is overdue last."""
+        last = room.idle.last()
+        if last is None or self._virtual_s is None or not self._overdue(last):
+            return last
+        on_time = (claim for claim in reversed(room.idle) if not self._overdue(claim))
+        return next(on_time, None) or max(room.idle, key=self._floor.due)
 
     def _pause(self, claim: Claim, room: Room, rule: str) -> None:
         idle = len(room.idle)
@@ -88,9 +96,9 @@ class Door:
 
     def _next(self, room: Room, space: float) -> Claim | None:
         """Who is to be resumed in `space`: the first if it is overdue, and else the first that fits."""
-        first = next(iter(room.order))
-        if room.cost(first) > space and self._overdue(first):
-            return first if self._clear(room, first) else None
+        first = next(iter(room.by_due))
+        if self._overdue(first):
+            return first if room.cost(first) <= space or self._clear(room, first) else None
         return room.next(space)
 
     def fill(self, room: Room) -> None:
@@ -105,15 +113,15 @@ class Door:
     def admit(self) -> None:
         """Let in who stands in line, in order, while the emptiest room has space."""
         while self._floor.rooms and not self.full:
-            claim = self._waiters.first()
-            if claim is None:
+            first = self._waiters.first_due()
+            if first is None:
                 return
+            late = self._overdue(first)
+            claim = first if late else self._waiters.first()
+            assert claim is not None, "one line is empty and the other is not"
             room = self._floor.emptiest()
-            if not room.fits(claim, self.now, self._policy.low) and not (
-                self._overdue(claim) and self._clear(room, claim)
-            ):
+            if not room.fits(claim, self.now, self._policy.low) and not (late and self._clear(room, claim)):
                 return
-            self._waiters.step_up()
             if not claim.steps:
                 self._let_in(claim, room, Verdict.LET_IN, "let in")
             else:
@@ -138,15 +146,15 @@ class Door:
     def _overdue(self, claim: Claim) -> bool:
         """Whether a fair share would have finished it long ago; where keys do not say so, whether it has waited long."""
         if self._virtual_s is not None:
-            return self._virtual_s() >= self._floor.key(claim)[0] + self._policy.grace_s
+            return self._virtual_s() >= self._floor.due(claim)[0] + self._policy.grace_s
         return self.now - claim.since >= self._policy.patience_s
 
     def _clear(self, room: Room, claim: Claim) -> bool:
-        """Pause those of larger keys that compute nothing until `claim`, overdue, fits. Whether it does."""
-        mine = self._floor.key(claim)
+        """Pause those overdue later that compute nothing until `claim`, overdue, fits. Whether it does."""
+        mine = self._floor.due(claim)
         while not room.fits(claim, self.now, self._policy.low):
-            last = room.idle.last()
-            if last is None or self._floor.key(last) <= mine:
+            last = next((c for c in reversed(room.idle) if self._floor.due(c) > mine), None)
+            if last is None:
                 return False
             self._pause(last, room, f"is wanted for {claim.id}, which is overdue")
             self._floor.touch(room)
@@ -154,8 +162,8 @@ class Door:
 
     def _is_promised(self, room: Room, claim: Claim) -> bool:
         """Whether the space of `room` is for somebody overdue in line, who is before `claim`."""
-        first = self._waiters.first()
-        if first is None or self._floor.key(first) >= self._floor.key(claim) or not self._overdue(first):
+        first = self._waiters.first_due()
+        if first is None or self._floor.due(first) >= self._floor.due(claim) or not self._overdue(first):
             return False
         self._floor.touch(room)
         return room is self._floor.emptiest()

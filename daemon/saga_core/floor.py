@@ -16,11 +16,15 @@ class Floor:
     """Rooms by worker. `follow` opens and closes them as workers come and go."""
 
     def __init__(
-        self, policy: Admission, key: Callable[[Claim], Rank], victim: Callable[[Claim], Rank]
+        self,
+        policy: Admission,
+        key: Callable[[Claim], Rank],
+        victim: Callable[[Claim], Rank],
+        due: Callable[[Claim], Rank],
     ) -> None:
         self.rooms: dict[WorkerId, Room] = {}
         self._pool = Pool()
-        self.policy, self.key, self.victim = policy, key, victim
+        self.policy, self.key, self.victim, self.due = policy, key, victim, due
         self._emptiest: Least[Room] = Least(lambda room: (room.fullness(room.rested_at), room.id))
         self._turn = 0
         """The room that the next round begins with."""
@@ -32,7 +36,7 @@ class Floor:
         for room in closed:
             self._emptiest.remove(room.id)
         opened = [
-            Room(worker, self.policy, now, worker.memory_tokens, self.key, self.victim)
+            Room(worker, self.policy, now, worker.memory_tokens, self.key, self.victim, self.due)
             for worker in pool.workers.values()
             if worker.id not in self.rooms
         ]

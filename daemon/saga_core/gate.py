@@ -43,6 +43,11 @@ KIN = 64
 """Sessions of one workflow whose keys follow its account at once; beyond, each follows when it changes itself."""
 
 
+def _rank(key: Key) -> Callable[[Claim], tuple[float, SessionId]]:
+    """Claims by that key, ties by name."""
+    return lambda claim: (key(claim.account, claim.tokens), claim.id)
+
+
 class Gate:
     """The gate of one model's workers. What follows from a call is collected; the caller takes it."""
 
@@ -54,18 +59,22 @@ class Gate:
         victim: Key | None = None,
         decisions: Decisions | None = None,
         virtual_s: Callable[[], float] | None = None,
+        due: Key | None = None,
     ) -> None:
         """`victim`: whose largest value is paused first; None: that of `key`. `decisions`: where they are noted.
 
-        virtual_s: the model's virtual time, where keys are points in it; None: they are something else.
+        due: who is overdue first; None: the smallest key. virtual_s: the model's virtual time, where `due` is a point
+        in it; None: it is something else.
         """
         self.pool, self.policy = pool, policy
         self.claims: dict[SessionId, Claim] = {}
         self.kin: dict[Account, dict[SessionId, Claim]] = {}
         """Claims that share an account, and so change their keys together."""
-        self._key_of, self._victim_of = key, victim or key
-        self.floor = Floor(policy, self._key, self._victim)
-        self.waiters = Waiters(self.claims, self.floor, self._key)
+        by_key = _rank(key)
+        by_victim = _rank(victim) if victim is not None else by_key
+        by_due = _rank(due) if due is not None else by_key
+        self.floor = Floor(policy, by_key, by_victim, by_due)
+        self.waiters = Waiters(self.claims, self.floor, by_key, by_due)
         self._turns = Turns(decisions or Decisions(), self.floor, self.waiters)
         self.door = Door(self.floor, self.waiters, self._turns, virtual_s)
         self._version = -1
@@ -116,12 +125,6 @@ class Gate:
         """The workers of the model are in `pool` from now on."""
         if pool is not self.pool:
             self.pool, self._version = pool, -1
-
-    def _key(self, claim: Claim) -> tuple[float, SessionId]:
-        return (self._key_of(claim.account, claim.tokens), claim.id)
-
-    def _victim(self, claim: Claim) -> tuple[float, SessionId]:
-        return (self._victim_of(claim.account, claim.tokens), claim.id)
 
     def follow(self, now: float) -> None:
         """The ready workers are other ones than before: rooms open and close."""

@@ -28,7 +28,8 @@ def check(gate: Gate, flights: Mapping[StepId, Flight], now: float) -> None:
 
 
 def _check_claims(gate: Gate) -> None:
-    in_line = {name for _, _, name in gate.waiters.line}
+    in_line = {name for _, _, name in gate.waiters.line.entries}
+    in_line &= {name for _, _, name in gate.waiters.by_due.entries}
     for claim in gate.claims.values():
         home = gate.floor.home(claim)
         if claim.live:

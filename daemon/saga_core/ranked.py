@@ -55,6 +55,11 @@ class Ranked(Generic[T]):
         self.settle()
         return (item for _, _, item in self._order)
 
+    def __reversed__(self) -> Iterator[T]:
+        """The largest rank first, likewise."""
+        self.settle()
+        return (item for _, _, item in reversed(self._order))
+
     def last(self) -> T | None:
         """The one with the largest rank."""
         self.settle()

@@ -57,6 +57,8 @@ class Room:
     """Smaller is resumed sooner."""
     victim: Callable[[Claim], Rank]
     """Larger is paused sooner."""
+    due: Callable[[Claim], Rank]
+    """Smaller is overdue sooner."""
     factor: float = 1.0
     """The limit as a multiple of the memory."""
     live: dict[SessionId, Claim] = field(default_factory=dict)
@@ -76,6 +78,8 @@ class Room:
     """Of this window: seconds with work, seconds of regeneration."""
     order: Ranked[Claim] = field(init=False)
     """The paused, by key."""
+    by_due: Ranked[Claim] = field(init=False)
+    """The paused, by when they are overdue; the same as `order` where that is the key."""
     idle: Ranked[Claim] = field(init=False)
     """The live that compute nothing, by victim."""
 
@@ -84,6 +88,7 @@ class Room:
     def __post_init__(self) -> None:
         self.id = self.worker.id
         self.order, self.idle = Ranked(self.key), Ranked(self.victim)
+        self.by_due = self.order if self.due == self.key else Ranked(self.due)
 
     def need(self, now: float) -> float:
         """Tokens that the live claims need or soon will."""
@@ -140,13 +145,18 @@ class Room:
     def hold(self, claim: Claim) -> None:
         """A step of `claim`, which was live here and is not, waits; or what it costs has changed meanwhile."""
         self.paused[claim.id] = claim
-        self.order.touch(claim)
+        self._rank(claim)
         self.least_cost = min(self.least_cost, self.cost(claim))
+
+    def _rank(self, claim: Claim) -> None:
+        self.order.touch(claim)
+        self.by_due.touch(claim)
 
     def let_go(self, session: SessionId) -> None:
         """No step of it waits here any more; a stranger does nothing."""
         if self.paused.pop(session, None) is not None:
             self.order.remove(session)
+            self.by_due.remove(session)
 
     def next(self, space: float) -> Claim | None:
         """Of the paused that cost no more than `space`, the one with the smallest key.
@@ -167,7 +177,7 @@ class Room:
     def touch(self, claim: Claim) -> None:
         """Something in the ranks of `claim` may have changed."""
         if claim.id in self.paused:
-            self.order.touch(claim)
+            self._rank(claim)
         elif claim.live and not claim.flying:
             self.idle.touch(claim)
 
@@ -246,6 +256,7 @@ class Room:
         assert not self.live.keys() & self.paused.keys(), f"{self.id}: live and paused"
         assert all(claim.waiting and not claim.live for claim in self.paused.values()), self.id
         self.order.check(set(self.paused))
+        self.by_due.check(set(self.paused))
         self.idle.check({name for name, claim in self.live.items() if not claim.flying})
         assert all(self.cost(claim) >= self.least_cost for claim in self.paused.values()), self.id
         total = sum(

@@ -49,7 +49,7 @@ class Steps:
         """By model; none where the profile has no gate."""
         self.worths = Worths(desk, fleet, self.gates)
         name = self.book.profile if self.book.profile in PROFILES else config.profile
-        self.profile: Profile = profile_of(name, config.admission)
+        self.profile: Profile = profile_of(name, config.admission, config.mode)
         self.closing = False
         """The cluster is about to end: no new workflows."""
         self.settled_at = 0.0
@@ -208,7 +208,8 @@ class Steps:
                 self.profile.key,
                 self.profile.victim,
                 self.decisions,
-                partial(self.accounts.virtual_s, model) if self.profile.key is virtual_finish else None,
+                partial(self.accounts.virtual_s, model) if self.profile.due is virtual_finish else None,
+                self.profile.due,
             )
         gate.attach(pool)
         return gate
@@ -262,7 +263,7 @@ class Steps:
 
     def follow_profile(self) -> None:
         """The book's profile is another one: whoever waits is asked about anew."""
-        self.profile = profile_of(self.book.profile, self.config.admission)
+        self.profile = profile_of(self.book.profile, self.config.admission, self.config.mode)
         held = [step for gate in self.gates.values() for step, _ in gate.held()]
         self.gates.clear()
         self.worths.follow(self.profile.retention)

@@ -89,8 +89,8 @@ class Turns:
         line = self._waiters.line
         if len(line) > LOOKED_AT:
             return None
-        place = (claim.steps == 0, *mine)
-        return sum(entry < place for entry in line)
+        place = line.place(claim)
+        return sum(entry < place for entry in line.entries)
 
     def _scores(self, room: Room | None, now: float) -> Scores:
         """How full some rooms are, `room` among them."""

@@ -13,19 +13,54 @@ SLACK = 64
 """Entries of the line that may be past before it is tidied."""
 
 
+Place = tuple[float, float, SessionId]
+
+
+class Line:
+    """Those without a room, smallest place first; entries that are past stay until they come first."""
+
+    def __init__(self, stands: Callable[[SessionId], bool], place: Callable[[Claim], Place]) -> None:
+        """`stands`: whether that session is in line at all."""
+        self.entries: list[Place] = []
+        self.place = place
+        self._stands = stands
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def add(self, claim: Claim, waiting: int) -> None:
+        """It takes its place; `waiting`: how many there may be."""
+        if len(self.entries) > 2 * waiting + SLACK:
+            self.entries = [entry for entry in self.entries if self._stands(entry[2])]
+            heapq.heapify(self.entries)
+        heapq.heappush(self.entries, self.place(claim))
+
+    def first(self) -> SessionId | None:
+        """Who stands first."""
+        while self.entries and not self._stands(self.entries[0][2]):
+            heapq.heappop(self.entries)
+        return self.entries[0][2] if self.entries else None
+
+
 class Waiters:
     """Steps by id, sessions by how long they have waited, and the line."""
 
     def __init__(
-        self, claims: Mapping[SessionId, Claim], floor: Floor, key: Callable[[Claim], tuple[float, SessionId]]
+        self,
+        claims: Mapping[SessionId, Claim],
+        floor: Floor,
+        key: Callable[[Claim], tuple[float, SessionId]],
+        due: Callable[[Claim], tuple[float, SessionId]],
     ) -> None:
         self.steps: dict[StepId, tuple[Claim, int]] = {}
         """Held back: whose, and how long its body is in bytes."""
         self.oldest: dict[SessionId, float] = {}
         """Everybody who waits, there or in a room, and since when; the one who has waited longest first."""
-        self.line: list[tuple[int, float, SessionId]] = []
-        """Those without a room: (0 been in before or 1 new, key, session), and entries that are past."""
-        self.claims, self._floor, self._key = claims, floor, key
+        self.claims, self._floor = claims, floor
+        self.line = Line(self._stands, lambda claim: (claim.steps == 0, *key(claim)))
+        """Those who have been in before, then the new, by key."""
+        self.by_due = Line(self._stands, lambda claim: (0.0, *due(claim)))
+        """The same by when they are overdue."""
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -80,33 +115,30 @@ class Waiters:
 
     def stand(self, claim: Claim) -> None:
         """It takes its place in line."""
-        if len(self.line) > 2 * len(self.steps) + SLACK:
-            self.line = [entry for entry in self.line if self._stands(entry)]
-            heapq.heapify(self.line)
-        heapq.heappush(self.line, (claim.steps == 0, *self._key(claim)))
+        self.line.add(claim, len(self.steps))
+        self.by_due.add(claim, len(self.steps))
 
     def first(self) -> Claim | None:
-        """Who stands first in line; entries that are past are dropped."""
-        while self.line and not self._stands(self.line[0]):
-            heapq.heappop(self.line)
-        return self.claims[self.line[0][2]] if self.line else None
+        """Who stands first in line."""
+        name = self.line.first()
+        return self.claims[name] if name is not None else None
 
-    def step_up(self) -> None:
-        """The first in line leaves it."""
-        heapq.heappop(self.line)
+    def first_due(self) -> Claim | None:
+        """Who of the line is overdue first, or will be."""
+        name = self.by_due.first()
+        return self.claims[name] if name is not None else None
 
     def seat(self) -> None:
         """Whoever stands in line and has a room again waits there."""
-        for _, _, session in self.line:
+        for _, _, session in self.line.entries:
             claim = self.claims.get(session)
             if claim is not None and claim.waiting and not claim.live:
                 home = self._floor.home(claim)
                 if home is not None:
                     home.hold(claim)
 
-    def _stands(self, entry: tuple[int, float, SessionId]) -> bool:
-        """Whether an entry of the line is not past."""
-        claim = self.claims.get(entry[2])
+    def _stands(self, session: SessionId) -> bool:
+        claim = self.claims.get(session)
         return claim is not None and self.in_line(claim)
 
     def in_line(self, claim: Claim) -> bool:

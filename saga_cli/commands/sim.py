@@ -51,6 +51,9 @@ def run(
     profile: Annotated[
         str, typer.Option(help="Comma-separated; the first is the baseline.")
     ] = "sticky,saga-paper,thunder,saga",
+    mode: Annotated[
+        str, typer.Option(help="What saga and saga-blind are for: latency, balanced or throughput.")
+    ] = "balanced",
     gpus: Gpus = None,
     workers: Workers = None,
     per_node: PerNode = None,
@@ -97,6 +100,7 @@ def run(
         spec=spec,
         faults=simulating.faults(spec, fault or (), lose),
         profiles=simulating.profiles(profile),
+        mode=simulating.mode(mode),
         workload=Workload(files=trace or (), synth=synth, workflows=workflows, limit=limit),
         arrivals=Arrivals(
             pressure=pressure,

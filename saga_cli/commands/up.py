@@ -43,6 +43,9 @@ def up(
     engine: Annotated[str | None, typer.Option(help="vllm or fake.", metavar="E")] = None,
     tp: Annotated[int | None, typer.Option(help="GPUs per worker.", metavar="T")] = None,
     profile: Annotated[str | None, typer.Option(help="How steps are placed.", metavar="P")] = None,
+    mode: Annotated[
+        str | None, typer.Option(help="What for: latency, balanced or throughput.", metavar="M")
+    ] = None,
     port: Annotated[int | None, typer.Option(help="Port of the endpoint; 0 takes a free one.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the cluster.")] = None,
     config: Annotated[Path | None, typer.Option(help="A TOML file instead of ./saga.toml.")] = None,
@@ -72,7 +75,7 @@ def up(
     from saga_cli.config import parse_sets
 
     given_words = {key: value for key, value in locals().items() if key in SLURM_ONLY and value}
-    flags = {"profile": profile, "name": name, "head.port": port}
+    flags = {"profile": profile, "mode": mode, "name": name, "head.port": port}
     flags |= {"workers.model": model, "workers.engine": engine}
     chosen = {key: value for key, value in flags.items() if value is not None} | parse_sets(set_ or [])
     if slurm or join or tools:

@@ -20,7 +20,13 @@ class Virtual(Hall):
     def __init__(self, *names, policy=PATIENT):
         super().__init__(*names, policy=policy)
         self.virtual = 0.0
-        self.gate = Gate(self.pool, policy, ordering.virtual_finish, virtual_s=lambda: self.virtual)
+        self.gate = Gate(
+            self.pool,
+            policy,
+            ordering.virtual_finish,
+            virtual_s=lambda: self.virtual,
+            due=ordering.virtual_finish,
+        )
 
     def came(self, name, tokens, due):
         self.accounts[name] = Account(1, 0.0, due, 0.0)
@@ -118,3 +124,73 @@ def test_without_virtual_time_patience_decides():
     assert hall.paused() == ["young"]
     assert hall.granted() == [(late, "n/0")]
     assert hall.gate.claims["old"].live
+
+
+# -- where the order of turns is another one ------------------------------------------------
+
+
+class Newest(Virtual):
+    """The newest goes first, but for those whom a fair share would have finished."""
+
+    def __init__(self, *names):
+        super().__init__(*names)
+        self.gate = Gate(
+            self.pool,
+            PATIENT,
+            lambda standing, tokens: -standing.arrived_at,
+            virtual_s=lambda: self.virtual,
+            due=ordering.virtual_finish,
+        )
+
+    def came(self, name, tokens, due, arrived=0.0):
+        self.accounts[name] = Account(1, arrived, due, 0.0)
+        return self.ask(name, tokens)
+
+
+def test_while_nobody_is_overdue_the_key_decides():
+    hall = Newest()
+    first = hall.came("first", 900, 50.0, arrived=1.0)
+    hall.granted()
+    hall.came("old", 400, 10.0, arrived=2.0)
+    young = hall.came("young", 500, 20.0, arrived=3.0)
+    hall.land(first, 900)
+    hall.gate.leave("first", hall.now)
+    assert next(step for step, _ in hall.granted()) == young
+
+
+def test_the_overdue_of_the_line_go_before_smaller_keys():
+    hall = Newest()
+    first = hall.came("first", 900, 50.0, arrived=1.0)
+    hall.granted()
+    old = hall.came("old", 400, 10.0, arrived=2.0)
+    older = hall.came("older", 400, 9.0, arrived=2.5)
+    hall.came("young", 500, 20.0, arrived=3.0)
+    hall.virtual = 15.0
+    hall.land(first, 900)
+    hall.gate.leave("first", hall.now)
+    assert [step for step, _ in hall.granted()] == [older, old], "by when they were due"
+
+
+def test_the_overdue_of_a_room_go_before_smaller_keys():
+    hall = Newest()
+    flying = hall.came("large", 600, 90.0, arrived=9.0)
+    for name, arrived in {"old": 1.0, "young": 5.0}.items():
+        hall.land(hall.came(name, 150, 10.0 if name == "old" else 40.0, arrived), 150)
+    hall.land(flying, 1000)
+    assert hall.paused() == ["old", "young"]
+    late, early = hall.ask("old", 150), hall.ask("young", 150)
+    hall.granted()
+    hall.virtual = 15.0
+    hall.wait(0.1)
+    assert hall.paused() == ["large"], "it computes nothing, and somebody is overdue"
+    assert [step for step, _ in hall.granted()] == [late, early]
+
+
+def test_the_overdue_are_paused_last():
+    hall = Newest()
+    flying = hall.came("large", 600, 90.0, arrived=9.0)
+    for name, due, arrived in (("late", 10.0, 1.0), ("on time", 40.0, 5.0)):
+        hall.land(hall.came(name, 150, due, arrived), 150)
+    hall.virtual = 15.0
+    hall.land(flying, 740)
+    assert hall.paused() == ["on time"], "although the key of the other one is larger"

@@ -11,6 +11,7 @@ from saga_core.fleet import Pool, Worker
 from saga_core.gate import Gate
 from saga_core.policy import ordering
 from saga_core.policy.admission import Admission
+from saga_core.policy.modes import MODES, in_mode
 from saga_core.policy.profiles import PROFILES, THUNDER, profile_of
 from saga_core.states import WorkerState
 
@@ -48,8 +49,24 @@ def test_profiles_differ_in_what_they_say():
 
 def test_settings_of_admission_are_ours_alone():
     mine = Admission(low=0.5)
-    assert {name for name in PROFILES if profile_of(name, mine).admission is mine} == {"saga", "saga-blind"}
+    assert {name for name in PROFILES if profile_of(name, mine).admission == mine} == {"saga", "saga-blind"}
     assert profile_of("thunder", mine).admission is THUNDER
+
+
+def test_a_mode_is_a_band_of_admission_unless_the_settings_say_one():
+    latency = profile_of("saga", Admission(), "latency").admission
+    assert (latency.low, latency.high) == MODES["latency"]
+    mine = Admission(low=0.5)
+    assert profile_of("saga", mine, "throughput").admission == mine
+    assert profile_of("saga", Admission()).admission == Admission()
+    assert profile_of("thunder", Admission(), "latency").admission is THUNDER
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_mode_keeps_the_gap_between_letting_in_and_pausing(mode):
+    """Without it a policy has 0.38 of the speed (policy study, section 5)."""
+    chosen = in_mode(mode, Admission())
+    assert chosen.low + 0.04 <= chosen.high < 1.15, "1.15 is beyond the cliff"
 
 
 def test_keys_by_hand():

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from saga_core.policy import ordering
 from saga_core.policy.admission import NEVER, Admission
 from saga_core.policy.keeping import Retention, by_density, by_steps, by_ttl, by_wa_lru
+from saga_core.policy.modes import BALANCED, in_mode
 from saga_core.policy.ordering import Key
 from saga_core.policy.placement import Place, affinity, least_loaded, prefix_aware, round_robin, sticky
 
@@ -25,6 +26,9 @@ class Profile:
     key: Key = ordering.arrival
     victim: Key | None = None
     """Of whom the largest value is paused first; None: that of `key`."""
+    due: Key | None = None
+    """Of those overdue, the smallest is waited for first; None: that of `key`. Overdue is, where it is the virtual
+    finish, whom a fair share would have finished, and else who has waited for `patience_s`."""
     engine_order: bool = False
     """Whether engines serve by the key too (vLLM --scheduling-policy priority) and not as steps come."""
     epochs: bool = False
@@ -48,6 +52,7 @@ PROFILES: Mapping[str, Profile] = {
         sticky,
         Admission(),
         ordering.virtual_finish,
+        due=ordering.virtual_finish,
         retention=by_density,
     ),
     "saga-blind": Profile(
@@ -104,7 +109,11 @@ PROFILES: Mapping[str, Profile] = {
 }
 
 
-def profile_of(name: str, admission: Admission) -> Profile:
-    """The profile of that name; ours takes its constants of admission from the settings."""
+OURS = frozenset({"saga", "saga-blind"})
+"""Whose constants of admission the settings and the mode say."""
+
+
+def profile_of(name: str, admission: Admission, mode: str = BALANCED) -> Profile:
+    """The profile of that name; ours takes its constants of admission from the settings and the mode."""
     found = PROFILES[name]
-    return replace(found, admission=admission) if name in {"saga", "saga-blind"} else found
+    return replace(found, admission=in_mode(mode, admission)) if name in OURS else found
