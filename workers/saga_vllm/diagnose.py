@@ -105,7 +105,7 @@ def plugin_fault(tail: str) -> str:
     plain = _PREFIX.sub("", tail)
     errors = [
         *_EXCEPTION.findall(plain),
-        *re.findall(r"error: (?:unrecognized arguments|argument) .*", plain),
+        *re.findall(r"error: (?:unrecognized arguments:|argument) .*", plain),
     ]
     named = [line for line in errors if _PLUGIN_WORDS.search(line)]
     if not named and not _PLUGIN_FRAME.search(plain):
