@@ -27,6 +27,8 @@ BELOW = (STICKY, THUNDER, BLIND, LEARNED)
 """Below the cliff all are alike; these have targets there."""
 LRU = f"{LEARNED}+lru"
 """Ours, with engines that forget what was used least recently."""
+HASTY = f"{LEARNED}+mode=throughput"
+OURS = (LRU, HASTY)
 MAIN = (STICKY, THUNDER, "ttl", "saga-paper", BLIND, LEARNED, PERFECT)
 """Those with targets, and what they are held against."""
 
@@ -43,7 +45,7 @@ def _constants() -> Iterator[str]:
         yield from (f"{LEARNED}+{field.name}={type(value)(round(one, 4)):g}" for one in found)
 
 
-ABLATIONS = tuple(f"{LEARNED}+{name}" for name in TAKEN_AWAY)
+ABLATIONS = tuple(f"{LEARNED}+{name}" for name in (*TAKEN_AWAY, "mode=latency", "mode=throughput"))
 SENSITIVITY = tuple(_constants())
 
 
@@ -121,9 +123,9 @@ SUITES = {
     "standard": Suite(
         what="all that has a target, three seeds",
         grids=(
-            _pressure(SHORT, CLIFF, per_worker=200, profiles=(*MAIN, LRU)),
-            _pressure(("entire",), CLIFF, per_worker=50, profiles=(*MAIN, LRU)),
-            _pressure(("kvct",), CLIFF, per_worker=50, profiles=(*MAIN, LRU, *HOSTED)),
+            _pressure(SHORT, CLIFF, per_worker=200, profiles=(*MAIN, *OURS)),
+            _pressure(("entire",), CLIFF, per_worker=50, profiles=(*MAIN, *OURS)),
+            _pressure(("kvct",), CLIFF, per_worker=50, profiles=(*MAIN, *OURS, *HOSTED)),
             _pressure(("web",), WEB_OVERLOAD, per_worker=300, profiles=MAIN),
             _pressure((*SHORT, "web"), BELOW_CLIFF, per_worker=50, profiles=BELOW),
             _pressure(LONG, BELOW_CLIFF, per_worker=30, profiles=BELOW),
@@ -160,7 +162,7 @@ SUITES = {
             _pressure(LONG, 0.5, *OVERLOADS, per_worker=75),
             _chat(BELOW_CLIFF, 0.5, *OVERLOADS),
             _mix(PEAK_SHARES, per_worker=300),
-            _pressure((*SHORT, *LONG), CLIFF, per_worker=75, profiles=(LRU,)),
+            _pressure((*SHORT, *LONG), CLIFF, per_worker=75, profiles=OURS),
             _pressure(("kvct",), CLIFF, per_worker=75, profiles=HOSTED),
             *SHIFTS,
             VARIANCE,

@@ -20,6 +20,7 @@ from saga_sim.evaluation.suites import (
     BELOW_CLIFF,
     BLIND,
     CLIFF,
+    HASTY,
     HOST,
     LEARNED,
     LRU,
@@ -31,7 +32,6 @@ from saga_sim.evaluation.suites import (
 from saga_sim.evaluation.variants import variant
 
 PAPER = "saga-paper"
-HASTY = f"{LEARNED}+mode=throughput"
 
 
 class Figure(StrEnum):

@@ -1,7 +1,7 @@
 """A profile with something changed, by its name: `saga+declared~0.7`, `saga+instance`, `saga+no-pause+half_life_s=15`.
 
 Additions say what clients tell (`declared`, `instance`), what workers have (`host~2`: host memory of two pools), take one
-mechanism away (`no-…`, `lru`, `by-arrival`), or set a constant of admission. A cluster runs by none of them.
+mechanism away (`no-…`, `lru`, `by-arrival`), set a constant of admission, or a mode (`mode=throughput`).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import msgspec
 from saga_core.errors import UserError
 from saga_core.policy import ordering
 from saga_core.policy.admission import NEVER, Admission
+from saga_core.policy.modes import MODES
 from saga_core.policy.profiles import PROFILES, Profile, profile_of
 
 DECLARED, INSTANCE, HOST = "declared", "instance", "host"
@@ -63,6 +64,7 @@ TAKEN_AWAY: Mapping[str, tuple[str, Callable[[Profile], Profile]]] = {
     "smallest-first": ("the smallest context first", lambda p: replace(p, key=ordering.smallest)),
 }
 """What may be taken away of a profile."""
+MODE = "mode"
 CONSTANTS = {field.name: type(field.default) for field in fields(Admission)}
 
 
@@ -96,6 +98,8 @@ def _number(name: str, written: str) -> float:
 
 def _check(name: str, addition: str) -> None:
     constant, equal, value = addition.partition("=")
+    if equal and constant == MODE and value in MODES:
+        return
     if equal and constant in CONSTANTS:
         _value(constant, value)
     elif addition not in TAKEN_AWAY:
@@ -122,15 +126,21 @@ def changed(named: Variant) -> Profile:
     """The profile with its changes. Raises UserError for those that it cannot have."""
     profile = profile_of(named.profile, Admission())
     for change in named.changes:
-        constant, equal, value = change.partition("=")
         try:
-            rule = _gate(**{constant: _value(constant, value)}) if equal else TAKEN_AWAY[change][1]
-            profile = rule(profile)
+            profile = _rule(change)(profile)
         except UserError as error:
             raise UserError(f"{named.scheduler}: {error}") from None
     if profile.admission is not None and profile.admission.low > profile.admission.high:
         raise UserError(f"{named.scheduler}: admission.low is above admission.high")
     return profile
+
+
+def _rule(change: str) -> Callable[[Profile], Profile]:
+    constant, equal, value = change.partition("=")
+    if constant == MODE:
+        low, high = MODES[value]
+        return _gate(low=low, high=high)
+    return _gate(**{constant: _value(constant, value)}) if equal else TAKEN_AWAY[change][1]
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from trace_makers import TRACES, chain, needs_traces, step, workflow
 
 from saga_core.errors import UserError
 from saga_core.policy.admission import Admission
+from saga_core.policy.modes import MODES
 from saga_core.policy.profiles import PROFILES
 from saga_sim.evaluation.fingerprint import key, meaning
 from saga_sim.evaluation.plan import (
@@ -125,6 +126,7 @@ def test_a_profile_may_be_told_the_work():
         "saga+declared~inf",
         "saga+host",
         "saga+low=much",
+        "saga+mode=slow",
     ],
 )
 def test_other_additions_are_refused(name):
@@ -147,6 +149,7 @@ def test_what_is_taken_away_is_gone_and_all_else_is_as_it_was():
         ("no-half-life", {"half_life_s": 0.0}),
         ("no-gap", {"low": 1.0, "high": 1.0}),
         ("rise=0.3", {"rise": 0.3}),
+        ("mode=throughput", MODES["throughput"]._asdict()),
     ):
         found = changed(variant(f"saga+{name}"))
         assert found == replace(usual, admission=replace(Admission(), **differs))
