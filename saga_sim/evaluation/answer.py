@@ -10,8 +10,8 @@ from saga_sim.evaluation.course import Failure, Peak
 from saga_sim.evaluation.plan import Load
 from saga_sim.evaluation.sets import SETS
 from saga_sim.evaluation.standing import Condition, Standing, Versus
-from saga_sim.evaluation.suites import BLIND, LEARNED
-from saga_sim.evaluation.targets import Judged, State
+from saga_sim.evaluation.suites import BLIND, LEARNED, STICKY, THUNDER
+from saga_sim.evaluation.targets import PAPER, Judged, State
 from saga_sim.evaluation.twists import words as twist_words
 from saga_sim.evaluation.variants import variant
 from saga_sim.report import notation
@@ -67,16 +67,21 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
 def condition_words(condition: Condition) -> str:
     """`iso-bench-trae, pressure 1.5`; cluster size and half only where they are not the usual ones."""
     what = SETS[condition.work].what if condition.work in SETS else condition.work
-    match condition.load:
-        case Load.PRESSURE:
-            at = f"pressure {condition.level:g}"
-        case Load.PEAK:
-            at = f"{100 * condition.level:g} % of the peak"
-        case Load.AT_ONCE:
-            at = f"{condition.level:g} at a time"
+    at = load_words(condition.load, condition.level)
     twist = f", {twist_words(condition.twist)}" if condition.twist else ""
     half = "" if condition.half == "all" else f", the half to {condition.half}"
     return f"{what}, {at}, {notation.plural(condition.workers, 'worker')}{twist}{half}"
+
+
+def load_words(load: Load, level: float) -> str:
+    """`pressure 1.5`."""
+    match load:
+        case Load.PRESSURE:
+            return f"pressure {level:g}"
+        case Load.PEAK:
+            return f"{100 * level:g} % of the peak"
+        case Load.AT_ONCE:
+            return f"{level:g} at a time"
 
 
 def headline(targets: Sequence[Judged], standings: Sequence[Standing]) -> str:
@@ -101,8 +106,36 @@ def headline(targets: Sequence[Judged], standings: Sequence[Standing]) -> str:
     )
 
 
+def gist(standings: Sequence[Standing]) -> list[str]:
+    """A line for each load of the sets under which ours was run beside a baseline: how many times as fast, set by set."""
+    lines = []
+    for load, level in dict.fromkeys((s.condition.load, s.condition.level) for s in standings):
+        ours = [
+            s
+            for s in standings
+            if s.profile == LEARNED
+            and (s.condition.load, s.condition.level) == (load, level)
+            and not s.condition.twist
+        ]
+        told = [_against(baseline, ours) for baseline in (STICKY, THUNDER, PAPER)]
+        if any(told):
+            lines.append(
+                f"{LEARNED} at {load_words(load, level)}, times as fast as {'; '.join(filter(None, told))}."
+            )
+    return lines
+
+
+def _against(baseline: str, ours: Sequence[Standing]) -> str:
+    found = [
+        f"{s.condition.work} {notation.ratio(v.geomean)}"
+        for s in ours
+        if (v := s.against(baseline)) is not None
+    ]
+    return f"{baseline}: {', '.join(found)}" if found else ""
+
+
 def losses(standings: Sequence[Standing], profiles: Sequence[str]) -> list[Loss]:
-    """What speaks against ours, baseline by baseline; where none of ours was run, against each in comparison with the first baseline."""
+    """What speaks against ours, baseline by baseline (ours with the work declared is none: it knows more); where none of ours was run, against each in comparison with the first baseline."""
     ours = [profile for profile in profiles if is_ours(profile)]
     most = None if ours else 1
     found = [
@@ -126,7 +159,8 @@ def _points(standing: Standing, most: int | None) -> Iterator[str]:
     if standing.finished < standing.workflows:
         missing = standing.workflows - standing.finished
         yield f"{where}: {missing} of {notation.plural(standing.workflows, 'workflow')} did not finish"
-    for found in standing.versus[:most]:
+    others = [found for found in standing.versus if not is_ours(found.baseline)]
+    for found in others[:most]:
         worse = [words for words, ratio, bound in _ratios(found) if ratio is not None and ratio < bound]
         if worse:
             yield f"{where}, against {found.baseline}: {', '.join(worse)}"

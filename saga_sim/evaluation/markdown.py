@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from saga_sim.evaluation import rows
-from saga_sim.evaluation.answer import Evaluation, condition_words
+from saga_sim.evaluation.answer import Evaluation, condition_words, gist
 from saga_sim.evaluation.targets import ELSEWHERE, State
 from saga_sim.report import notation
 
@@ -18,6 +18,8 @@ def render(evaluation: Evaluation) -> str:
 def _lines(evaluation: Evaluation) -> Iterator[str]:
     yield f"**{evaluation.headline}**"
     yield ""
+    for line in gist(evaluation.standings):
+        yield from (line, "")
     yield from _set_up(evaluation)
     yield from _targets(evaluation)
     yield from _losses(evaluation)

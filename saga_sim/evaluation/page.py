@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from saga_sim.evaluation import plots, rows
-from saga_sim.evaluation.answer import Evaluation, condition_words
+from saga_sim.evaluation.answer import Evaluation, condition_words, gist
 from saga_sim.evaluation.plan import Load
 from saga_sim.evaluation.targets import ELSEWHERE, State
 from saga_sim.report import notation
@@ -14,7 +14,9 @@ from saga_sim.report.page import POLICY
 from saga_sim.report.style import CSS, PATTERNS
 from saga_sim.report.tables import scrolling
 
+PARTS = ("Targets", "Losses", "Plots", "Figures")
 MORE_CSS = Markup("""
+nav{margin:.8rem 0}nav a{margin-right:1.2rem}.gist{max-width:none;margin:.2rem 0}.verdict td:nth-child(5){white-space:nowrap}.verdict td:nth-child(6){font-size:.85em}
 .verdict td,.verdict th{white-space:normal;text-align:left;min-width:4.5rem}
 .verdict td:nth-child(5){font-weight:600}
 .verdict td:nth-child(2),.verdict td:nth-child(3){white-space:nowrap}
@@ -37,13 +39,16 @@ def render(evaluation: Evaluation) -> str:
     parts = [
         tag("h1", title),
         tag("p", evaluation.headline, class_="headline"),
+        *(tag("p", line, class_="gist") for line in gist(evaluation.standings)),
+        tag("nav", *(tag("a", name, href=f"#{name.lower()}") for name in PARTS)),
         tag(
             "section",
             *_targets(evaluation),
             tag("p", ELSEWHERE, class_="remark"),
+            id="targets",
         ),
-        tag("section", tag("h2", "Losses"), _losses(evaluation)),
-        tag("section", tag("h2", "Plots"), tag("div", *_plots(evaluation), class_="plots")),
+        tag("section", tag("h2", "Losses"), _losses(evaluation), id="losses"),
+        tag("section", tag("h2", "Plots"), tag("div", *_plots(evaluation), class_="plots"), id="plots"),
         *_overviews(evaluation),
         tag("section", tag("h2", "Set-up"), _set_up(evaluation)),
         tag(
