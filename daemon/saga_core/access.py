@@ -26,6 +26,8 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
     """Of the head, on `host`."""
     host: str
     started_at: float
+    epoch: int = 0
+    """Of the head: of two files, the one with the larger epoch is of the newer head."""
     job: str = ""
     """Slurm's number of the job that the head runs in; empty: none."""
     job_node: str = ""

@@ -8,24 +8,35 @@ import contextlib
 import os
 import resource
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from saga_core.errors import SagaError, UserError
+from saga_head import claim
 from saga_head.app import App, locked
 from saga_shell import log
 
 
-async def _serve(folder: Path, address: str) -> None:
-    await App(folder, address).run()
+async def _serve(app: Callable[[], App]) -> None:
+    await app().run()
 
 
-def _run(folder: Path, address: str) -> None:
+def _run(folder: Path, address: str, *, have_lock: bool) -> None:
+    """Claim the folder, and be its head."""
+    claimed, contested = claim.take(folder, locked=have_lock)
+    fence = claim.Fence(folder, claimed)
+    app = partial(App, folder, fence, address, contested=contested)
     try:
         import uvloop
     except ImportError:
-        asyncio.run(_serve(folder, address))
+        runner = asyncio.run
     else:
-        uvloop.run(_serve(folder, address))
+        runner = uvloop.run
+    try:
+        runner(_serve(app))
+    finally:
+        fence.release()
 
 
 def _allow_many_files() -> None:
@@ -42,6 +53,11 @@ def main() -> int:
     parser.add_argument(
         "--address", default="", help="where others reach this machine (default: head.host, or its name)"
     )
+    parser.add_argument(
+        "--take-over",
+        action="store_true",
+        help="take the folder over from a head that may still live, here or on a lost machine: it ends itself",
+    )
     parser.add_argument("--log-level", choices=log.LEVELS, default=os.environ.get("SAGA_LOG_LEVEL", "info"))
     options = parser.parse_args()
     log.start(options.log_level)
@@ -50,8 +66,8 @@ def main() -> int:
     _allow_many_files()
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with locked(folder):
-            _run(folder, options.address)
+        with locked(folder, take_over=options.take_over) as have_lock:
+            _run(folder, options.address, have_lock=have_lock)
     except SagaError as error:
         print(f"saga_head: {error}", file=sys.stderr)  # noqa: T201 - the log may not be set up
         return 2 if isinstance(error, UserError) else 1

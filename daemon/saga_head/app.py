@@ -8,20 +8,24 @@ import errno
 import fcntl
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import NoReturn
 
 from aiohttp import web
 
 from saga_core import access, wire
+from saga_core.book import Book
 from saga_core.config import Config
 from saga_core.errors import ClusterError
 from saga_core.events import CloseAsked, HeadStarted, Tick
 from saga_core.head import Head
 from saga_core.states import NodeState
 from saga_core.views import ShutdownRequest
+from saga_head.claim import LOOK_EVERY_S, Fence, Superseded
 from saga_head.control import Control
 from saga_head.gateway.limits import Limits
 from saga_head.gateway.server import Gateway
@@ -52,8 +56,11 @@ def saga_version() -> str:
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Be the only head of this folder. Raises `ClusterError` naming the other one."""
+def locked(folder: Path, *, take_over: bool = False) -> Iterator[bool]:
+    """Be the only head of this folder on this machine; whether that is so. Raises `ClusterError` naming the other one.
+
+    take_over: go on without the lock where another process has it, or nobody can have one.
+    """
     path = folder / "head.lock"
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -61,13 +68,19 @@ def locked(folder: Path) -> Iterator[None]:
     except OSError as error:
         owner = os.pread(fd, 256, 0).decode(errors="replace").strip() or "another process"
         os.close(fd)
+        if take_over:
+            log.warning("no-lock", owner=owner, reason=error.strerror)
+            yield False
+            return
         if error.errno in (errno.EAGAIN, errno.EACCES):
-            raise ClusterError(f"a head is already running on {folder}: {owner}") from None
-        raise ClusterError(f"{path}: {error.strerror}") from error
+            raise ClusterError(
+                f"a head is already running on {folder}: {owner} (--take-over takes the folder over from it)"
+            ) from None
+        raise ClusterError(f"{path}: {error.strerror} (--take-over does without it)") from error
     try:
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"pid {os.getpid()} on {os.uname().nodename}\n".encode(), 0)
-        yield
+        yield True
     finally:
         os.close(fd)
 
@@ -93,24 +106,51 @@ def _last_ports(folder: Path) -> _Ports:
 class App:
     """Everything one head process holds."""
 
-    def __init__(self, folder: Path, address: str = "") -> None:
-        """`address`: the name or number that others connect to; empty: `head.host`, or the machine's name."""
+    def __init__(self, folder: Path, fence: Fence, address: str = "", *, contested: bool = False) -> None:
+        """`address`: the name or number that others connect to; empty: `head.host`, or the machine's name.
+
+        contested: the head before may live, and write.
+        """
         self.folder = folder
         self.config = cluster.read_config(folder) or Config()
         self.address = address or _reachable(self.config.head.host)
         self.keys: Keys = load_keys(folder)
+        self.fence = fence
         self.journal = Journal(folder / "journal")
         book = self.journal.recover(self.config.profile, self.config.costs)
+        self.journal.may_write = self._check
+        if contested:
+            _begin_anew(self.journal, book)
         self.clock = Clock(not_before=self.journal.last_at)
         self.head = Head(self.config, book=book)
         self.transport = Transport(self.keys, self.config.head.register_timeout_s, self._received)
         callers = Callers(self.keys.api_key)
         self.shell = Shell(self.head, self.journal, callers, self.clock, self.transport.send)
         self.shell.logs = folder / "workflows"
+        self.shell.may_act = self._check
         self.started_at = self.clock()
         self._stopping: asyncio.Event = asyncio.Event()
         self._leave = False
         self._drain_s = 0.0
+
+    def _check(self) -> None:
+        """Before this head acts: may it? Where a newer one has the folder, it ends here and now (`claim`, rule 3)."""
+        try:
+            self.fence.check()
+        except ClusterError as error:
+            _end_at_once(error)
+
+    async def _watch_claim(self) -> None:
+        """Look at the claim off the loop: a shared file system may take its time."""
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                await loop.run_in_executor(None, self.fence.look)
+            except Superseded as error:
+                _end_at_once(error)
+            except ClusterError as error:  # for now; `_check` has the last word when the lease is over
+                log.warning("claim", problem=error)
+            await asyncio.sleep(LOOK_EVERY_S)
 
     def _received(self, message: wire.ToHead) -> None:
         self.shell.handle(message)
@@ -131,6 +171,7 @@ class App:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal)
         tick: asyncio.Task[None] | None = None
+        watch: asyncio.Task[None] | None = None
         try:
             incarnation = max(self.head.book.head + 1, int(self.clock() * 1000))
             http = await self._listen(gateway, ports.http)
@@ -141,15 +182,17 @@ class App:
             self._publish(control_port)
             log.info("serving", url=self.shell.url, control=control_port, folder=self.folder)
             tick = asyncio.create_task(self._epochs())
+            watch = asyncio.create_task(self._watch_claim())
             stop = asyncio.create_task(self._stopping.wait())
-            await asyncio.wait({tick, stop}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({tick, watch, stop}, return_when=asyncio.FIRST_COMPLETED)
             stop.cancel()
-            if tick.done():
-                tick.result()
+            for broken in [task for task in (tick, watch) if task.done()]:
+                broken.result()
             await self._wind_down(gateway)
         finally:
-            if tick is not None:
-                tick.cancel()
+            for task in (tick, watch):
+                if task is not None:
+                    task.cancel()
             await gateway.close()
             await runner.cleanup()
             self.transport.close()
@@ -181,6 +224,7 @@ class App:
             pid=os.getpid(),
             host=os.uname().nodename,
             started_at=self.started_at,
+            epoch=self.fence.claim.epoch,
             job=os.environ.get("SLURM_JOB_ID", ""),
             job_node=os.environ.get("SLURMD_NODENAME", ""),
             restarts=_restarts(),
@@ -250,7 +294,22 @@ class App:
         ):
             await asyncio.sleep(EPOCH_S)
             self.shell.handle(Tick())
+        self._check()
         (self.folder / access.FILE).unlink(missing_ok=True)
+
+
+def _begin_anew(journal: Journal, book: Book) -> None:
+    try:
+        journal.rotate(book)
+    except OSError as error:
+        raise ClusterError(f"journal in {journal.folder}: {error.strerror or error}") from error
+
+
+def _end_at_once(error: ClusterError) -> NoReturn:
+    """Nothing more is written, not even what waits in buffers; connections end with the process."""
+    log.error("superseded", reason=error)
+    print(f"saga_head: {error}", file=sys.stderr, flush=True)  # noqa: T201 - as every end with an error
+    os._exit(1)
 
 
 def _restarts() -> int:

@@ -7,7 +7,9 @@ Rules of this file
      disk: only the acceptance of a workflow waits.
   3. When a journal is long enough, a snapshot takes its place and the next one begins. The
      last few old journals stay, for `saga trace export` and for looking back.
-  4. A full disk stops nothing that runs: facts stay in the buffer, within a bound, and new
+  4. A head that takes over from one that may live begins a new journal behind a snapshot: what the old one still
+     writes, stopped in the middle of it, is in a file that nobody goes on with (`saga_head.claim`).
+  5. A full disk stops nothing that runs: facts stay in the buffer, within a bound, and new
      submissions are refused until a write succeeds.
 """
 
@@ -18,7 +20,7 @@ import contextlib
 import os
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -52,6 +54,8 @@ class Journal:
         self.problem = ""
         """Why the last write failed; empty when all is well."""
         self.last_at = 0.0
+        self.may_write: Callable[[], None] = lambda: None
+        """Called before anything is written; it does not return where this head may not (any more)."""
         self._fd = -1
         self._buffer = bytearray()
 
@@ -88,12 +92,12 @@ class Journal:
                 raise ClusterError(f"{path}: damaged at byte {torn.at}, and newer journals follow") from None
             os.truncate(path, good if torn.at >= len(_MAGIC) else 0)
 
-    def _open(self, number: int) -> None:
+    def _open(self, number: int, more: int = 0) -> None:
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | more
+        opened = os.open(self._journal(number), flags, 0o600)
         if self._fd >= 0:
             os.close(self._fd)
-        self.number = number
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
-        self._fd = os.open(self._journal(number), flags, 0o600)
+        self.number, self._fd = number, opened
         self.size = os.fstat(self._fd).st_size
         if self.size == 0:
             self._buffer[:0] = _MAGIC
@@ -116,6 +120,7 @@ class Journal:
         """Write what was appended. A failure is kept in `problem` and tried again next time."""
         if not self._buffer:
             return
+        self.may_write()
         try:
             written = os.write(self._fd, self._buffer)
         except OSError as error:
@@ -137,14 +142,16 @@ class Journal:
     def rotate(self, book: Book) -> None:
         """Put a snapshot of `book` in the place of the journal so far, and begin the next one.
 
-        Raises `OSError`; then the old journal simply goes on.
+        Raises `OSError`; then the old journal simply goes on. Neither file may be there: another head would have made
+        it, and this one has been paused.
         """
         self.flush()
         if self._buffer:
             raise OSError(self.problem)
         number = self.number + 1
-        write_private(self._snapshot(number), snapshot.encode(book))
-        self._open(number)
+        self.may_write()
+        write_private(self._snapshot(number), snapshot.encode(book), new=True)
+        self._open(number, os.O_EXCL)
         self.flush()
         for old in _numbers(self.folder, "journal-*.log")[: -1 - KEEP]:
             self._journal(old).unlink(missing_ok=True)

@@ -71,6 +71,8 @@ class Shell:
         self.clock, self._send = clock, send
         self.metrics = Metrics(head)
         self.feed = Feed()
+        self.may_act: Callable[[], None] = lambda: None
+        """Called before each event; it does not return where this head may not act (any more)."""
         self.url = ""
         self.logs = Path()
         """Folder of programs' output, in the cluster folder."""
@@ -98,6 +100,7 @@ class Shell:
         self._queue.append(event)
         if self._busy:
             return
+        self.may_act()
         self._busy = True
         try:
             while self._queue:
@@ -282,6 +285,7 @@ class Shell:
             raise ClusterError(f"no new workflows are accepted: {self.journal.problem}")
         if self.head.closing:
             raise ClusterError("no new workflows are accepted: the cluster is being taken down")
+        self.may_act()
         number = WorkflowId(self.head.book.last_workflow + 1)
         token = new_token()
         log_path = str(self.logs / f"{number}.log") if request.program is not None else ""

@@ -40,7 +40,7 @@ class Transport:
 
     def __init__(self, keys: Keys, handshake_s: float, received: Callable[[wire.ToHead], None]) -> None:
         self._keys, self._handshake_s, self._received = keys, handshake_s, received
-        self._context = zmq.asyncio.Context()
+        self._context: zmq.asyncio.Context | None = None
         self._auth: AsyncioAuthenticator | None = None
         self._socket: zmq.asyncio.Socket | None = None
         self._task: asyncio.Task[None] | None = None
@@ -50,7 +50,8 @@ class Transport:
         """Frames that were no message of ours."""
 
     def start(self, host: str, port: int) -> int:
-        """Listen; the port in use. Raises `ClusterError` when the address cannot be had."""
+        """Listen; the port in use. Raises `ClusterError` when the address cannot be had: then another may be tried."""
+        self._context = zmq.asyncio.Context()
         self._auth = AsyncioAuthenticator(self._context)
         self._auth.start()
         self._auth.configure_curve_callback(
@@ -120,4 +121,6 @@ class Transport:
         if self._socket is not None:
             self._socket.close()
             self._socket = None
-        self._context.term()
+        if self._context is not None:
+            self._context.term()
+            self._context = None

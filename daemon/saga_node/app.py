@@ -170,6 +170,8 @@ class Daemon:
             return
         if access is None:
             log.warning("head-unknown", reason=f"{self._folder / FILE} is gone: the head is down")
+        elif access.epoch < self._link.access.epoch:
+            log.warning("head-unknown", reason=f"{self._folder / FILE} is of a head before ours")
         else:
             self._link.find(access)
 

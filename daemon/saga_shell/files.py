@@ -6,8 +6,11 @@ import os
 from pathlib import Path
 
 
-def write_private(path: Path, data: bytes) -> None:
-    """Write `data` to `path` whole or not at all, readable by the owner only, and on the disk."""
+def write_private(path: Path, data: bytes, *, new: bool = False) -> None:
+    """Write `data` to `path` whole or not at all, readable by the owner only, and on the disk.
+
+    new: never in the place of another file; FileExistsError where there is one.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
@@ -15,7 +18,11 @@ def write_private(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+        if new:
+            os.link(temporary, path)
+            temporary.unlink()
+        else:
+            temporary.replace(path)
     except OSError:
         temporary.unlink(missing_ok=True)
         raise

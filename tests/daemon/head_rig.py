@@ -32,15 +32,18 @@ async def until(fact: Callable[[], object], what: str, deadline_s: float = DEADL
 class HeadProcess:
     """`python -m saga_head` on a folder."""
 
-    def __init__(self, folder: Path, settings: dict[str, object] | None = None) -> None:
-        self.folder = folder
+    def __init__(
+        self, folder: Path, settings: dict[str, object] | None = None, more: tuple[str, ...] = ()
+    ) -> None:
+        """`more`: further arguments."""
+        self.folder, self.settings, self.more = folder, settings, more
         (folder / access.SETTINGS).write_text(json.dumps(settings or {}))
         self.process: asyncio.subprocess.Process | None = None
         self.http = aiohttp.ClientSession()
 
     async def start(self) -> None:
         self.process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "saga_head", "--cluster-dir", str(self.folder),
+            sys.executable, "-m", "saga_head", "--cluster-dir", str(self.folder), *self.more,
             stderr=asyncio.subprocess.PIPE, start_new_session=True,
         )  # fmt: skip
         self.lines: list[str] = []
@@ -175,8 +178,10 @@ class RigNode:
 
 
 @contextlib.asynccontextmanager
-async def running_head(folder: Path, settings: dict[str, object] | None = None) -> AsyncIterator[HeadProcess]:
-    head = HeadProcess(folder, settings)
+async def running_head(
+    folder: Path, settings: dict[str, object] | None = None, more: tuple[str, ...] = ()
+) -> AsyncIterator[HeadProcess]:
+    head = HeadProcess(folder, settings, more)
     try:
         await head.start()
         yield head
