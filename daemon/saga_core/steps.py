@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from saga_core.accounts import Account, Accounts, spent
 from saga_core.actions import Abort, Dispatch, Refuse
+from saga_core.aeg.live import MOST_TOKENS, bounded
 from saga_core.book import SESSIONS, Book, Session, Step, Workflow
 from saga_core.config import Config
 from saga_core.coordinator import Coordinator
@@ -369,6 +370,7 @@ class Steps:
         if step is None:
             self.desk.ignore("unknown step", f"end of step {event.step}")
             return
+        event = _plausible(event)
         again_s = 0.0
         if event.outcome is Outcome.DONE:
             self._note_done(step, event)
@@ -459,3 +461,12 @@ def _claimant(step: Step, session: Session | None) -> SessionId:
 
 def _too_many_sessions(workflow: Workflow, name: str) -> bool:
     return name not in workflow.sessions and len(workflow.sessions) >= SESSIONS
+
+
+def _plausible(event: StepFinished) -> StepFinished:
+    """Counts that no engine can mean are bounded: a sum that one of them entered would be wrong for good."""
+    counts = (event.prompt_tokens, event.cached_tokens, event.output_tokens)
+    if all(count is None or 0 <= count <= MOST_TOKENS for count in counts):
+        return event
+    prompt, cached, output = (None if count is None else bounded(count) for count in counts)
+    return replace(event, prompt_tokens=prompt, cached_tokens=cached, output_tokens=output)
