@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from saga_core import node as node_module
+from saga_core import node_programs, node_workers, wire
 from saga_core import node_words as words
-from saga_core import wire
 from saga_core.config import NodeConfig
 from saga_core.node import Node
 from saga_core.states import WorkerState
@@ -284,13 +283,13 @@ def test_programs_are_limited_by_slots():
 
 
 def test_ended_programs_are_remembered_within_a_bound(monkeypatch):
-    monkeypatch.setattr(node_module, "TOMBSTONES", 3)
+    monkeypatch.setattr(node_programs, "TOMBSTONES", 3)
     rig = registered()
     for number in range(1, 9):
         rig.run(number)
         rig.gone(number)
         rig.forget(number)
-    assert [name[0] for name in rig.node._tombs] == [6, 7, 8]
+    assert [name[0] for name in rig.node.programs.tombs] == [6, 7, 8]
 
 
 # -- reports --------------------------------------------------------------------------------
@@ -366,7 +365,7 @@ def test_what_a_dead_worker_held_is_told_as_zeros(how):
 
 
 def test_a_report_carries_a_bounded_number_of_changes(monkeypatch):
-    monkeypatch.setattr(node_module, "RESIDENT_PER_REPORT", 2)
+    monkeypatch.setattr(node_workers, "RESIDENT_PER_REPORT", 2)
     rig = registered()
     rig.up()
     rig.hold({f"1.{i}": 16 for i in range(5)})

@@ -53,7 +53,7 @@ def the_mirror_is_true(box: Box) -> None:
     for name, daemon in box.daemons.items():
         assert fleet.nodes[name].state is NodeState.UP
         assert fleet.nodes[name].incarnation == daemon.node.incarnation
-        assert daemon.node.programs == {}, "everything ended is forgotten"
+        assert daemon.node.programs.facts == {}, "everything ended is forgotten"
         assert fleet.nodes[name].programs == 0
         for worker, incarnation in daemon.workers.items():
             mirrored = fleet.workers[worker]
