@@ -16,6 +16,7 @@ from saga_core.aeg import Hints, Kind, Learner
 from saga_core.costs import CostTable
 from saga_core.events import StepFinished
 from saga_core.ids import WorkflowId
+from saga_core.paces import Paces, kind_of
 
 
 @dataclass(slots=True, eq=False)
@@ -28,6 +29,8 @@ class Account:
     expected_s: float
     weight: float = 1.0
     attained_s: float = 0.0
+    kind: str = ""
+    """Whose pace it has until it has one of its own (`saga_core.paces`)."""
 
 
 @dataclass(slots=True, eq=False)
@@ -58,11 +61,13 @@ class Accounts:
         costs: CostTable,
         services: dict[str, Service] | None = None,
         learner: Learner | None = None,
+        paces: Paces | None = None,
     ) -> None:
-        """`services` by model and `learner`: what a snapshot has kept."""
+        """`services` by model, `learner` and `paces`: what a snapshot has kept."""
         self.costs = costs
         self.services = services if services is not None else {}
         self.learner = learner if learner is not None else Learner()
+        self.paces = paces if paces is not None else Paces()
         self._models = {w: model for model, service in self.services.items() for w in service.accounts}
 
     def of(self, workflow: WorkflowId) -> Account | None:
@@ -90,7 +95,7 @@ class Accounts:
         service = self.services.setdefault(model, Service())
         self.learner.began(workflow, kind, at, hints, prompt_tokens=prompt_tokens)
         expected_s = self._expected_s(workflow)
-        account = Account(workflow, at, service.virtual_s, expected_s, weight)
+        account = Account(workflow, at, service.virtual_s, expected_s, weight, kind=kind_of(kind))
         service.accounts[workflow] = account
         service.weight += weight
         self._models[workflow] = model
@@ -141,6 +146,24 @@ class Accounts:
         del service.accounts[workflow]
         service.weight = service.weight - account.weight if service.accounts else 0.0
         self.learner.ended(workflow, at=at, complete=complete)
+        if complete:
+            self.paces.learn(account.kind, at - account.arrived_at, account.attained_s)
+
+    def left_s(self, workflow: WorkflowId, now: float) -> float:
+        """Seconds of life that a workflow is expected to have left, at its own pace or its kind's; 0: nobody knows."""
+        account = self.of(workflow)
+        if account is None:
+            return 0.0
+        work_s = max(0.0, account.expected_s - account.attained_s)
+        if account.attained_s > 0.0:
+            return work_s * max(0.0, now - account.arrived_at) / account.attained_s
+        pace = self.paces.of(account.kind)
+        return work_s * pace.stretch if pace is not None else 0.0
+
+    def life_s(self, tenant: str, agent_type: str) -> float:
+        """Seconds that workflows of that kind have taken from their first step; 0: nobody knows."""
+        pace = self.paces.of(kind_of(Kind(tenant, agent_type)))
+        return pace.life_s if pace is not None else 0.0
 
     def virtual_s(self, model: str) -> float:
         service = self.services.get(model)

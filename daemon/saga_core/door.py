@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from saga_core.decisions import Verdict
 from saga_core.floor import Floor
-from saga_core.ids import SessionId, StepId, WorkerId
+from saga_core.ids import SessionId, StepId, WorkerId, WorkflowId
 from saga_core.policy.admission import NEVER
 from saga_core.rooms import Claim, Room
 from saga_core.turns import Turns
@@ -45,15 +45,23 @@ class Door:
     """Lets the sessions of one model in and takes them out. Between two calls `now` is set by the gate."""
 
     def __init__(
-        self, floor: Floor, waiters: Waiters, turns: Turns, virtual_s: Callable[[], float] | None
+        self,
+        floor: Floor,
+        waiters: Waiters,
+        turns: Turns,
+        virtual_s: Callable[[], float] | None,
+        left_s: Callable[[WorkflowId], float],
     ) -> None:
-        """virtual_s: the model's virtual time, where keys are points in it; None: they are something else."""
+        """virtual_s: the model's virtual time, where keys are points in it; None: they are something else.
+
+        left_s: how long a workflow is expected to go on.
+        """
         self.now = 0.0
         self.grants: list[Grant] = []
         self.pauses: list[Pause] = []
         self.flights: dict[StepId, Flight] = {}
         self._floor, self._waiters, self._turns = floor, waiters, turns
-        self._policy, self._virtual_s = floor.policy, virtual_s
+        self._policy, self._virtual_s, self._left_s = floor.policy, virtual_s, left_s
 
     @property
     def full(self) -> bool:
@@ -119,7 +127,7 @@ class Door:
             late = self._overdue(first)
             claim = first if late else self._waiters.first()
             assert claim is not None, "one line is empty and the other is not"
-            room = self._floor.emptiest()
+            room = self._outlasting(claim) or self._floor.emptiest()
             if not room.fits(claim, self.now, self._policy.low) and not (late and self._clear(room, claim)):
                 return
             if not claim.steps:
@@ -127,6 +135,17 @@ class Door:
             else:
                 rule = f"resumed elsewhere: {self._floor.why_left(claim)}"
                 self._let_in(claim, room, Verdict.MOVED, rule)
+
+    def _outlasting(self, claim: Claim) -> Room | None:
+        """Where the emptiest room's worker is expected to end before the workflow does: the emptiest of the others, if
+        it fits there. It would have to move: that costs less than to wait, and more than to begin elsewhere.
+        """
+        ends_at = self._floor.emptiest().worker.ends_at
+        if ends_at is None:
+            return None
+        until = self.now + self._left_s(claim.account.workflow)
+        best = self._floor.emptiest_until(until) if until > ends_at else None
+        return best if best is not None and best.fits(claim, self.now, self._policy.low) else None
 
     def _let_in(self, claim: Claim, room: Room, verdict: Verdict, rule: str) -> None:
         why = self._turns.let_in(verdict, claim, room, self.now, rule)

@@ -28,7 +28,7 @@ from saga_core.decisions import Decisions
 from saga_core.door import Door, Grant, Pause
 from saga_core.fleet import Pool
 from saga_core.floor import Floor
-from saga_core.ids import SessionId, StepId, WorkerId
+from saga_core.ids import SessionId, StepId, WorkerId, WorkflowId
 from saga_core.policy.admission import Admission
 from saga_core.policy.ordering import Key
 from saga_core.rooms import Claim, Room
@@ -60,11 +60,12 @@ class Gate:
         decisions: Decisions | None = None,
         virtual_s: Callable[[], float] | None = None,
         due: Key | None = None,
+        left_s: Callable[[WorkflowId], float] = lambda _: 0.0,
     ) -> None:
         """`victim`: whose largest value is paused first; None: that of `key`. `decisions`: where they are noted.
 
         due: who is overdue first; None: the smallest key. virtual_s: the model's virtual time, where `due` is a point
-        in it; None: it is something else.
+        in it; None: it is something else. left_s: how long a workflow is expected to go on, where workers end.
         """
         self.pool, self.policy = pool, policy
         self.claims: dict[SessionId, Claim] = {}
@@ -76,7 +77,7 @@ class Gate:
         self.floor = Floor(policy, by_key, by_victim, by_due)
         self.waiters = Waiters(self.claims, self.floor, by_key, by_due)
         self._turns = Turns(decisions or Decisions(), self.floor, self.waiters)
-        self.door = Door(self.floor, self.waiters, self._turns, virtual_s)
+        self.door = Door(self.floor, self.waiters, self._turns, virtual_s, left_s)
         self._version = -1
 
     def take_grants(self) -> list[Grant]:

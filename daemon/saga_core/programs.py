@@ -100,20 +100,37 @@ class Programs:
         if not self.queued:
             return
         up = [n for n in fleet.nodes.values() if n.state is NodeState.UP and n.id not in book.drains]
+        if any(n.ends_at is not None for n in up):
+            yield from self._give_to_lasting(up, book, now)
+            return
         free = [(n.programs, n.id) for n in up if n.programs < n.program_slots]
         heapq.heapify(free)
         while self.queued and free:
             node = fleet.nodes[free[0][1]]
-            workflow = book.workflows[self.queued.popitem(last=False)[0]]
-            self._give(workflow.id, node.id, node.incarnation)
-            yield Record(_given(workflow, node))
-            node.programs += 1
-            self.asked[workflow.id] = now
-            yield self._want(workflow, node)
+            yield from self._give_next(node, book, now)
             if node.programs < node.program_slots:
                 heapq.heapreplace(free, (node.programs, node.id))
             else:
                 heapq.heappop(free)
+
+    def _give_next(self, node: Node, book: Book, now: float) -> Iterator[Action]:
+        workflow = book.workflows[self.queued.popitem(last=False)[0]]
+        self._give(workflow.id, node.id, node.incarnation)
+        yield Record(_given(workflow, node))
+        node.programs += 1
+        self.asked[workflow.id] = now
+        yield self._want(workflow, node)
+
+    def _give_to_lasting(self, up: list[Node], book: Book, now: float) -> Iterator[Action]:
+        """As `_give_queued`, but rather to nodes that are there for as long as such programs usually take."""
+        while self.queued:
+            workflow = book.workflows[next(iter(self.queued))]
+            until = now + book.accounts.life_s(workflow.tenant, workflow.agent_type)
+            free = [n for n in up if n.programs < n.program_slots]
+            if not free:
+                return
+            best = min(free, key=lambda n: (n.ends_at is not None and n.ends_at < until, n.programs, n.id))
+            yield from self._give_next(best, book, now)
 
     def _repeat(self, fleet: Fleet, book: Book, now: float) -> Iterator[Action]:
         due: list[WorkflowId] = []

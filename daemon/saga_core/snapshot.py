@@ -12,6 +12,7 @@ from saga_core.costs import CostTable
 from saga_core.errors import ClusterError
 from saga_core.events import JOURNAL_VERSION
 from saga_core.ids import NodeId, WorkflowId
+from saga_core.paces import Pace, Paces
 
 
 class _Saved(msgspec.Struct, kw_only=True):
@@ -27,6 +28,7 @@ class _Saved(msgspec.Struct, kw_only=True):
     services: dict[str, Service] = {}
     """Accounts of unfinished workflows by model; none in snapshots of before they were kept: then accounts begin anew."""
     drains: dict[NodeId, Drain] = {}
+    paces: dict[str, Pace] = {}
     learned: bytes = b""
     learned_version: int = 0
 
@@ -49,6 +51,7 @@ def encode(book: Book) -> bytes:
             head=book.head,
             services=book.accounts.services,
             drains=book.drains,
+            paces=book.accounts.paces.by_kind,
             learned=learned.encode(book.accounts.learner),
             learned_version=learned.VERSION,
         )
@@ -67,7 +70,8 @@ def decode(data: bytes, where: str, costs: CostTable | None = None) -> Book:
     if saved.version != JOURNAL_VERSION:
         raise ClusterError(f"{where}: version {saved.version}, this saga reads {JOURNAL_VERSION}")
     book = Book(saved.profile, costs)
-    book.accounts = Accounts(book.accounts.costs, saved.services, _learner(saved, where))
+    paces = Paces(saved.paces)
+    book.accounts = Accounts(book.accounts.costs, saved.services, _learner(saved, where), paces)
     book.workflows = {w.id: w for w in saved.workflows}
     book.steps = {s.id: s for s in saved.steps}
     book.drains = saved.drains

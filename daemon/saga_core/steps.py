@@ -211,9 +211,13 @@ class Steps:
                 self.decisions,
                 partial(self.accounts.virtual_s, model) if self.profile.due is virtual_finish else None,
                 self.profile.due,
+                self._left_s,
             )
         gate.attach(pool)
         return gate
+
+    def _left_s(self, workflow: WorkflowId) -> float:
+        return self.accounts.left_s(workflow, self.desk.now)
 
     def _ask(self, step: Step, session: Session | None, gate: Gate) -> None:
         account = self.accounts.of(step.workflow) if step.workflow is not None else None
