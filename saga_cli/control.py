@@ -12,6 +12,7 @@ from saga_core.views import (
     Accepted,
     ClusterView,
     DrainRequest,
+    EventPage,
     Explanation,
     FinishRequest,
     NodeView,
@@ -68,8 +69,18 @@ class Control:
         way = _way_to(access) if access.job else ()
         return cls(access.url, access.admin_key, str(folder.path), timeout_s, way)
 
-    def cluster(self) -> ClusterView:
-        return self._ask("GET", "cluster", ClusterView)
+    def cluster(self, workflows: int | None = None) -> ClusterView:
+        """A snapshot with at most so many `workflows` (None: as many as the head likes, some 200)."""
+        return self._ask("GET", "cluster" + _query(workflows=workflows), ClusterView)
+
+    def events(
+        self, *, after: int | None = None, workflow: int | None = None, wait_s: int | None = None
+    ) -> EventPage:
+        """Facts later than number `after`, or all that the head keeps; of one workflow or of all.
+
+        With none there yet, waits up to `wait_s` for the first; keep it below `timeout_s`.
+        """
+        return self._ask("GET", "events" + _query(after=after, workflow=workflow, wait_s=wait_s), EventPage)
 
     def workflows(self) -> list[WorkflowView]:
         """Every workflow of the cluster's life, by id."""
@@ -172,6 +183,11 @@ class Control:
                 "the file is of another cluster or out of date"
             )
         return UserError(text) if status < 500 else ClusterError(f"the head at {self.url}: {text}")
+
+
+def _query(**said: int | None) -> str:
+    words = "&".join(f"{name}={value}" for name, value in said.items() if value is not None)
+    return f"?{words}" if words else ""
 
 
 def _way_to(access: Access) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -149,7 +149,13 @@ def group(help_text: str, **settings: Any) -> typer.Typer:
 
 
 def command(
-    app: typer.Typer, name: str, **settings: Any
+    app: typer.Typer, name: str, *, examples: Sequence[str] = (), **settings: Any
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """`@command(app, "ps")`: a command of `app` that takes the common options too."""
+    """`@command(app, "ps")`: a command of `app` that takes the common options too.
+
+    `examples` stand at the end of its help, as they are: `saga ps  # what runs`.
+    """
+    if examples:
+        # \b: click leaves the lines of this paragraph as they are.
+        settings["epilog"] = "\n".join(["\b", "Examples:", *(f"  {line}" for line in examples)])
     return app.command(name, cls=Command, **settings)

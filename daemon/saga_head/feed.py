@@ -58,6 +58,15 @@ class Feed:
             case _:
                 return _said(fact, self._steps)
 
+    def of(self, workflow: int) -> list[EventView]:
+        """All that is kept of one workflow."""
+        begin = self._last - len(self._ring)
+        return [
+            _view(number, at, fact, owner)
+            for number, (at, fact, owner) in self._from(begin)
+            if owner[0] == workflow
+        ]
+
     async def page(self, head: int, *, after: int | None, workflow: int | None, wait_s: float) -> EventPage:
         """Facts later than number `after` (None: all that are kept), of one workflow or of all.
 

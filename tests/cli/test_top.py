@@ -10,7 +10,9 @@ from canned import CLUSTER, EMPTY, GATED, NODES, NOW, WORKERS, workflow
 from rich.console import Console
 from test_golden import _compare
 
-from saga_cli.top.frame import frame, gauge
+from saga_cli.top.choice import Choice
+from saga_cli.top.columns import gauge
+from saga_cli.top.frame import frame
 
 BUSY = msgspec.structs.replace(
     CLUSTER,
@@ -34,7 +36,7 @@ def lines(cluster, width, height, **words) -> list[str]:
 @pytest.mark.parametrize("name", CLUSTERS)
 @pytest.mark.parametrize(("width", "height"), SIZES)
 def test_frames(name, width, height):
-    shown = lines(CLUSTERS[name], width, height, keys="q quit")
+    shown = lines(CLUSTERS[name], width, height)
     assert len(shown) <= height
     assert max(map(len, shown)) <= width
     _compare(f"frame-{name}-{width}x{height}", "\n".join(shown) + "\n")
@@ -43,15 +45,15 @@ def test_frames(name, width, height):
 @pytest.mark.parametrize("height", range(12, 60, 7))
 def test_a_frame_never_outgrows_the_terminal(height):
     for width in (60, 80, 99, 100, 220):
-        shown = lines(BUSY, width, height, keys="q quit")
+        shown = lines(BUSY, width, height)
         assert len(shown) <= max(height, 14), (width, height)
         assert max(map(len, shown)) <= width
 
 
 def test_what_is_not_shown_is_counted():
     shown = "\n".join(lines(BUSY, 80, 24))
-    workers = sum("/0 " in line[:12] for line in shown.splitlines())
-    assert f"… and {30 - workers} more workers" in shown
+    drawn = sum("gpu0" in line[:12] for line in shown.splitlines())
+    assert f"… and {39 - drawn} more" in shown
 
 
 def test_live_workflows_come_first():
@@ -59,8 +61,11 @@ def test_live_workflows_come_first():
     assert [int(line[:5]) for line in shown] == [1, 4, 3, 2]
 
 
-def test_a_notice_takes_the_first_line():
-    assert lines(CLUSTER, 80, 24, notice="the head does not answer")[0] == "the head does not answer"
+def test_a_frame_shows_what_was_asked_for():
+    choice = Choice(words="state:done", sort="AGE")
+    shown = [line for line in lines(BUSY, 80, 30, choice=choice) if line[:5].strip().isdigit()]
+    assert shown
+    assert all(" done " in line for line in shown)
 
 
 @pytest.mark.parametrize(
@@ -69,10 +74,10 @@ def test_a_notice_takes_the_first_line():
         (0.0, 0.0, "··········   0%"),
         (0.5, 0.8, "█████▒▒▒··  80%"),
         (1.0, 1.0, "██████████ 100%"),
-        (0.7, 0.2, "███████···  70%"),
+        (0.7, 0.2, "███████···  20%"),
         (9.0, 9.0, "██████████ 100%"),
         (-1.0, -1.0, "··········   0%"),
     ],
 )
 def test_gauges(solid, whole, shown):
-    assert gauge(solid, whole, 10).plain == shown
+    assert gauge([(solid, "█"), (whole, "▒")], whole, 10).plain == shown
