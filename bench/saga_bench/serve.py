@@ -19,6 +19,7 @@ from saga_core import wire
 from saga_core.errors import SagaError
 from saga_core.ids import NodeId, worker_id
 from saga_core.states import WorkerState
+from saga_head import claim
 from saga_head.app import App, locked
 from saga_shell.files import write_private
 
@@ -59,14 +60,28 @@ def _worker(port: int) -> wire.WorkerFact:
     )
 
 
-async def serve(folder: Path, backend_port: int) -> None:
+async def serve(folder: Path, fence: claim.Fence, backend_port: int) -> None:
     """Run the head until a signal ends it."""
-    app = App(folder)
+    app = App(folder, fence)
     node = asyncio.create_task(play_node(app, backend_port))
     try:
         await app.run()
     finally:
         node.cancel()
+
+
+def _run(folder: Path, backend_port: int, *, with_uvloop: bool) -> None:
+    claimed, _ = claim.take(folder, locked=True)
+    fence = claim.Fence(folder, claimed)
+    runner = asyncio.run
+    if with_uvloop:
+        import uvloop
+
+        runner = uvloop.run
+    try:
+        runner(serve(folder, fence, backend_port))
+    finally:
+        fence.release()
 
 
 def main() -> int:
@@ -79,12 +94,7 @@ def main() -> int:
     logging.basicConfig(level=logging.WARNING)
     try:
         with locked(given.folder):
-            if given.loop == "uvloop":
-                import uvloop
-
-                uvloop.run(serve(given.folder, given.backend_port))
-            else:
-                asyncio.run(serve(given.folder, given.backend_port))
+            _run(given.folder, given.backend_port, with_uvloop=given.loop == "uvloop")
     except SagaError as error:
         print(f"saga_bench.serve: {error}", file=sys.stderr)
         return 1

@@ -77,8 +77,7 @@ class Front:
         if not request.messages:
             raise invalid("messages: at least one message is needed", "messages")
         prompt = chat_tokens(request.messages, request.tools or ())
-        last = content_text(request.messages[-1].get("content"))
-        return model, self._engine_request(request, prompt, last, session)
+        return model, self._engine_request(request, prompt, _last_said(request), session)
 
     def _engine_request(
         self, request: GenerationRequest, prompt: Sequence[int], last_message: str, session: str | None
@@ -107,6 +106,12 @@ class Front:
             salt=request.cache_salt,
             priority=request.priority,
         )
+
+
+def _last_said(request: ChatRequest) -> str:
+    """The text that a script answers: of the last message that is not the system's, which Claude Code puts last."""
+    said = [m for m in request.messages if m.get("role") not in ("system", "developer")]
+    return content_text((said or request.messages)[-1].get("content"))
 
 
 def _reply_id(prefix: str, given: str | None) -> str:
