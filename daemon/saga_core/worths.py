@@ -34,8 +34,9 @@ UNSETTLED = 512
 """Worths in one message; more wait until these have arrived."""
 REPEAT_S = 2.0
 """After so long without an answer it is said again, as other wants are."""
-WANTED: Worth = (Standing.HELD, inf)
-"""Of a session whose step is on its worker, or waits for one."""
+WANTED = 1e15
+"""Of a session whose step is on its worker, less the number of its turn: of those that wait in the engine's line, the
+last one is served last. Turns are whole numbers far below, and other held sessions far below that."""
 PAUSED: Worth = (Standing.PAUSED, 0.0)
 
 
@@ -75,6 +76,9 @@ class Worths:
         """Channels with something to do; whose turn it is first."""
         self._since: dict[SessionId, float] = {}
         """When the latest step of a session ended."""
+        self._turns: dict[SessionId, int] = {}
+        """In which order the latest steps of sessions were sent to workers."""
+        self._moves = 0
         self._again: dict[SessionId, float] = {}
         self._due: list[tuple[float, SessionId]] = []
         """When to look again; entries that `_again` does not confirm are past."""
@@ -86,6 +90,7 @@ class Worths:
         """Another rule holds, or another head: whatever engines were told is void."""
         self.rule = rule
         self._since.clear()
+        self._turns.clear()
         self._again.clear()
         self._due.clear()
         for name in list(self.channels):
@@ -95,6 +100,8 @@ class Worths:
         """A step of `session` goes to `new`; its home was `old`."""
         if self.rule is None:
             return
+        self._moves += 1
+        self._turns[session] = self._moves
         if old is not None and old != new:
             self._mark(session, old)
         self._mark(session, new)
@@ -114,6 +121,7 @@ class Worths:
     def over(self, session: SessionId, home: WorkerId | None) -> None:
         """Nothing of `session` is wanted any more."""
         self._since.pop(session, None)
+        self._turns.pop(session, None)
         self._again.pop(session, None)
         if self.rule is not None and home is not None:
             self._mark(session, home)
@@ -244,7 +252,9 @@ class Worths:
         self._again.pop(name, None)
         if name in channel.away:
             return self._rate(self.rule, name, scene, channel.away[name])
-        return PAUSED if not session.placed and self._is_paused(name, channel.worker) else WANTED
+        if not session.placed and self._is_paused(name, channel.worker):
+            return PAUSED
+        return Standing.HELD, WANTED - self._turns.get(name, 0)
 
     def _is_paused(self, session: SessionId, worker: WorkerId) -> bool:
         gate = self.gates.get(self.fleet.workers[worker].model)
@@ -301,4 +311,5 @@ class Worths:
             assert not over, f"{name}: {over} are over and were told so"
             assert channel.away.keys() <= self.desk.book.sessions.keys() | channel.news.keys(), name
         assert self._since.keys() <= self.desk.book.sessions.keys(), "times of sessions that are over"
+        assert self._turns.keys() <= self.desk.book.sessions.keys(), "turns of sessions that are over"
         assert self._again.keys() <= self.desk.book.sessions.keys(), "plans for sessions that are over"

@@ -37,6 +37,11 @@ def settle(rig, message, version=None, **more):
     return rig(wire.Valued(**given, version=message.version if version is None else version))
 
 
+def wanted(turn):
+    """Of a session whose step was the so-manieth to be sent to a worker."""
+    return HELD, worths.WANTED - turn
+
+
 def begin(rig, workflow=None, **more):
     """A step of a workflow; the number of the workflow."""
     workflow = workflow or rig.submit()
@@ -53,7 +58,7 @@ def test_a_session_is_wanted_while_it_runs_then_worth_its_density_and_over_with_
     workflow = begin(head)
     first = one(head.tick())
     assert (first.worker, first.incarnation, first.since) == (W, 1, 0)
-    assert first.worths == {"1.main": worths.WANTED}
+    assert first.worths == {"1.main": wanted(1)}
     settle(head, first)
     finish(head)
     second = one(head.tick())
@@ -67,6 +72,14 @@ def test_a_session_is_wanted_while_it_runs_then_worth_its_density_and_over_with_
     settle(head, third)
     assert told(head.tick()) == []
     assert head.head.worths.channels[W].told == {}, "who is over is forgotten"
+
+
+def test_who_waits_behind_others_in_the_engines_line_goes_before_them():
+    head = rig()
+    for _ in range(3):
+        begin(head)
+    assert one(head.tick()).worths == {f"{n}.main": wanted(n) for n in (1, 2, 3)}
+    assert wanted(1) > wanted(2) > wanted(3) > (HELD, 2e9), "and behind a TTL, whatever the clock says"
 
 
 def test_a_step_that_begins_and_ends_within_an_epoch_is_told_once():
@@ -151,7 +164,7 @@ def test_an_answer_to_an_older_message_leaves_what_changed_since_to_be_repeated(
     settle(head, older)
     again = one(head.tick(after=worths.REPEAT_S))
     assert again.since == older.version
-    assert again.worths == newer.worths == {"1.main": worths.WANTED}
+    assert again.worths == newer.worths == {"1.main": wanted(2)}
 
 
 def test_a_worker_that_takes_no_worths_and_a_profile_without_a_rule_are_told_nothing():
@@ -252,4 +265,4 @@ def test_a_session_that_moves_is_over_where_it_was():
     head.report(worker(home, WorkerState.LOST), both[other])
     begin(head, workflow=1)
     assert head.head.book.sessions["1.main"].home == other
-    assert one(head.tick()).worths == {"1.main": worths.WANTED}
+    assert one(head.tick()).worths == {"1.main": wanted(2)}

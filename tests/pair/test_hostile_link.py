@@ -116,7 +116,8 @@ def test_a_quiet_cluster_says_only_what_it_must():
     for _ in range(10):
         box.work()
         box.run(1)
-    assert set(said) <= {"Report", "Ack", "RunProgram", "ForgetProgram", "StopProgram"}
+    assert set(said) <= {"Report", "Ack", "RunProgram", "ForgetProgram", "StopProgram", "Worths", "Valued"}
+    assert said.count("Worths") == said.count("Valued")
     assert len([s for s in said if s == "RunProgram"]) == len(box.starts)
 
 
