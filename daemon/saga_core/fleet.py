@@ -17,6 +17,8 @@ from saga_core.wire import Capability, WorkerFact
 
 __all__ = ["Fleet", "Node", "Pool", "Worker"]
 
+MOST_GPUS = 1024
+"""Of one worker (`workers.tp`): more is nonsense."""
 DEFAULT_MAX_SEQS = 256
 """vLLM 0.32's own default of --max-num-seqs, where a worker does not say."""
 
@@ -36,11 +38,14 @@ class Worker:
     capacity_tokens: int = 0
     max_model_len: int = 0
     host_tokens: int = 0
+    gpus: int = 1
     ordered: bool = False
     """Whether it serves the smallest priority first."""
     values: bool = False
     """Whether its engine takes what sessions' KV is worth."""
     capabilities: tuple[Capability, ...] = ()
+    holes: int = 0
+    healed: int = 0
     max_seqs: int = DEFAULT_MAX_SEQS
     running: int = 0
     waiting: int = 0
@@ -102,10 +107,12 @@ class Worker:
         self.capacity_tokens, self.max_model_len = fact.capacity_tokens, fact.max_model_len
         self.host_tokens, self.ordered = max(0, fact.host_tokens), fact.ordered
         self.values, self.capabilities = fact.values, fact.capabilities
+        self.holes, self.healed = fact.holes, fact.healed
         self.max_seqs = fact.max_seqs if fact.max_seqs > 0 else DEFAULT_MAX_SEQS
         self.running, self.waiting = fact.running, fact.waiting
         self.kv_usage = min(1.0, max(0.0, fact.kv_usage))  # in this order NaN becomes 0
         self.reason = fact.reason
+        self.gpus = min(max(1, fact.gpus), MOST_GPUS)
         self.stirs = fact.stirs
 
 

@@ -35,6 +35,7 @@ class WorkerUp(msgspec.Struct, frozen=True):
     """KV that the engine keeps in host memory behind its own."""
     ordered: bool = False
     """Whether it serves the smallest priority first."""
+    gpus: int = 1
     values: bool = False
     """Whether it takes what sessions' KV is worth."""
     capabilities: tuple[wire.Capability, ...] = ()
@@ -74,6 +75,10 @@ class Residency(msgspec.Struct, frozen=True):
     incarnation: int
     tokens: Mapping[SessionId, int]
     reset: bool = False
+    holes: int = 0
+    """Times that events were lost or wrong, since the worker's start."""
+    healed: int = 0
+    """Times that the engine was asked instead."""
 
 
 class ProgramExited(msgspec.Struct, frozen=True):

@@ -64,6 +64,9 @@ class Worker:
     """Tokens per session; a zero stays until the head knows it."""
     news: dict[SessionId, int] = field(default_factory=dict)
     """What of `resident` the head has not acknowledged, with the number of the report that first carries it."""
+    holes: int = 0
+    healed: int = 0
+    """Times that its KV events were lost or wrong, and that it was asked instead."""
     worths: int = 0
     """Version of the head's worths up to which the engine has been told; 0: of nothing."""
     valued: dict[SessionId, None] = field(default_factory=dict)
@@ -107,6 +110,7 @@ class Workers:
         worker.spawned_at, worker.silent, worker.up, worker.load = self.desk.now, 0, None, None
         worker.stirs = 0
         worker.worths, worker.valued = 0, {}
+        worker.holes = worker.healed = 0
         self._changed(worker)
         self.desk.out.append(SpawnWorker(worker.id, worker.incarnation))
 
@@ -202,6 +206,8 @@ class Workers:
             return
         if event.reset:
             self.void(worker)
+        if (event.holes, event.healed) != (worker.holes, worker.healed):
+            worker.holes, worker.healed, worker.fact = event.holes, event.healed, None
         for session, tokens in event.tokens.items():
             worker.resident[session] = tokens
             worker.news[session] = self.desk.seq + 1
@@ -326,6 +332,9 @@ def _made(worker: Worker) -> wire.WorkerFact:
         ordered=up is not None and up.ordered,
         values=up is not None and up.values,
         capabilities=up.capabilities if up is not None else (),
+        gpus=up.gpus if up is not None else 1,
+        holes=worker.holes,
+        healed=worker.healed,
         running=load.running if load is not None else 0,
         waiting=load.waiting if load is not None else 0,
         kv_usage=load.kv_usage if load is not None else 0.0,

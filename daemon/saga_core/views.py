@@ -48,6 +48,10 @@ class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
     cached_tokens: int = 0
     capabilities: tuple[Capability, ...] = ()
     """What its start was tried for."""
+    holes: int = 0
+    """Times that its KV events were lost or wrong."""
+    healed: int = 0
+    """Times that it was asked instead."""
 
 
 class NodeView(msgspec.Struct, frozen=True, kw_only=True):
@@ -206,6 +210,10 @@ class ClusterView(msgspec.Struct, frozen=True, kw_only=True):
     nodes: list[NodeView]
     workers: list[WorkerView]
     totals: Totals
+    idle_s: float | None = None
+    """How long nothing has been there that will want an engine; None: something is."""
+    backlog: list[BacklogView] = []
+    """Per model."""
     workflows: list[WorkflowView]
     """Live ones, and the most recent of the ended."""
     tenants: list[TenantView] = []
@@ -219,6 +227,56 @@ class ProgramSpec(msgspec.Struct, frozen=True, kw_only=True):
     argv: list[str]
     cwd: str
     env: dict[str, str] = {}
+
+
+class BacklogView(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether a model has as many workers as its sessions want."""
+
+    model: str
+    ready: int
+    """Workers that take new sessions."""
+    wanted: int
+    """For the memory of all sessions, those too that wait; at least one while anybody is there."""
+    waiting_steps: int
+    waiting_tokens: int
+    """Of the sessions that wait."""
+
+
+class SpentView(msgspec.Struct, frozen=True, kw_only=True):
+    """What somebody has had."""
+
+    gpu_s: float
+    """GPU-seconds by the clock: a worker's time is shared equally among the steps on it."""
+    steps: int
+    prompt_tokens: int
+    cached_tokens: int
+    output_tokens: int
+
+
+class TenantUsage(SpentView, frozen=True, kw_only=True):
+    tenant: str
+
+
+class WorkflowUsage(SpentView, frozen=True, kw_only=True):
+    id: int
+    name: str
+    tenant: str
+    agent_type: str
+    state: str
+    submitted_at: float
+    ended_at: float | None
+
+
+class UsageView(msgspec.Struct, frozen=True, kw_only=True):
+    """`saga usage`."""
+
+    since: float
+    """Seconds since the epoch (UTC), at the beginning of an hour."""
+    until: float
+    tenants: list[TenantUsage]
+    """By GPU-seconds, the most first; a step counts into the hour in which it ended."""
+    workflows: list[WorkflowUsage]
+    """Those that were active since and are still known (the latest 1,000 that ended), with all that they have had."""
 
 
 class ShutdownRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -61,6 +61,12 @@ class WorkerFact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Whether its engine takes what sessions' KV is worth (`Worths`)."""
     capabilities: tuple[Capability, ...] = ()
     """Found out at its start."""
+    holes: int = 0
+    """Times since its start that its KV events were lost, or did not agree with what it says when asked."""
+    healed: int = 0
+    """Times that what it says took the place of what was heard."""
+    gpus: int = 1
+    """That it runs on; one, where there are none."""
     running: int = 0
     waiting: int = 0
     kv_usage: float = 0.0

@@ -145,6 +145,8 @@ def worker(item: Worker, room: Room | None, now: float) -> WorkerView:
         prompt_tokens=item.prompt_tokens,
         cached_tokens=item.cached_tokens,
         capabilities=item.capabilities,
+        holes=item.holes,
+        healed=item.healed,
     )
 
 

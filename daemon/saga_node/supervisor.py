@@ -25,6 +25,7 @@ from saga_core.ids import SessionId, WorkerId
 from saga_core.node_words import Residency, WorkerExited, WorkerLoad, WorkerSilent, WorkerUp
 from saga_core.wire import Capability
 from saga_node import places
+from saga_node.checker import Checker
 from saga_node.engines import Engine, Seat
 from saga_node.logfile import LogFile
 from saga_node.processes import Processes, Tree
@@ -254,6 +255,7 @@ class Supervisor:
             if proven[CONTROL].works:
                 start.teller = Teller(start.worker, control)
                 group.create_task(start.teller.run())
+                group.create_task(Checker(control, residence).run())
             if proven[PREFIX_HITS].works:
                 start.residence = residence
             self._tell(self._up(start, seat, ready, proven))
@@ -286,6 +288,7 @@ class Supervisor:
             ordered=self._engine.ordered and proven[PRIORITY].works is not False,
             values=bool(proven[CONTROL].works),
             capabilities=tuple(proven.values()),
+            gpus=len(seat.gpus) or 1,
         )
 
     async def _ready(self, start: Start, seat: Seat, tree: Tree) -> Ready:

@@ -17,7 +17,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from heapq import heappop, heappush
+from itertools import groupby
 from math import inf, isnan
+from operator import attrgetter
 from typing import Generic, TypeVar
 
 from saga_core.kv.queue import Entry, FreeQueue, Party
@@ -30,6 +32,7 @@ MOST_MEMBERS = 1024
 begins with would otherwise remember all who ever did."""
 
 T = TypeVar("T")
+_holding = attrgetter("holding")
 
 
 class Slot(Entry, Generic[T]):
@@ -76,10 +79,8 @@ class BlockOrder(Generic[T]):
 
     def free(self, slots: Iterable[Slot[T]]) -> None:
         """These can be found and nobody uses them now; of equals the first goes first (so a tail before its head)."""
-        queue = self.queue
-        append, common = queue.append, queue.common
-        for slot in slots:
-            append(slot, slot.holding or common)
+        for holding, run in groupby(slots, _holding):
+            self.queue.extend(run, holding or self.queue.common)
 
     def free_empty(self, slots: Sequence[Slot[T]]) -> None:
         """These hold nothing; the first goes first, before all others."""
@@ -95,12 +96,15 @@ class BlockOrder(Generic[T]):
         """The next `count` to be given away; whose they were is forgotten. IndexError: there are fewer."""
         if self._ends and self._ends[0][0] <= self._now():
             self._expire()
-        taken = self.queue.pop(count)
-        for slot in taken:
-            if slot.holding is not None:
-                self.evicted_blocks += 1
-                self._disown(slot)
-        return [slot.item for slot in taken]
+        taken: list[T] = []
+        for holding, run in self.queue.pop_runs(count):
+            if isinstance(holding, Holding):
+                for slot in run:
+                    slot.holding = None
+                self.evicted_blocks += len(run)
+                self._shrink(holding, len(run))
+            taken += [slot.item for slot in run]
+        return taken
 
     def __iter__(self) -> Iterator[T]:
         """The free blocks, the next to be given away first. It sorts."""
@@ -111,7 +115,10 @@ class BlockOrder(Generic[T]):
         if holding is None:
             return
         slot.holding = None
-        holding.blocks -= 1
+        self._shrink(holding, 1)
+
+    def _shrink(self, holding: Holding, blocks: int) -> None:
+        holding.blocks -= blocks
         if not holding.blocks:
             self._close(holding)
 
@@ -128,6 +135,8 @@ class BlockOrder(Generic[T]):
         own = self._own.get(session)
         for slot in slots:
             holding = slot.holding
+            if holding is own and own is not None:
+                continue
             if holding is None:
                 own = own or self._open(session)
                 slot.holding = own

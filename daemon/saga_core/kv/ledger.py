@@ -10,7 +10,7 @@ Rules of this file
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from saga_core.ids import SessionId
@@ -41,6 +41,11 @@ class Ledger:
     def blocks(self) -> int:
         """Number of blocks resident."""
         return len(self._blocks)
+
+    @property
+    def sessions(self) -> Collection[SessionId]:
+        """Those that something is or was known of."""
+        return self._chains.keys()
 
     @property
     def total_tokens(self) -> int:

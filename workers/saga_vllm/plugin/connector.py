@@ -132,10 +132,15 @@ def _smallest_first() -> bool:
 
 def _saga_kv(self: EngineCore, frame: bytes) -> bytes:
     """An order of the node daemon, and what follows of it for those who listen: also while the engine is idle."""
+    _tell(self)  # so that a snapshot is of after all that was told
     answer: bytes = self.scheduler.connector.saga_kv(frame)
+    _tell(self)
+    return answer
+
+
+def _tell(self: EngineCore) -> None:
     if events := self.scheduler.kv_cache_manager.take_events():
         self.scheduler.kv_event_publisher.publish(KVEventBatch(ts=time.time(), events=events))
-    return answer
 
 
 # vLLM looks utility methods up by name on this class; nothing that exists is replaced.
