@@ -128,7 +128,7 @@ def test_a_profile_whose_cells_fail_is_reported_and_run_again(tmp_path, capsys, 
 @pytest.mark.parametrize(
     ("words", "why"),
     [
-        (("nope",), "quick, standard"),
+        (("nope",), "standard"),
         (("quick", "--sets", "sweet"), "swe"),
         (("quick", "--profile", "stikcy"), "sticky"),
         (("quick", "--profile", "sticky", "--baseline", "ttl"), "sticky"),
