@@ -25,7 +25,7 @@ from saga_core.gate import Gate
 from saga_core.ids import SessionId, WorkerId, WorkflowId
 from saga_core.kv.retention import OVER, Standing, Worth
 from saga_core.outlook import Home, Prospect
-from saga_core.policy.keeping import Away, Retention
+from saga_core.policy.keeping import IN_LINE, Away, Retention
 from saga_core.states import WorkerState
 
 LOOKS = 128
@@ -254,7 +254,7 @@ class Worths:
             return self._rate(self.rule, name, scene, channel.away[name])
         if not session.placed and self._is_paused(name, channel.worker):
             return PAUSED
-        return Standing.HELD, WANTED - self._turns.get(name, 0)
+        return Standing.HELD, WANTED - (self._turns.get(name, 0) if self.rule in IN_LINE else 0)
 
     def _is_paused(self, session: SessionId, worker: WorkerId) -> bool:
         gate = self.gates.get(self.fleet.workers[worker].model)

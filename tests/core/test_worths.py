@@ -82,6 +82,14 @@ def test_who_waits_behind_others_in_the_engines_line_goes_before_them():
     assert wanted(1) > wanted(2) > wanted(3) > (HELD, 2e9), "and behind a TTL, whatever the clock says"
 
 
+def test_rules_of_other_peoples_papers_do_not_tell_apart_who_waits():
+    for profile in ("saga-paper", "ttl", "kvflow"):
+        head = rig(profile)
+        for _ in range(2):
+            begin(head)
+        assert set(one(head.tick()).worths.values()) == {wanted(0)}
+
+
 def test_a_step_that_begins_and_ends_within_an_epoch_is_told_once():
     head = rig()
     begin(head)

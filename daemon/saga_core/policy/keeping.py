@@ -104,6 +104,11 @@ def by_density(scene: Scene, away: Away) -> Rating:
     return Rating((standing, value * away.outlook.returns(away.for_s)), max(LOOK_S, again_s))
 
 
+IN_LINE: frozenset[Retention] = frozenset({by_density})
+"""Rules under which, of those who wait in an engine's line, the last one goes first. The papers of the others keep all
+of them alike. On swe-like work that thrashes (limit 1.3, nothing halved) the Belady ratio falls from 1.16 to 0.99."""
+
+
 def by_ttl(scene: Scene, away: Away) -> Rating:  # noqa: ARG001
     """Continuum: kept for the 90th percentile of its tool's latencies, none where none is known; LRU beside that."""
     ttl_s = away.outlook.latency_s(CONTINUUM_PERCENTILE)
