@@ -18,6 +18,7 @@ from saga_core.views import (
     NodeView,
     ShutdownRequest,
     SubmitRequest,
+    UsageView,
     WorkflowView,
 )
 
@@ -114,6 +115,10 @@ class Control:
     def shutdown(self, *, drain: bool = False, within_s: float = DRAIN_S) -> None:
         """Ask the cluster to end; it does so after this returned. drain: it lets workflows end, within that time."""
         self._ask("POST", "shutdown", Any, ShutdownRequest(drain=drain, within_s=within_s))
+
+    def usage(self, since: float) -> UsageView:
+        """What tenants and workflows have had since then, in seconds since the epoch."""
+        return self._ask("GET", f"usage?since={since:.0f}", UsageView)
 
     def drain(self, node: str, request: DrainRequest) -> NodeView | None:
         """Empty a node; None: it was gone, and is forgotten."""

@@ -42,6 +42,7 @@ from saga_core.events import (
 from saga_core.ids import NodeId, SessionId, StepId, TenantId, WorkflowId, session_id
 from saga_core.records import Counts, Drain, Session, Step, Workflow
 from saga_core.states import DUTY, DutyState, WorkflowState, advance
+from saga_core.usage import Usage
 
 __all__ = ["SESSIONS", "Book", "Counts", "Drain", "Session", "Step", "Workflow"]
 
@@ -69,6 +70,7 @@ class Book:
         self.ended: list[WorkflowId] = []
         self.live = 0
         self.counts = Counts()
+        self.usage = Usage()
         self.last_workflow = 0
         self.last_step = 0
         self.head = 0
@@ -79,11 +81,11 @@ class Book:
             case StepArrived():
                 self._step_arrived(fact, at)
             case StepPlaced():
-                self._step_placed(fact)
+                self._step_placed(fact, at)
             case StepFinished():
                 self._step_finished(fact, at)
             case StepLost():
-                self._step_lost(fact)
+                self._step_lost(fact, at)
             case WorkflowSubmitted():
                 self._submitted(fact, at)
             case ProgramGiven():
@@ -222,8 +224,9 @@ class Book:
             hints=workflow.hints,
         )
 
-    def _step_placed(self, fact: StepPlaced) -> None:
+    def _step_placed(self, fact: StepPlaced, at: float) -> None:
         step = self.steps[fact.step]
+        self.usage.begin(step.id, fact.worker, fact.gpus, at)
         step.worker, step.incarnation = fact.worker, fact.incarnation
         session = self.session_of(step)
         if session is not None:
@@ -233,8 +236,9 @@ class Book:
         if step.workflow is not None:
             self.workflows[step.workflow].home = fact.worker
 
-    def _step_lost(self, fact: StepLost) -> None:
+    def _step_lost(self, fact: StepLost, at: float) -> None:
         step = self.steps[fact.step]
+        self._charge(step, None, at)
         step.worker = None
         step.lost += 1
         session = self.session_of(step)
@@ -244,6 +248,7 @@ class Book:
 
     def _step_finished(self, fact: StepFinished, at: float) -> None:
         step = self.steps.pop(fact.step)
+        self._charge(step, fact, at)
         done = fact.outcome is Outcome.DONE
         self.counts.steps_done += done
         self.counts.steps_refused += fact.outcome is Outcome.REJECTED
@@ -275,8 +280,17 @@ class Book:
         session.placed -= step.worker is not None
         session.settle()
 
+    def _charge(self, step: Step, fact: StepFinished | None, at: float) -> None:
+        gpu_s = self.usage.end(step.id, at)
+        self.usage.charge(step.tenant, gpu_s, fact, at)
+        workflow = self.workflows.get(step.workflow) if step.workflow is not None else None
+        if workflow is not None:
+            workflow.gpu_s += gpu_s
+
     def _head_started(self, fact: HeadStarted, at: float) -> None:
         self.head = fact.incarnation
+        for number in list(self.usage.stays):
+            self._charge(self.steps[number], None, self.usage.seen_at)  # not for the time without a head
         for step in list(self.steps):
             lost = StepFinished(step=step, outcome=Outcome.LOST, status=0, detail="the head was restarted")
             self._step_finished(lost, at)
@@ -289,6 +303,8 @@ class Book:
     def check(self) -> None:
         """Raise AssertionError where the book contradicts itself."""
         self.accounts.check()
+        self.usage.check()
+        assert self.usage.stays.keys() == {s.id for s in self.steps.values() if s.worker is not None}
         live = 0
         for workflow in self.workflows.values():
             live += workflow.live

@@ -147,6 +147,8 @@ class StepPlaced(_Kept, frozen=True, kw_only=True):
     why: str
     incarnation: int = 0
     """Of the worker: what ends later under another one says nothing about the worker of now."""
+    gpus: int = 1
+    """Of the worker; one, where it has none."""
 
 
 class SessionPaused(_Kept, frozen=True, kw_only=True):

@@ -114,6 +114,13 @@ class Gate:
         live = sum(len(room.live) for room in self.rooms.values())
         return len(waiting), max(0, len(self.claims) - live - new)
 
+    def demands(self) -> list[tuple[Claim, Room]]:
+        """Sessions that wait with a step, each with a room: its own, or else the emptiest."""
+        if not self.rooms:
+            return []
+        usual = self.floor.emptiest()
+        return [(claim, self.floor.home(claim) or usual) for claim in self.waiters.sessions().values()]
+
     def before(self, claim: Claim) -> int:
         """How many of those who wait with a step have a smaller key: of its room if it is paused, else of all."""
         return self._turns.before(claim)

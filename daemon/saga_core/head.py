@@ -19,6 +19,7 @@ from typing import assert_never
 from saga_core import wire
 from saga_core.accounts import Accounts
 from saga_core.actions import Action, Record
+from saga_core.backlog import Backlog, backlog_of
 from saga_core.book import Book, Workflow
 from saga_core.config import Config
 from saga_core.decisions import Decisions
@@ -72,6 +73,7 @@ class Head:
         self._steps = Steps(self._desk, self.fleet, config)
         self._mirror = Mirror(self._desk, self.fleet, config)
         self.drains = Drains(self._desk, self.fleet, self._mirror, self.programs, config.head)
+        self._quiet_since: float | None = None
         self._idle: list[tuple[float, WorkflowId]] = []
         self._started = False
 
@@ -115,6 +117,20 @@ class Head:
         """Whether a workflow is there that will end by itself, or a step."""
         live = (w for w in self.book.workflows.values() if w.live)
         return bool(self.book.steps) or any(w.kind != "outside" for w in live)
+
+    @property
+    def idle_s(self) -> float | None:
+        """Seconds without a step, and without a program that may make one; None: there is one."""
+        return None if self._quiet_since is None else self.now - self._quiet_since
+
+    def backlog(self) -> list[Backlog]:
+        """Per model, whether it has the workers that its sessions want."""
+        waiting = self._steps.waiting_by_model()
+        pools = self.fleet.pools
+        return [
+            backlog_of(model, pools.get(model), self.gates.get(model), waiting.get(model, 0), self.now)
+            for model in sorted(pools.keys() | waiting.keys())
+        ]
 
     @property
     def now(self) -> float:
@@ -303,6 +319,10 @@ class Head:
         self._steps.tick()
         self._end_idle()
         self._run_programs()
+        if self.book.steps or self.programs.any:
+            self._quiet_since = None
+        elif self._quiet_since is None:
+            self._quiet_since = self.now
 
     # -- nodes ---------------------------------------------------------------------------
 

@@ -55,6 +55,11 @@ class Programs:
         self.awaited: dict[WorkflowId, float] = {}
         """Recovered after a restart of the head and not yet shown by a node, with the deadline."""
 
+    @property
+    def any(self) -> bool:
+        """Whether a program runs, or will."""
+        return bool(self.queued or self.given or self.awaited)
+
     def queue(self, workflow: WorkflowId) -> None:
         self.queued[workflow] = None
 

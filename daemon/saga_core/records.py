@@ -93,6 +93,8 @@ class Workflow:
     cached_tokens: int = 0
     output_tokens: int = 0
     home: WorkerId | None = None
+    gpu_s: float = 0.0
+    """GPU-seconds of its steps (`saga_core.usage`)."""
     exit_code: int | None = None
     reason: str = ""
     story: list[str] = field(default_factory=list)

@@ -13,6 +13,7 @@ from saga_core.errors import ClusterError
 from saga_core.events import JOURNAL_VERSION
 from saga_core.ids import NodeId, WorkflowId
 from saga_core.paces import Pace, Paces
+from saga_core.usage import Usage
 
 
 class _Saved(msgspec.Struct, kw_only=True):
@@ -27,6 +28,7 @@ class _Saved(msgspec.Struct, kw_only=True):
     head: int
     services: dict[str, Service] = {}
     """Accounts of unfinished workflows by model; none in snapshots of before they were kept: then accounts begin anew."""
+    usage: Usage | None = None
     drains: dict[NodeId, Drain] = {}
     paces: dict[str, Pace] = {}
     learned: bytes = b""
@@ -50,6 +52,7 @@ def encode(book: Book) -> bytes:
             last_step=book.last_step,
             head=book.head,
             services=book.accounts.services,
+            usage=book.usage,
             drains=book.drains,
             paces=book.accounts.paces.by_kind,
             learned=learned.encode(book.accounts.learner),
@@ -74,6 +77,7 @@ def decode(data: bytes, where: str, costs: CostTable | None = None) -> Book:
     book.accounts = Accounts(book.accounts.costs, saved.services, _learner(saved, where), paces)
     book.workflows = {w.id: w for w in saved.workflows}
     book.steps = {s.id: s for s in saved.steps}
+    book.usage = saved.usage if saved.usage is not None else Usage()
     book.drains = saved.drains
     book.ended, book.counts = saved.ended, saved.counts
     book.last_workflow, book.last_step, book.head = saved.last_workflow, saved.last_step, saved.head

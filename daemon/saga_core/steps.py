@@ -168,7 +168,10 @@ class Steps:
         if session is not None:
             self.fleet.move_home(session.home, worker.id)
             self.worths.moved(session.id, session.home, worker.id)
-        self.desk.record(StepPlaced(step=step.id, worker=worker.id, why=why, incarnation=worker.incarnation))
+        placed = StepPlaced(
+            step=step.id, worker=worker.id, why=why, incarnation=worker.incarnation, gpus=worker.gpus
+        )
+        self.desk.record(placed)
         if not worker.placed:
             worker.stirred_at = self.desk.now
         worker.placed += 1
@@ -284,6 +287,10 @@ class Steps:
             gate.tick(self.desk.now)
             self._follow(gate)
         self.worths.tick()
+
+    def waiting_by_model(self) -> dict[str, int]:
+        """Steps that wait since no worker of their model is ready."""
+        return {model: len(steps) for model, steps in self._waiting_for.items()}
 
     # -- waiting -------------------------------------------------------------------------
 

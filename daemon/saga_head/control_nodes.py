@@ -1,4 +1,4 @@
-"""The control API's part about nodes: emptying them, and taking that back."""
+"""The control API's part about machines: emptying nodes, taking that back, and who has used them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from saga_core.errors import UserError, choose
 from saga_core.events import DrainAsked, UndrainAsked
 from saga_core.ids import NodeId
 from saga_core.views import DrainRequest, NodeView
-from saga_head import show
+from saga_head import show, usage_view
 from saga_head.replies import body, json
 from saga_head.shell import Shell
 
@@ -28,7 +28,19 @@ class NodeControl:
         return [
             web.post("/saga/v1/nodes/{id}/drain", self.drain),
             web.post("/saga/v1/nodes/{id}/undrain", self.undrain),
+            web.get("/saga/v1/usage", self.usage),
         ]
+
+    async def usage(self, request: web.Request) -> web.Response:
+        """What tenants and workflows have had; `?since=` in seconds since the epoch."""
+        text, now = request.query.get("since", "0"), self.shell.clock()
+        try:
+            since = float(text)
+        except ValueError:
+            since = -1.0
+        if not 0.0 <= since < float("inf"):
+            raise UserError(f"since = {text[:40]!r} is no time (valid: seconds since the epoch)")
+        return json(usage_view.usage(self.shell.head, since, now))
 
     async def drain(self, request: web.Request) -> web.Response:
         """The node as it is from then on; null where it was gone and is forgotten."""

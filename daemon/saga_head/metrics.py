@@ -142,6 +142,11 @@ class Metrics:
         yield GaugeMetricFamily("saga_steps_waiting", "Steps without a worker", len(head.waiting))
         yield GaugeMetricFamily("saga_steps_running", "Steps in flight", len(head.book.steps))
         yield GaugeMetricFamily("saga_workflows_live", "Workflows not ended", head.book.live)
+        idle_s = head.idle_s or 0.0
+        yield GaugeMetricFamily(
+            "saga_idle_seconds", "Time without a step or a program; 0: there is one", idle_s
+        )
+        yield from _backlog(head)
         for name, text in (
             ("load", "Load of a worker, 0 to 1"),
             ("kv_usage", "Share of KV blocks pinned, 0 to 1"),
@@ -188,6 +193,16 @@ def _gate(head: Head) -> Iterator[Metric]:
         virtual.add_metric([model], head.accounts.virtual_s(model))
     yield from (steps, held, paused, virtual)
     yield _counter("saga_decisions", "Decisions about steps and sessions", "verdict", head.decisions.totals)
+
+
+def _backlog(head: Head) -> Iterator[Metric]:
+    """What a cluster grows and shrinks by."""
+    wanted = _gauge("saga_workers_wanted", "Workers with the memory that all sessions need", "model")
+    ready = _gauge("saga_workers_ready", "Workers that take new sessions", "model")
+    for item in head.backlog():
+        wanted.add_metric([item.model], item.wanted)
+        ready.add_metric([item.model], item.ready)
+    yield from (wanted, ready)
 
 
 def _rooms(head: Head) -> Iterator[Metric]:

@@ -15,6 +15,7 @@ from saga_core.rooms import Claim, Room
 from saga_core.states import SessionState
 from saga_core.tallies import Tallies
 from saga_core.views import ClusterView, NodeView, SessionView, Totals, WorkerView, WorkflowView
+from saga_head.usage_view import backlog
 
 SHOWN = 200
 """Workflows in one snapshot: live ones first, then the latest of the ended."""
@@ -43,6 +44,8 @@ def cluster(
         nodes=[node(head, n, now) for _, n in sorted(fleet.nodes.items())],
         workers=[worker(w, _room(head, w), now) for _, w in sorted(fleet.workers.items())],
         totals=totals(head, stale),
+        idle_s=head.idle_s,
+        backlog=backlog(head),
         workflows=[workflow(head, w, now, sessions=False) for w in recent(head, shown)],
         tenants=tallies.views(_waiting(head)),
         at=now,
