@@ -343,6 +343,11 @@ def test_losses_are_listed_for_ours_and_name_what_is_worse():
     assert "against sticky: geomean 0.909, mean 0.909, p95 0.909, throughput 0.833" in slower
 
 
+def test_to_know_less_is_no_loss():
+    runs = [result("sticky", [9.0]), result("saga", [3.0]), result("saga+declared", [1.0])]
+    assert losses(standings(runs, ["sticky", "saga+declared"]), ["sticky", "saga", "saga+declared"]) == []
+
+
 def test_without_ours_all_are_measured_against_the_first_baseline():
     slow = [result("sticky", [10.0]), result("thunder", [20.0]), result("las", [30.0])]
     found = losses(standings(slow, ["sticky", "thunder"]), ["sticky", "thunder", "las"])
