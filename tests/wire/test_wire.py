@@ -171,6 +171,7 @@ def test_facts_and_wants_older_readers_know_by_heart():
         "StopProgram": ["workflow", "attempt", "grace_s"],
         "ForgetProgram": ["workflow", "attempt"],
         "Worths": ["head", "worker", "incarnation", "since", "version", "worths"],
+        "RestartWorker": ["worker", "incarnation", "reason"],
         "Shutdown": ["reason"],
         "WorkerFact": ["worker", "incarnation", "state", "model"],
         "ProgramFact": ["workflow", "attempt"],
