@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import msgspec
 
 from saga_core.errors import ClusterError, RemoteProtocolError, UserError
+from saga_core.tenants import NewKey, TenantSettings
 from saga_core.views import (
     Accepted,
     ClusterView,
@@ -49,6 +50,11 @@ class _Problem(msgspec.Struct):
 
 class _Refusal(msgspec.Struct):
     error: _Problem
+
+
+def _limits(weight: float | None, workflows: int | None, steps: int | None) -> dict[str, float]:
+    wanted = {"weight": weight, "max_workflows": workflows, "steps_per_min": steps}
+    return {name: value for name, value in wanted.items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +133,25 @@ class Control:
     def undrain(self, node: str) -> NodeView:
         """Let a node take sessions again."""
         return self._ask("POST", f"nodes/{node}/undrain", NodeView)
+
+    def tenants(self) -> list[TenantSettings]:
+        return self._ask("GET", "tenants", list[TenantSettings])
+
+    def add_tenant(self, name: str, weight: float | None, workflows: int | None, steps: int | None) -> NewKey:
+        """Let a tenant in; its first key is in the answer, and nowhere else."""
+        wanted = _limits(weight, workflows, steps)
+        return self._ask("POST", "tenants", NewKey, {"name": name} | wanted)
+
+    def limit_tenant(
+        self, name: str, weight: float | None, workflows: int | None, steps: int | None
+    ) -> TenantSettings:
+        return self._ask("PATCH", f"tenants/{name}", TenantSettings, _limits(weight, workflows, steps))
+
+    def add_tenant_key(self, name: str) -> NewKey:
+        return self._ask("POST", f"tenants/{name}/keys", NewKey)
+
+    def revoke_tenant_key(self, name: str, key: str) -> TenantSettings:
+        return self._ask("DELETE", f"tenants/{name}/keys/{key}", TenantSettings)
 
     def _ask(self, method: str, path: str, kind: type[T], body: object = None) -> T:
         status, data = self._exchange(method, f"/saga/v1/{path}", body)

@@ -12,7 +12,21 @@ from typing import Annotated, Any
 
 import typer
 
-from saga_cli.commands import bench, cluster, config, demo, evaluate, nodes, sim, top, trace, up, usage, workflows
+from saga_cli.commands import (
+    bench,
+    cluster,
+    config,
+    demo,
+    evaluate,
+    nodes,
+    sim,
+    tenants,
+    top,
+    trace,
+    up,
+    usage,
+    workflows,
+)
 from saga_cli.commands import submit as submitting
 from saga_cli.options import Given, error_renderer, group
 from saga_core.errors import SagaError, UserError
@@ -43,7 +57,22 @@ def _root(
     del version
 
 
-for room in (up, cluster, nodes, usage, submitting, workflows, top, trace, sim, evaluate, config, demo, bench):
+for room in (
+    up,
+    cluster,
+    nodes,
+    usage,
+    submitting,
+    workflows,
+    tenants,
+    top,
+    trace,
+    sim,
+    evaluate,
+    config,
+    demo,
+    bench,
+):
     room.declare(app)
 
 

@@ -146,6 +146,7 @@ class Book:
             graph=fact.graph,
             program=fact.program,
             log=fact.log,
+            weight=fact.weight,
             active_at=at,
         )
         self.live += 1
@@ -222,6 +223,7 @@ class Book:
             at=workflow.submitted_at,
             prompt_tokens=int(fact.body_bytes / BYTES_PER_TOKEN),
             hints=workflow.hints,
+            weight=workflow.weight,
         )
 
     def _step_placed(self, fact: StepPlaced, at: float) -> None:

@@ -76,6 +76,8 @@ class WorkflowSubmitted(_Kept, frozen=True, kw_only=True):
     """The steps that it says it will make (`saga_core.aeg.hints`)."""
     program: ProgramSpec | None = None
     log: str = ""
+    weight: float = 1.0
+    """Of its tenant, when it came."""
 
 
 class ProgramGiven(_Kept, frozen=True, kw_only=True):
@@ -139,6 +141,8 @@ class StepArrived(_Kept, frozen=True, kw_only=True):
     prefix: str = ""
     """Name of what its prompt begins with, of a workflow's first step."""
     told: Told | None = None
+    weight: float = 1.0
+    """Of its tenant: of the workflow that the step may begin."""
 
 
 class StepPlaced(_Kept, frozen=True, kw_only=True):

@@ -207,6 +207,7 @@ class Head:
                 key=event.key,
                 name=event.key,
                 agent_type=event.agent_type,
+                weight=event.weight,
             )
         )
         workflow = self.book.workflows[number]

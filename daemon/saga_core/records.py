@@ -74,6 +74,7 @@ class Workflow:
     graph: tuple[Declared, ...] = ()
     program: ProgramSpec | None = None
     log: str = ""
+    weight: float = 1.0
     state: WorkflowState = WorkflowState.ACCEPTED
     started_at: float | None = None
     ended_at: float | None = None

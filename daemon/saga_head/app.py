@@ -32,6 +32,8 @@ from saga_head.gateway.server import Gateway
 from saga_head.journal import Journal
 from saga_head.keys import Callers, Keys, load_keys
 from saga_head.shell import Shell
+from saga_head.tenants import FILE as TENANTS_FILE
+from saga_head.tenants import Tenants
 from saga_head.transport import Transport
 from saga_shell import cluster, log
 from saga_shell.clock import Clock
@@ -125,7 +127,8 @@ class App:
         self.head = Head(self.config, book=book)
         self.transport = Transport(self.keys, self.config.head.register_timeout_s, self._received)
         callers = Callers(self.keys.api_key)
-        self.shell = Shell(self.head, self.journal, callers, self.clock, self.transport.send)
+        tenants = Tenants(folder / TENANTS_FILE, callers, self.head.book, self.clock)
+        self.shell = Shell(self.head, self.journal, callers, self.clock, self.transport.send, tenants)
         self.shell.logs = folder / "workflows"
         self.shell.may_act = self._check
         self.started_at = self.clock()

@@ -30,6 +30,7 @@ from saga_core.views import (
 from saga_head import explanation, show
 from saga_head.control_api import ApiControl
 from saga_head.control_nodes import NodeControl
+from saga_head.control_tenants import TenantControl
 from saga_head.gateway.server import close_after_reply
 from saga_head.keys import same
 from saga_head.replies import body, error, json
@@ -78,6 +79,7 @@ class Control:
                 web.get("/saga/v1/workflows/{id}/explanation", self.explain_workflow),
                 web.get("/saga/v1/steps/{id}/explanation", self.explain_step),
                 *NodeControl(self.shell).routes(),
+                *TenantControl(self.shell.tenants).routes(),
                 web.put("/saga/v1/profile", self.profile),
                 web.post("/saga/v1/shutdown", self.shutdown),
             ]

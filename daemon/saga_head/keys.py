@@ -74,6 +74,13 @@ class Callers:
     def add(self, token: str, tenant: TenantId, workflow: WorkflowId) -> None:
         self._by_digest[_digest(token)] = Caller(tenant, workflow)
 
+    def let_in(self, digest: bytes, tenant: TenantId) -> None:
+        """A tenant's key, by its SHA-256."""
+        self._by_digest[digest] = Caller(tenant, None)
+
+    def shut_out(self, digest: bytes) -> None:
+        self._by_digest.pop(digest, None)
+
     def keep(self, workflows: Collection[WorkflowId]) -> None:
         """Forget the tokens of all other workflows."""
         self._by_digest = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from saga_core import actions as act
 from saga_core import events
 from saga_core.fleet import Worker
@@ -17,7 +19,7 @@ def said(who: Identity) -> bytes:
     return rule.encode("ascii")
 
 
-def target(worker: Worker, action: act.Dispatch, rule: bytes) -> Target:
+def target(worker: Worker, action: act.Dispatch, rule: bytes, salt: bytes | None) -> Target:
     reply = [
         (b"x-saga-identity", rule),
         (b"x-saga-worker", worker.id.encode("ascii", "replace")),
@@ -33,15 +35,18 @@ def target(worker: Worker, action: act.Dispatch, rule: bytes) -> Target:
         session=action.session,
         reply_headers=tuple(reply),
         priority=action.priority,
+        cache_salt=salt,
     )
 
 
 def step_arrived(
-    step: StepId, call: Call, who: Identity, prefix: str, told: events.Told | None
+    step: StepId, call: Call, who: Identity, prefix: str, told: events.Told | None, weight: float
 ) -> events.StepArrived:
     workflow = call.caller.workflow
     if call.api in SESSIONLESS:
         return events.StepArrived(step=step, tenant=TenantId(call.caller.tenant), model=call.fields.model)
+    if who.deadline_s and (told is None or not told.deadline_s):
+        told = replace(told or events.Told(), deadline_s=who.deadline_s)
     return events.StepArrived(
         step=step,
         tenant=TenantId(call.caller.tenant),
@@ -58,6 +63,7 @@ def step_arrived(
         parent=who.parent,
         prefix=prefix,
         told=told,
+        weight=weight,
     )
 
 

@@ -10,31 +10,27 @@ Rules of this file
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
 from saga_core import actions as act
 from saga_core import events, wire
-from saga_core.errors import ClusterError, UserError
+from saga_core.errors import ClusterError
 from saga_core.events import Event, Fact, Outcome, WorkflowSubmitted
 from saga_core.head import Head
-from saga_core.identity import Identity, told_of
 from saga_core.ids import NodeId, StepId, TenantId, WorkerId, WorkflowId
 from saga_core.states import WorkflowState
 from saga_core.views import ProgramSpec, SubmitRequest
 from saga_head import ported
 from saga_head.feed import Feed
 from saga_head.gateway.port import Call, Caller, Exchange, Refusal, Result
-from saga_head.gateway.prefix import prefix_of
-from saga_head.gateway.refusals import INTERNAL
 from saga_head.gateway.stored import ResponseStore
 from saga_head.journal import Journal
 from saga_head.keys import Callers, new_token
 from saga_head.metrics import Metrics
-from saga_head.prompts import Chain, chain_of
-from saga_head.recognition import Recognition
+from saga_head.reception import Open, Reception
+from saga_head.tenants import Tenants
 from saga_shell import log
 
 NOT_A_KEY = Refusal(
@@ -48,8 +44,6 @@ FLUSH_S = 0.01
 """Group commit: what the last 10 ms brought is lost to `kill -9` of the head, but for acceptances."""
 STEP_GAP = 1000
 """Step numbers left out after a restart, so that none of those last 10 ms is given twice."""
-INLINE_BYTES = 32 * 1024
-"""Prompts of longer bodies are hashed in a thread: 200 KB would hold the loop for 0.4 ms."""
 AFTER_FLUSH = frozenset({wire.RunProgram, wire.StopProgram, wire.ForgetProgram})
 """Wants that follow from a fact: it is written before a node acts on them, or `kill -9` could undo it."""
 REPEATED = frozenset({events.StepArrived, events.StepPlaced, events.StepFinished})
@@ -66,6 +60,7 @@ class Shell:
         callers: Callers,
         clock: Callable[[], float],
         send: Callable[[NodeId, wire.ToNode], None],
+        tenants: Tenants,
     ) -> None:
         self.head, self.journal, self.callers = head, journal, callers
         self.clock, self._send = clock, send
@@ -77,13 +72,9 @@ class Shell:
         self.logs = Path()
         """Folder of programs' output, in the cluster folder."""
         self.stale = 0
-        self._exchanges: dict[StepId, Exchange] = {}
-        self._final: set[StepId] = set()
-        self._rules: dict[StepId, bytes] = {}
-        """How the callers of steps in flight were recognised, as their clients are told."""
-        self._reading: set[StepId] = set()
-        """Steps whose prompts are being hashed in a thread."""
-        self.recognition = Recognition()
+        self._open: dict[StepId, Open] = {}
+        self.tenants = tenants
+        self.reception = Reception(head.book, tenants, self.metrics, self._opened, self.handle)
         self.responses = ResponseStore()
         self._last_step = head.book.last_step + (STEP_GAP if head.book.last_step else 0)
         self._flushing = False
@@ -124,9 +115,9 @@ class Shell:
             case act.Refuse():
                 self._refuse(action)
             case act.Abort():
-                exchange = self._exchanges.get(action.step)
-                if exchange is not None:
-                    exchange.abort()
+                opened = self._open.get(action.step)
+                if opened is not None:
+                    opened.exchange.abort()
             case act.Disconnect():
                 self._disconnect(action)
             case act.Ignored():
@@ -141,6 +132,7 @@ class Shell:
             self._flushing = True
             asyncio.get_running_loop().call_later(FLUSH_S, self._flush)
         self.metrics.fold(fact, at)
+        self.tenants.fold(fact)
         self.feed.add(fact, at)
         if type(fact) not in REPEATED:
             log.info(type(fact).__name__, **_bound(fact))
@@ -150,25 +142,24 @@ class Shell:
         self.journal.flush()
 
     def _dispatch(self, action: act.Dispatch) -> None:
-        exchange = self._exchanges.get(action.step)
-        if exchange is not None:
-            exchange.dispatch(
-                ported.target(self.head.fleet.workers[action.worker], action, self._rules[action.step])
-            )
+        opened = self._open.get(action.step)
+        if opened is not None:
+            worker = self.head.fleet.workers[action.worker]
+            opened.exchange.dispatch(ported.target(worker, action, opened.rule, opened.salt))
 
     def _refuse(self, action: act.Refuse) -> None:
         if action.step not in self.head.book.steps:
             self.metrics.refused(action.code)
-        exchange = self._exchanges.get(action.step)
-        if exchange is not None:
-            exchange.refuse(
+        opened = self._open.get(action.step)
+        if opened is not None:
+            opened.exchange.refuse(
                 Refusal(action.status, action.type, action.code, action.message, action.retry_after_s)
             )
 
     def _disconnect(self, action: act.Disconnect) -> None:
         for step in list(self.head.book.steps.values()):
-            if step.worker == action.worker and step.id in self._exchanges:
-                self._exchanges[step.id].lose(action.reason)
+            if step.worker == action.worker and step.id in self._open:
+                self._open[step.id].exchange.lose(action.reason)
 
     # -- the gateway's scheduler ---------------------------------------------------------
 
@@ -182,90 +173,30 @@ class Shell:
         return self._last_step
 
     def arrive(self, call: Call, exchange: Exchange) -> None:
-        who = self.recognition.of(call)
-        if not self.recognition.asks_content(call, who):
-            self._arrived(call, exchange, who)
-        elif call.body_bytes <= INLINE_BYTES:
-            self._arrived(call, exchange, self._inferred(call, who, chain_of(call.api, call.body)))
-        else:
-            self._read(call, exchange, who)
+        self.reception.arrive(call, exchange)
 
-    def _read(self, call: Call, exchange: Exchange, who: Identity) -> None:
-        """Hash the prompt elsewhere; the step arrives when that is done, unless it is over by then."""
-        step = StepId(call.step)
-        self._reading.add(step)
-        reading = asyncio.get_running_loop().run_in_executor(None, chain_of, call.api, call.body)
-
-        def read(done: asyncio.Future[Chain | None]) -> None:
-            if step not in self._reading or done.cancelled():
-                return
-            self._reading.discard(step)
-            try:
-                self._arrived(call, exchange, self._inferred(call, who, done.result()))
-            except Exception:
-                logging.getLogger(__name__).exception("step %d could not arrive", step)
-                exchange.refuse(INTERNAL)
-
-        reading.add_done_callback(read)
-
-    def _inferred(self, call: Call, who: Identity, chain: Chain | None) -> Identity:
-        """By content; workflows of conversations that this made room for are over."""
-        who = self.recognition.by_content(call, who, chain)
-        for tenant, name in self.recognition.forgotten():
-            workflow = self.head.book.find(tenant, name)
-            if workflow is not None and not workflow.running:
-                reason = "its conversation was not continued while many others were"
-                self.handle(events.FinishAsked(workflow=workflow.id, state=WorkflowState.DONE, reason=reason))
-        return who
-
-    def _arrived(self, call: Call, exchange: Exchange, who: Identity) -> None:
-        step = StepId(call.step)
-        try:
-            told = told_of(call.headers)
-        except UserError as error:
-            self._refuse_header(exchange, str(error))
-            return
-        self._exchanges[step] = exchange
-        self._rules[step] = ported.said(who)
-        self.metrics.identified(who.rule)
-        if who.final:
-            self._final.add(step)
-        prefix = "" if self._known(call, who) else prefix_of(call.fields)
-        self.handle(ported.step_arrived(step, call, who, prefix, told))
-
-    def _known(self, call: Call, who: Identity) -> bool:
-        """Whether it is of no workflow, or of one whose first step has come."""
-        if call.caller.workflow is not None:
-            return self.head.book.accounts.of(WorkflowId(call.caller.workflow)) is not None
-        return not who.workflow or self.head.book.find(TenantId(call.caller.tenant), who.workflow) is not None
-
-    def _refuse_header(self, exchange: Exchange, message: str) -> None:
-        self.metrics.refused("invalid_header")
-        exchange.refuse(Refusal(400, "invalid_request_error", "invalid_header", message))
+    def _opened(self, step: StepId, opened: Open) -> None:
+        self._open[step] = opened
 
     def first_byte(self, step: int, ttft_s: float) -> None:
         """Nothing is decided by it yet; `finish` carries the time."""
 
     def finish(self, step: int, result: Result) -> None:
         number = StepId(step)
-        if number in self._reading:
-            self._reading.discard(number)
+        if self.reception.left(number):
             return
-        self._exchanges.pop(number, None)
-        self._rules.pop(number, None)
+        opened = self._open.pop(number, None)
         known = self.head.book.steps.get(number)
         if result.response and known is not None:
             workflow = self.head.book.workflows.get(known.workflow) if known.workflow is not None else None
             key = workflow.key if workflow is not None else ""
-            self.recognition.answered(known.tenant, result.response, key, known.session)
+            self.reception.recognition.answered(known.tenant, result.response, key, known.session)
         self.handle(ported.finished(number, result))
-        if number in self._final:
-            self._final.discard(number)
-            if known is not None and known.workflow is not None and result.outcome is Outcome.DONE:
-                done = events.FinishAsked(
-                    workflow=known.workflow, state=WorkflowState.DONE, reason="its last step said so"
-                )
-                self.handle(done)
+        ends = opened is not None and opened.final and result.outcome is Outcome.DONE
+        if ends and known is not None and known.workflow is not None:
+            reason = "its last step said so"
+            done = events.FinishAsked(workflow=known.workflow, state=WorkflowState.DONE, reason=reason)
+            self.handle(done)
 
     def lost(self, step: int, worker: str, detail: str) -> bool:
         number = StepId(step)
@@ -285,6 +216,8 @@ class Shell:
             raise ClusterError(f"no new workflows are accepted: {self.journal.problem}")
         if self.head.closing:
             raise ClusterError("no new workflows are accepted: the cluster is being taken down")
+        if full := self.tenants.full(request.tenant):
+            raise ClusterError(f"no new workflow is accepted: {full}")
         self.may_act()
         number = WorkflowId(self.head.book.last_workflow + 1)
         token = new_token()
@@ -301,6 +234,7 @@ class Shell:
             instance=request.instance,
             deadline_s=request.deadline_s,
             graph=request.graph,
+            weight=self.tenants.weight(request.tenant),
             program=self._with_endpoint(request.program, token),
             log=log_path,
         )
@@ -328,6 +262,8 @@ class Shell:
             "OPENAI_BASE_URL": self.base_url(token),
             "OPENAI_API_BASE": self.base_url(token),
             "OPENAI_API_KEY": token,
+            "ANTHROPIC_BASE_URL": self.base_url(token).removesuffix("/v1"),
+            "ANTHROPIC_API_KEY": token,
             "SAGA_URL": self.url,
         }
         return ProgramSpec(argv=program.argv, cwd=program.cwd, env=ours | program.env)

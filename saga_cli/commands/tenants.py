@@ -1,0 +1,90 @@
+"""`saga tenant add`, `list`, `limit`, `key`: who may use the cluster, how much, with which keys."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from saga_cli.options import command, given, group
+from saga_core.errors import UserError
+
+if TYPE_CHECKING:
+    from saga_core.tenants import NewKey, TenantSettings
+
+Name = Annotated[str, typer.Argument(help="Name of a tenant (`saga tenant list`).", metavar="TENANT")]
+Weight = Annotated[
+    float | None, typer.Option(help="Share of each of its workflows; 1 at first.", metavar="NUMBER")
+]
+Workflows = Annotated[int | None, typer.Option(help="Workflows at one time; 0: any number.", metavar="N")]
+Steps = Annotated[int | None, typer.Option(help="Steps per minute; 0: any number.", metavar="N")]
+
+
+def declare(app: typer.Typer) -> None:
+    tenants = group("Who may use the cluster, how much, and with which keys.")
+    examples = ["saga tenant add physics --weight 2 --workflows 50", "saga tenant key physics"]
+    command(tenants, "add", examples=examples)(add)
+    command(tenants, "list")(list_)
+    command(tenants, "limit", examples=["saga tenant limit physics --steps-per-min 600"])(limit)
+    command(tenants, "key", examples=["saga tenant key physics --revoke sk-saga-AbCdEfGh"])(key)
+    app.add_typer(tenants, name="tenant")
+
+
+def add(
+    ctx: typer.Context,
+    tenant: Name,
+    weight: Weight = None,
+    workflows: Workflows = None,
+    steps_per_min: Steps = None,
+) -> None:
+    """Let a new tenant in, and print its key: once, it cannot be read again."""
+    _show_key(ctx, given(ctx).control().add_tenant(tenant, weight, workflows, steps_per_min))
+
+
+def list_(ctx: typer.Context) -> None:
+    """List tenants with their limits and keys."""
+    _show(ctx, given(ctx).control().tenants())
+
+
+def limit(
+    ctx: typer.Context,
+    tenant: Name,
+    weight: Weight = None,
+    workflows: Workflows = None,
+    steps_per_min: Steps = None,
+) -> None:
+    """Change what a tenant may do. The weight counts for workflows that begin from now on."""
+    if weight is None and workflows is None and steps_per_min is None:
+        raise UserError("nothing to change is said (valid: --weight, --workflows, --steps-per-min)")
+    _show(ctx, [given(ctx).control().limit_tenant(tenant, weight, workflows, steps_per_min)])
+
+
+def key(
+    ctx: typer.Context,
+    tenant: Name,
+    revoke: Annotated[
+        str | None, typer.Option(help="Make this key open nothing any more.", metavar="KEY")
+    ] = None,
+) -> None:
+    """Print a further key for a tenant, or take one back."""
+    control = given(ctx).control()
+    if revoke is None:
+        _show_key(ctx, control.add_tenant_key(tenant))
+    else:
+        _show(ctx, [control.revoke_tenant_key(tenant, revoke)])
+
+
+def _show_key(ctx: typer.Context, made: NewKey) -> None:
+    from saga_cli.tables import pairs
+
+    given(ctx).renderer.show(
+        made,
+        table=lambda m: pairs({"tenant": m.tenant, "key": m.key}),
+        quiet=lambda m: [m.key],
+    )
+
+
+def _show(ctx: typer.Context, found: list[TenantSettings]) -> None:
+    from saga_cli.tenant_table import tenant_settings
+
+    given(ctx).renderer.show(found, table=tenant_settings, quiet=lambda all_: [item.name for item in all_])
