@@ -1,11 +1,12 @@
-# A successor's nodes join the running cluster at once. When they are ready its predecessor is told to leave, and
-# when the predecessor's head has left, its own begins.
+# A successor's nodes join the running cluster at once. When they serve, those of the predecessor are drained and
+# removed; then the predecessor's head is told to leave, and when it has left, ours begins.
 succeed() {
     trap - TERM
     srun --overlap --nodes=1 --ntasks=1 --nodelist="${nodes[0]}" --mem=0 --cpus-per-task=1 --gres=none \
         --job-name=succession {{step_options}} "${command[@]}" -m saga_slurm.succession \
-        --cluster-dir "$folder" --job "$SLURM_JOB_ID" --nodes "${#nodes[@]}" < /dev/null || return 0
-    say "ready: job $predecessor_job may leave"
+        --cluster-dir "$folder" --job "$SLURM_JOB_ID" --nodes "${#nodes[@]}" --predecessor "$predecessor_job" \
+        < /dev/null || return 0
+    say "job $predecessor_job may leave"
     scancel --batch --signal=USR2 "$predecessor_job"
 }
 
@@ -17,6 +18,6 @@ await_predecessor() {
         if [ $((look % 25)) = 0 ] && ! squeue --noheader --jobs="$predecessor_job" --states=RUNNING,COMPLETING,SUSPENDED \
             --format=%i 2>/dev/null | grep -q .; then return; fi
         ls "$folder/slurm" > /dev/null    # drops what NFS remembers of names that were not there
-        sleep 0.2
+        rest 0.2
     done
 }

@@ -19,6 +19,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from saga_cli.control import Control
+from saga_cli.folder import ClusterFolder
+from saga_core.views import ClusterView
+
 SCRIPT = Path(__file__).parents[2] / "scripts" / "slurm-dev"
 DAEMONS = ("slurmctld", "slurmd", "munged", "sbatch")
 UP_S, CLEAN_S = 60.0, 60.0
@@ -159,6 +163,17 @@ class Login:
     def json(self, *words: str, **env: str):
         return json.loads(self("--output", "json", *words, **env))
 
+    def view(self) -> ClusterView:
+        """What the head says, asked directly: a command takes its time to start."""
+        return Control.of(ClusterFolder(self.folder)).cluster()
+
+    def nodes_up(self) -> set[str]:
+        return {node.id for node in self.view().nodes if node.state == "up"}
+
+    def ready(self) -> int:
+        """Its workers that serve."""
+        return sum(worker.state == "ready" for worker in self.view().workers)
+
     def access(self) -> dict:
         return json.loads((self.folder / "access.json").read_text())
 
@@ -193,5 +208,6 @@ def login(slurm: Slurm, tmp_path: Path) -> Iterator[Login]:
     try:
         yield here
     finally:
+        print(here.logs())  # shown for a test that fails
         slurm.quiet()
         here.gone()

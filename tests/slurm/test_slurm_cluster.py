@@ -38,14 +38,6 @@ def there(slurm: Slurm, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lo
         here.gone()
 
 
-def nodes_up(here: Login) -> set[str]:
-    return {node["id"] for node in here.json("status")["nodes"] if node["state"] == "up"}
-
-
-def ready(here: Login) -> int:
-    return sum(worker["state"] == "ready" for worker in here.json("status")["workers"])
-
-
 def daemon_of(here: Login, node: str) -> psutil.Process:
     return next(p for p in here.members() if p.cmdline()[1:3] == ["-m", "saga_node"] and node in p.cmdline())
 
@@ -97,7 +89,7 @@ def test_a_way_that_is_closed_says_so_in_slurms_words(there: Login) -> None:
 
 
 def test_further_allocations_join_and_leave(there: Login) -> None:
-    first = nodes_up(there)
+    first = there.nodes_up()
     joined = there.run("up", "--join", "--nodes", "1", "--gpus-per-node", "8", "--tp", "2", "--time", "20")
     assert joined.returncode == 0, joined.stderr + there.logs()
     tools = there.run("up", "--tools", "--nodes", "1", "--time", "20")
@@ -108,21 +100,21 @@ def test_further_allocations_join_and_leave(there: Login) -> None:
     assert len([w for w in view["workers"] if w["node"] in new]) == 4  # the joined one's, of two GPUs each
     job = next(r["job"] for r in there.records() if r["allocation"]["role"] == "join")
     there.slurm.ask("scancel", job)
-    until(lambda: not any(n.startswith(f"{job}.") for n in nodes_up(there)), 40, "the leaving")
-    assert nodes_up(there) >= first
+    until(lambda: not any(n.startswith(f"{job}.") for n in there.nodes_up()), 40, "the leaving")
+    assert there.nodes_up() >= first
 
 
 def test_a_killed_node_daemon_takes_its_identity_over(there: Login) -> None:
-    node = min(nodes_up(there))
-    before = {n["id"]: n["incarnation"] for n in there.json("status")["nodes"]}
+    node = min(there.nodes_up())
+    before = {n.id: n.incarnation for n in there.view().nodes}
     daemon_of(there, node).send_signal(signal.SIGKILL)
 
     def back() -> bool:
-        now = {n["id"]: n for n in there.json("status")["nodes"]}
-        return now[node]["incarnation"] > before[node] and now[node]["state"] == "up"
+        now = {n.id: n for n in there.view().nodes}
+        return now[node].incarnation > before[node] and now[node].state == "up"
 
     until(back, 40, "the daemon's return")
-    until(lambda: ready(there) >= 4, 40, "its workers")
+    until(lambda: there.ready() >= 4, 40, "its workers")
 
 
 def test_down_leaves_nothing(there: Login) -> None:
@@ -130,6 +122,8 @@ def test_down_leaves_nothing(there: Login) -> None:
     assert not there.slurm.jobs()
     assert not (there.folder / "access.json").exists()
     there.gone()
+    job = next(r["job"] for r in there.records() if r["allocation"]["role"] == "cluster")
+    assert there.slurm.state(job) == "COMPLETED", there.logs()
     assert all(record["over"] for record in there.records())
 
 
@@ -172,7 +166,7 @@ def test_a_requeued_cluster_keeps_its_name_keys_and_job(login: Login) -> None:
         return file.exists() and json.loads(file.read_text())["restarts"] == 1
 
     until(back, 60, "the new head")
-    until(lambda: ready(login) == 1, 60, "its worker")
+    until(lambda: login.ready() == 1, 60, "its worker")
     after = login.access()
     assert (after["job"], after["api_key"], after["name"]) == (
         before["job"],
@@ -186,10 +180,10 @@ def test_two_clusters_of_one_person_side_by_side(login: Login, tmp_path: Path) -
     other = Login(login.slurm, tmp_path / "d")
     login(*UP, "--nodes", "1", "--workers", "1", "--name", "one")
     other(*UP, "--nodes", "1", "--workers", "1", "--name", "two")
-    assert login.json("status")["name"] == "one"
+    assert login.view().name == "one"
     login("down")
-    assert other.json("status")["name"] == "two"
-    assert ready(other) == 1
+    assert other.view().name == "two"
+    assert other.ready() == 1
     other("down")
     other.gone()
 

@@ -1,0 +1,104 @@
+"""`python -m saga_slurm.succession …`: make room for a successor, as its batch script asks.
+
+Waits until the successor's nodes serve, then has those of the predecessor drained and removed. When this ends with 0,
+the predecessor's head may leave. Asks the running head, whoever that is, over HTTP with the key in the cluster's
+folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from saga_core.errors import SagaError
+from saga_core.states import NodeState, WorkerState
+from saga_core.views import ClusterView, DrainRequest
+from saga_shell import cluster
+
+LOOK_S: Final = 0.5
+DRAIN_S: Final = 300.0
+"""For steps that compute and sessions in a tool to come to their end on the old nodes."""
+LEAVE_S: Final = 30.0
+"""For the emptied nodes' daemons to end."""
+ANSWER_S: Final = 10.0
+MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
+
+
+def serves(view: ClusterView, job: str, *, nodes: int, workers_per_node: int) -> bool:
+    """Whether so many nodes of `job` are up with all their workers ready. Pure."""
+    mine = {node.id for node in view.nodes if node.id.startswith(f"{job}.") and node.state == NodeState.UP}
+    ready = sum(worker.node in mine and worker.state == WorkerState.READY for worker in view.workers)
+    return len(mine) >= nodes and ready >= nodes * workers_per_node
+
+
+def left(view: ClusterView, job: str) -> list[str]:
+    """The nodes of `job` that are there. Pure."""
+    return [node.id for node in view.nodes if node.id.startswith(f"{job}.") and node.state == NodeState.UP]
+
+
+def _look(folder: Path) -> ClusterView | None:
+    """None while no head answers."""
+    answer = _ask(folder, "cluster")
+    try:
+        return None if answer is None else msgspec.json.decode(answer, type=ClusterView)
+    except msgspec.DecodeError:
+        return None
+
+
+def _remove(folder: Path, node: str, within_s: float) -> None:
+    wanted = DrainRequest(reason="a successor has taken over", within_s=within_s, remove=True)
+    _ask(folder, f"nodes/{node}/drain", msgspec.json.encode(wanted))
+
+
+def _ask(folder: Path, path: str, body: bytes | None = None) -> bytes | None:
+    """The head's answer; None while there is none."""
+    try:
+        access = cluster.read_access(folder)
+        if access is None:
+            return None
+        request = urllib.request.Request(  # noqa: S310 - http, by our own access file
+            f"{access.url}/saga/v1/{path}",
+            body,
+            {"Authorization": f"Bearer {access.admin_key}", "Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=ANSWER_S) as answer:  # noqa: S310 - the same
+            return bytes(answer.read(MAX_ANSWER_BYTES))
+    except (OSError, SagaError):
+        return None
+
+
+def succeed(folder: Path, job: str, predecessor: str, *, nodes: int, within_s: float) -> None:
+    """Returns when the nodes of `job` serve and those of `predecessor` are gone, or have had their time."""
+    config = cluster.read_config(folder)
+    workers = config.workers.count if config is not None else 1
+    while (view := _look(folder)) is None or not serves(view, job, nodes=nodes, workers_per_node=workers):
+        time.sleep(LOOK_S)
+    end = time.monotonic() + within_s + LEAVE_S
+    for node in left(view, predecessor):
+        _remove(folder, node, within_s)
+    while time.monotonic() < end and ((view := _look(folder)) is None or left(view, predecessor)):
+        time.sleep(LOOK_S)
+
+
+def main() -> int:
+    """Entry point."""
+    parser = argparse.ArgumentParser(prog="python -m saga_slurm.succession", description=__doc__)
+    parser.add_argument("--cluster-dir", type=Path, required=True)
+    parser.add_argument("--job", required=True)
+    parser.add_argument("--nodes", type=int, required=True, help="of the job")
+    parser.add_argument("--predecessor", required=True, help="the job that leaves")
+    parser.add_argument("--within", type=float, default=DRAIN_S, help="seconds for its sessions to move on")
+    options = parser.parse_args()
+    folder: Path = options.cluster_dir
+    succeed(folder, options.job, options.predecessor, nodes=options.nodes, within_s=options.within)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,76 @@
+"""What Slurm does to a cluster: successors, preemption, a controller that is away. Fake engines, real Slurm."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+
+import pytest
+from conftest import Login, until
+from test_slurm_cluster import UP
+
+from saga_slurm.commands import Commands
+from saga_slurm.facts import SlurmAway
+
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(240)]
+
+
+def restarts(login: Login) -> int:
+    file = login.folder / "access.json"
+    return json.loads(file.read_text())["restarts"] if file.exists() else -1
+
+
+def test_a_successor_takes_nodes_head_and_work_over(login: Login) -> None:
+    login(*UP, "--nodes", "1", "--workers", "1", "--chain", "2")
+    accepted = login.json("submit", "--", "sh", "-c", "exit 0")["id"]
+    first, second = (record["job"] for record in sorted(login.records(), key=lambda r: r["asked_at"]))
+    assert login.access()["job"] == first
+    assert f"after:{first}" in login.slurm.ask("scontrol", "show", "job", second)
+    login.slurm.ask(
+        "scontrol", "update", f"jobid={second}", "dependency="
+    )  # now, not in a quarter of an hour
+    until(lambda: login.slurm.state(first) == "COMPLETED", 90, "the predecessor's end")
+    until(lambda: login.access()["job"] == second, 30, "the new head")
+    until(lambda: login.ready() == 1, 30, "its worker")
+    assert {node.split(".")[0] for node in login.nodes_up()} == {second}
+    assert accepted in {w["id"] for w in login.json("ps", "--all")}
+    login("down")
+    assert login.slurm.state(second) == "COMPLETED", login.logs()
+
+
+def test_preempted_it_comes_back_under_its_job(login: Login) -> None:
+    login(*UP, "--nodes", "4", "--workers", "1", "--partition", "main")
+    before = login.access()
+    urgent = login.slurm.ask(
+        "sbatch", "--parsable", "-p", "high", "-N1", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 3"
+    )
+    until(lambda: "the end is near" in login.logs(), 60, "the notice")
+    until(lambda: login.slurm.state(urgent) in {"RUNNING", "COMPLETED"}, 90, "the preemptor's start")
+    until(lambda: restarts(login) == 1, 90, "the new head")
+    until(lambda: login.ready() == 4, 60, "its workers")
+    after = login.access()
+    assert (after["job"], after["api_key"]) == (before["job"], before["api_key"])
+    login("down")
+
+
+def test_a_cluster_goes_on_while_slurms_controller_is_away(login: Login) -> None:
+    login(*UP, "--nodes", "1", "--workers", "1")
+    login.slurm.dev("stop-ctld")
+    try:
+        found = login.json("submit", "--wait", "--", "sh", "-c", "exit 0")
+        assert [w["state"] for w in found] == ["done"]
+        began = time.monotonic()
+        with pytest.raises(SlurmAway, match="controller"):
+            asyncio.run(asked(login))
+        assert time.monotonic() - began < 60
+    finally:
+        login.slurm.dev("start-ctld")
+    login("down")
+    assert not login.slurm.jobs()
+
+
+async def asked(login: Login) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SLURM_CONF", str(login.slurm.conf))
+        await Commands(timeout_s=15).ping()
