@@ -153,7 +153,13 @@ SUITES = {
     "throughput": Suite(
         what="closed loops: completion time against throughput", grids=LOOPS, seeds=2, judged=False
     ),
-    "instance": Suite(what="items that are run again, named and not", grids=AGAINS, seeds=3, judged=False),
+    "instance": Suite(
+        what="items that are run again, named and not",
+        grids=AGAINS,
+        seeds=3,
+        baselines=(LEARNED, STICKY, PERFECT),
+        judged=False,
+    ),
     "full": Suite(
         what="every set, pressure, share of the peak, twist and cluster size, five seeds; a day",
         grids=(
