@@ -10,7 +10,6 @@ Rules of this file
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 import msgspec
 
@@ -20,11 +19,12 @@ MARK_BYTES = 48
 _CACHE_CONTROL = re.compile(rb",?\s*\"cache_control\"\s*:\s*\{[^{}]*\}")
 _BILLING = re.compile(rb"x-anthropic-billing-header[^\"\\]*")
 """A text block with a hash of its own per request, which Claude Code puts first into `system`."""
-_ANSWERS = (b'"assistant"', b'"function_call"', b'"reasoning"')
+HEAD_BYTES = 64
+"""Most clients say whose a message is in its first bytes: then the rest of it is not searched."""
+NOTHING = len(b"null")
 
 
-@dataclass(frozen=True, slots=True)
-class Chain:
+class Chain(msgspec.Struct, frozen=True, gc=False):
     """One prompt."""
 
     links: tuple[int, ...]
@@ -61,33 +61,41 @@ def chain_of(api: str, body: bytes | bytearray) -> Chain | None:
         if api == "/v1/responses":
             asked = _responses.decode(body)
             items = asked.input if isinstance(asked.input, list) else [_quoted(asked.input)]
-            return _linked(api, asked.instructions, items, asked.tools)
-        chat = _chat.decode(body)
+            system, tools = asked.instructions, asked.tools
+        else:
+            chat = _chat.decode(body)
+            items, system, tools = chat.messages, chat.system, chat.tools
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    return _linked(api, chat.system, chat.messages, chat.tools)
+    if not items:
+        return None
+    marked = body.find(b'"cache_control"') >= 0
+    link = hash((api, _of_system(system, marked=marked))) if system else hash(api)
+    links: list[int] = []
+    marks: list[int] = []
+    answers: list[bool] = []
+    for item in items:
+        raw = _CACHE_CONTROL.sub(b"", item) if marked else bytes(item)
+        own = hash(raw)
+        link = hash((link, own))
+        head = raw[:HEAD_BYTES]
+        answer = b'"assistant"' in head if b'"role"' in head else _is_answer(raw)
+        links.append(link)
+        answers.append(answer)
+        marks.append(own if len(raw) >= MARK_BYTES and (answer or b'"system"' not in head) else 0)
+    offers = bool(tools) and len(memoryview(tools)) > NOTHING
+    return Chain(tuple(links), tuple(marks), tuple(answers), offers)
+
+
+def _is_answer(raw: bytes) -> bool:
+    return b'"assistant"' in raw or b'"function_call"' in raw or b'"reasoning"' in raw
+
+
+def _of_system(system: msgspec.Raw, *, marked: bool) -> bytes:
+    raw = _CACHE_CONTROL.sub(b"", system) if marked else bytes(system)
+    return _BILLING.sub(b"", raw) if b"x-anthropic-billing" in raw else raw
 
 
 def _quoted(text: str) -> msgspec.Raw:
     """A string input as the message that the API says it stands for."""
     return msgspec.Raw(b'{"role":"user","content":' + msgspec.json.encode(text) + b"}")
-
-
-def _linked(api: str, system: msgspec.Raw, items: list[msgspec.Raw], tools: msgspec.Raw) -> Chain | None:
-    if not items:
-        return None
-    link = hash((api, _BILLING.sub(b"", _plain(bytes(system)))))
-    links, marks, answers = [], [], []
-    for item in items:
-        raw = _plain(bytes(item))
-        own = hash(raw)
-        link = hash((link, own))
-        links.append(link)
-        answer = any(word in raw for word in _ANSWERS)
-        answers.append(answer)
-        marks.append(own if len(raw) >= MARK_BYTES and (answer or b'"system"' not in raw[:64]) else 0)
-    return Chain(tuple(links), tuple(marks), tuple(answers), tools=len(bytes(tools)) > len(b"null"))
-
-
-def _plain(raw: bytes) -> bytes:
-    return _CACHE_CONTROL.sub(b"", raw) if b'"cache_control"' in raw else raw
