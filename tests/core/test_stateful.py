@@ -11,6 +11,7 @@ from saga_core import snapshot, wire
 from saga_core.book import Book
 from saga_core.events import (
     CancelAsked,
+    DrainAsked,
     FinishAsked,
     HeadStarted,
     Outcome,
@@ -20,6 +21,7 @@ from saga_core.events import (
     StepLost,
     Tick,
     Told,
+    UndrainAsked,
     WorkflowSubmitted,
 )
 from saga_core.head import Head
@@ -39,6 +41,7 @@ SAID = st.none() | st.builds(
     Told, work_s=st.sampled_from([0.0, 2.0]), steps=st.integers(0, 3), instance=TENANTS
 )
 COUNTS = st.none() | st.integers(-5, 10**6)
+ENDS = st.sampled_from([None, None, 5.0, 125.0, 1000.0, -3.0, float("nan"), float("inf")])
 LOADS = st.sampled_from([0.0, 0.5, 0.9, 1.0, float("nan"), -3.0])
 
 
@@ -164,8 +167,8 @@ class HeadUnderFire(RuleBasedStateMachine):
             )
         )
 
-    @rule(node=NODES, data=st.data())
-    def good_report(self, node, data):
+    @rule(node=NODES, data=st.data(), ends_in_s=ENDS)
+    def good_report(self, node, data, ends_in_s):
         """What an honest node would say: it does most of what it is told."""
         known = self.head.fleet.nodes.get(node)
         if known is None:
@@ -182,6 +185,7 @@ class HeadUnderFire(RuleBasedStateMachine):
                 workers=[worker(f"{node}/0", incarnation=2, values=True)],
                 programs=[program(n, attempts[n], exited=ended[n], exit_code=0) for n in given],
                 resident=[wire.ResidentFact(f"{node}/0", s, 9) for s in list(self.head.book.sessions)[:2]],
+                ends_in_s=ends_in_s,
             )
         )
 
@@ -192,6 +196,14 @@ class HeadUnderFire(RuleBasedStateMachine):
     @rule(name=WORKERS, head=FEW, version=st.integers(0, 30))
     def valued(self, name, head, version):
         self.feed(wire.Valued(node=name[:2], incarnation=1, head=head, worker=name, version=version))
+
+    @rule(node=NODES, within_s=st.sampled_from([None, 0.0, 4.0]), remove=st.booleans())
+    def drain(self, node, within_s, remove):
+        self.feed(DrainAsked(node=node, within_s=within_s, remove=remove))
+
+    @rule(node=NODES)
+    def undrain(self, node):
+        self.feed(UndrainAsked(node=node))
 
     # -- time and the head itself ----------------------------------------------------------
 

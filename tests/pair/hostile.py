@@ -62,7 +62,12 @@ class Daemon:
 class Box:
     """Head and nodes, joined by hostile links, in one time."""
 
-    def __init__(self, seed: int, *, nodes: int = 2, profile: str = "saga-paper") -> None:
+    def __init__(
+        self, seed: int, *, nodes: int = 2, profile: str = "saga-paper", drains: bool = False
+    ) -> None:
+        """`drains`: nodes are emptied and taken back as well."""
+        self.drains = drains
+        self.local: list[events.Event] = []
         self.rng, self.faults, self.now = Random(seed), Faults(), 1000.0
         self.head_config = Config(
             profile=profile, name="box", head=HeadConfig(program_retries=100, node_timeout_s=3)
@@ -199,10 +204,7 @@ class Box:
 
     # -- time ----------------------------------------------------------------------------
 
-    local: list[events.Event]
-
     def run(self, seconds: float) -> None:
-        self.local = []
         until = self.now + seconds
         while self.now < until:
             self.now = round(self.now + STEP_S, 3)
@@ -256,8 +258,21 @@ class Box:
             self.to_head(StepArrived(step=self.steps, tenant="t", model="m", workflow=flow, session=session))
         elif what < 0.85 and self.accepted:
             self.to_head(events.CancelAsked(workflow=rng.choice(self.accepted)))
+        elif what < 0.9 and self.drains:
+            self.drain_or_take_back()
         else:
             self.evict()
+
+    def drain_or_take_back(self) -> None:
+        name, within_s = self.rng.choice(list(self.daemons)), self.rng.choice([None, 0.5, 3.0])
+        if self.rng.random() < 0.5:
+            self.to_head(events.DrainAsked(node=name, within_s=within_s))
+        else:
+            self.to_head(events.UndrainAsked(node=name))
+
+    def take_back_all(self) -> None:
+        for name in list(self.head.book.drains):
+            self.to_head(events.UndrainAsked(node=name))
 
     def evict(self) -> None:
         full = [(d, key) for d in self.daemons.values() for key in d.kv]

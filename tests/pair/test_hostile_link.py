@@ -77,6 +77,23 @@ def test_after_the_storm_engines_know_what_the_head_means(first):
     assert known > BATCH
 
 
+@pytest.mark.parametrize("first", range(0, SEEDS // 5, BATCH))
+def test_after_the_storm_nothing_is_lost_though_nodes_were_drained_in_it(first):
+    drained = 0
+    for seed in range(first, first + BATCH):
+        box = Box(seed, profile="saga", drains=True)
+        box.run(20)
+        box.faults.calm()
+        box.run(10)
+        drained += len(box.head.book.drains)
+        box.take_back_all()
+        box.run(40)
+        nothing_is_lost(box)
+        nothing_ran_twice(box)
+        the_mirror_is_true(box)
+    assert drained
+
+
 def the_worths_are_true(box: Box) -> int:
     """How many worths engines hold. Sessions at home are valued as the head does, and nobody else is."""
     homes = {session.id: session.home for session in box.head.book.sessions.values()}
