@@ -45,8 +45,8 @@ OVER_S: Final = 20.0
 MAX_GAP_S: Final = 20.0
 FAKE_SPEED: Final = 10
 """With the engine double, engine and tools run ten times as fast: a look at the way, not a measurement."""
-SILENCE_S: Final = 3600.0
-"""A step may be held at the gate: for 1800 s at most, then it is let in by force (`Admission.force_s`)."""
+SILENCE_S: Final = 7200.0
+"""A step may be held at the gate: for 5400 s at most, then it is let in by force (`Admission.force_s`)."""
 SEED_STEP: Final = 1_000_003
 """Between the prompts of two rounds."""
 WARM_SEED: Final = 7919

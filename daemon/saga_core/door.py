@@ -128,6 +128,8 @@ class Door:
             claim = first if late else self._waiters.first()
             assert claim is not None, "one line is empty and the other is not"
             room = self._outlasting(claim) or self._floor.emptiest()
+            if self._is_owed(room, claim):
+                return
             if not room.fits(claim, self.now, self._policy.low) and not (late and self._clear(room, claim)):
                 return
             if not claim.steps:
@@ -163,7 +165,7 @@ class Door:
     # -- who is overdue ------------------------------------------------------------------
 
     def _overdue(self, claim: Claim) -> bool:
-        """Whether a fair share would have finished it long ago; where keys do not say so, whether it has waited long."""
+        """Whether a fair share would have finished it long ago; where nothing says so, whether it has waited long."""
         if self._virtual_s is not None:
             return self._virtual_s() >= self._floor.due(claim)[0] + self._policy.grace_s
         return self.now - claim.since >= self._policy.patience_s
@@ -178,6 +180,13 @@ class Door:
             self._pause(last, room, f"is wanted for {claim.id}, which is overdue")
             self._floor.touch(room)
         return True
+
+    def _is_owed(self, room: Room, claim: Claim) -> bool:
+        """Whether somebody overdue waits at `room` who is before `claim`."""
+        if not room.paused:
+            return False
+        first = next(iter(room.by_due))
+        return self._floor.due(first) < self._floor.due(claim) and self._overdue(first)
 
     def _is_promised(self, room: Room, claim: Claim) -> bool:
         """Whether the space of `room` is for somebody overdue in line, who is before `claim`."""
@@ -206,7 +215,9 @@ class Door:
                 break
             looks += 1
             best = self._floor.emptiest()
-            if not self._may_move(claim, room) or self._is_promised(best, claim):
+            if not self._may_move(claim, room):
+                continue
+            if self._is_promised(best, claim) or self._is_owed(best, claim):
                 continue
             if best.fits(claim, self.now, self._policy.low):
                 room.let_go(claim.id)

@@ -5,12 +5,12 @@ Rules of this file
   2. Who is let in is counted with its whole context and some growth, and while its tool runs with a share that halves
      every `half_life_s`. Between `low` and `high` nothing happens; above `high` the sessions with the largest keys (of
      `victim`, where there is one) that compute nothing are paused.
-  3. The paused go before the new, smaller keys before larger ones. A paused session that does not fit blocks nobody;
-     a new one that does not fit is waited for, or the large would never get in.
+  3. The paused go before the new, smaller keys before larger ones, and who is overdue before all. A paused session
+     that does not fit blocks nobody; a new one that does not fit is waited for, or the large would never get in.
   4. Nothing waits for good: an empty room takes anybody, and after `force_s` everybody is let in.
-  5. Who is overdue is waited for: nobody with a larger key goes in before it, and those with larger keys are paused as
-     they stop computing, until it fits (docs/fairness.md). Overdue is whom a fair share would have finished `grace_s`
-     of virtual time ago; where keys are something else, who has waited for `patience_s`.
+  5. Who is overdue is waited for, by the order of `due`: nobody who is due later goes in before it, and those who are
+     due later are paused as they stop computing, until it fits (docs/fairness.md). Overdue is whom a fair share would
+     have finished `grace_s` of virtual time ago; where `due` is something else, who has waited for `patience_s`.
   6. Soft state: after a restart of the head, or another profile, sessions come in as their steps come.
 
 Source: policy study, section 5; ThunderAgent (arXiv 2602.13692) for pause and resume.

@@ -194,3 +194,20 @@ def test_the_overdue_are_paused_last():
     hall.virtual = 15.0
     hall.land(flying, 740)
     assert hall.paused() == ["on time"], "although the key of the other one is larger"
+
+
+def test_nobody_of_the_line_slips_in_where_somebody_overdue_waits():
+    hall = Newest()
+    large = hall.came("large", 500, 90.0, arrived=8.0)
+    hall.land(hall.came("late", 100, 10.0, arrived=1.0), 100)
+    hall.land(hall.came("other", 350, 95.0, arrived=9.0), 500)
+    assert hall.paused() == ["late"], "the oldest"
+    hall.granted()
+    late = hall.ask("late", 900)
+    hall.virtual = 15.0
+    hall.wait(0.1)
+    assert hall.paused() == ["other"], "for who is overdue, and large computes"
+    hall.came("slim", 10, 99.0, arrived=9.5)
+    assert hall.granted() == []
+    hall.land(large, 500)
+    assert hall.granted()[0] == (late, "n/0")

@@ -76,8 +76,12 @@ def test_keys_by_hand():
     assert ordering.smallest(one, 500) == 500.0
     assert ordering.smallest_last(one, 500) == -500.0
     assert ordering.virtual_finish(one, 500) == 100.0 + 30.0 / 2
+    assert ordering.newest(one, 500) == -7.0
+    assert ordering.left(one, 500) == 18.0
+    assert ordering.least_left_newest_first(one, 500) == 18.0 - ordering.YOUTH * 100.0
     one.attained_s = 50.0  # more than expected: at least what it took
     assert ordering.virtual_finish(one, 500) == 100.0 + 50.0 / 2
+    assert ordering.left(one, 500) == 0.0
 
 
 def test_thunder_pauses_the_smallest_of_those_in_a_tool_and_resumes_the_smallest():

@@ -50,10 +50,12 @@ class Admission:
     grace_s: float = 10.0
     """Virtual seconds after which whoever a fair share would have finished is waited for. 0.001 costs iso-bench 2 %,
     10 half a percent; without, entire-cli has workflows of seconds that wait for half an hour (docs/fairness.md)."""
-    patience_s: float = 600.0
-    """After which whoever waits is waited for: later sessions are paused to make room for it (docs/fairness.md)."""
-    force_s: float = 1800.0
-    """Whoever has waited for this long is let in (ThunderAgent's and Dynamo's limit)."""
+    patience_s: float = 1800.0
+    """After which, without estimates, whoever waits is waited for: later sessions are paused to make room for it (docs/fairness.md).
+    ThunderAgent's and Dynamo's limit, after which they let in whoever it is."""
+    force_s: float = 5400.0
+    """Whoever has waited for this long is let in, whatever is full: for what no rule foresaw. On swe-like at pressure 1.5
+    many wait for longer than 1800 s; letting them in then cost 2 % of the mean completion time, as memory was short."""
 
     def reserve(self, capacity_tokens: int) -> int:
         """Growth in tokens that is counted of each session; of a small memory not more than it can spare."""

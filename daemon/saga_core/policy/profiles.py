@@ -27,7 +27,7 @@ class Profile:
     victim: Key | None = None
     """Of whom the largest value is paused first; None: that of `key`."""
     due: Key | None = None
-    """Of those overdue, the smallest is waited for first; None: that of `key`. Overdue is, where it is the virtual
+    """Of those overdue, the smallest is waited for first; None: that of `key`. Overdue is, where this is the virtual
     finish, whom a fair share would have finished, and else who has waited for `patience_s`."""
     engine_order: bool = False
     """Whether engines serve by the key too (vLLM --scheduling-policy priority) and not as steps come."""
@@ -48,18 +48,20 @@ pausing at 0.95 and resuming at 0.8 (the policy study's figures), so the latter 
 
 PROFILES: Mapping[str, Profile] = {
     "saga": Profile(
-        "ours: working-set admission with pause and resume, by virtual finish time",
+        "ours: working-set admission, least work left and newest first, whoever is overdue before all",
         sticky,
         Admission(),
-        ordering.virtual_finish,
+        ordering.least_left_newest_first,
+        victim=ordering.left,
         due=ordering.virtual_finish,
         retention=by_density,
     ),
     "saga-blind": Profile(
-        "the same in the order of arrival, nothing learned of work",
+        "the same, newest first, nothing learned of work",
         sticky,
         Admission(),
-        ordering.arrival,
+        ordering.newest,
+        due=ordering.arrival,
         retention=by_density,
     ),
     "saga-paper": Profile(
