@@ -61,9 +61,10 @@ TAKEN_AWAY: Mapping[str, tuple[str, Callable[[Profile], Profile]]] = {
     "no-rehoming": ("the paused come back to their home only", _gate(rehome_share=0.0)),
     "lru": ("engines forget what was used least recently", lambda p: replace(p, retention=None)),
     "by-arrival": ("in the order of arrival", lambda p: replace(p, key=ordering.arrival)),
+    "engine-order": ("engines serve by the key too", lambda p: replace(p, engine_order=True)),
     "smallest-first": ("the smallest context first", lambda p: replace(p, key=ordering.smallest)),
 }
-"""What may be taken away of a profile."""
+"""What may be taken away of a profile, or put in its place."""
 MODE = "mode"
 CONSTANTS = {field.name: type(field.default) for field in fields(Admission)}
 
