@@ -57,6 +57,9 @@ class Backend(Protocol):
     async def steps(self, id_: str) -> list[Step]:
         """The steps of a job that run now."""
 
+    async def close(self) -> None:
+        """Leave nothing running."""
+
 
 def inside(job: str, node: str, argv: Sequence[str]) -> list[str]:
     """The command that runs `argv` on a node of a running job, its input and output joined to ours."""

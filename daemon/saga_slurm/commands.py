@@ -149,6 +149,9 @@ class Commands:
         """By squeue."""
         return reading.read_steps(await self._out("squeue", "-h", "-s", "-j", id_, "-o", reading.STEP_FORMAT))
 
+    async def close(self) -> None:
+        """Every command has ended with its call."""
+
     async def _squeue(self, *which: str) -> str:
         return await self._out("squeue", "-h", "-t", "all", *which, "-o", reading.JOB_FORMAT)
 

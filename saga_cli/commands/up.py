@@ -141,9 +141,9 @@ async def _launch(held: Given, asked: Asked, *, timeout_s: float, wait: bool) ->
     from saga_cli.slurm.show import showing
     from saga_cli.slurm.up import launch
 
-    backend = await backend_for(site_for(asked))
-    with showing(held.renderer) as show:
-        done = await launch(backend, asked, held.folder, show=show, timeout_s=timeout_s, wait=wait)
+    async with backend_for(site_for(asked).slurm) as backend:
+        with showing(held.renderer) as show:
+            done = await launch(backend, asked, held.folder, show=show, timeout_s=timeout_s, wait=wait)
     job = done.record.job
     if done.cluster is None:
         answer = {"job": job, "folder": str(held.folder.path)}

@@ -75,7 +75,10 @@ def test_an_unknown_placeholder_is_named() -> None:
         ),
         ({"job": 3}, "job is a value, not a section"),
         ({"job": {"exclusive": "yes"}}, "Expected `bool`, got `str`"),
-        ({"job": {"gpus": "tres"}}, "unknown job.gpus 'tres', did you mean 'gres'? (have: gpus-per-node, gres, none)"),
+        (
+            {"job": {"gpus": "tres"}},
+            "unknown job.gpus 'tres', did you mean 'gres'? (have: gpus-per-node, gres, none)",
+        ),
         ({"software": {"container": "docker"}}, "unknown software.container 'docker'"),
         ({"software": {"container": "pyxis"}}, "needs software.image"),
         ({"job": {"extra": ["-p gpu"]}}, "is not a directive"),
