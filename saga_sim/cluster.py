@@ -18,6 +18,7 @@ from saga_core.ids import NodeId, StepId, WorkerId, worker_id
 from saga_core.node import Node
 from saga_core.node_words import (
     Action,
+    EndKnown,
     Event,
     HeadSaid,
     KillWorker,
@@ -72,8 +73,14 @@ class ClusterSpec:
     """How often the head is told that time has passed."""
     names: tuple[str, ...] = ()
     """Of the first nodes, where they matter (a hash places by names); the others are n0001, n0002, …"""
+    mix: tuple[Preset, ...] = ()
+    """Of the nodes in turn, where they are not all alike; their contexts must fit `preset`'s limits."""
     workflows_before: int = 0
     """How many the head had seen before: they are numbered, and their numbers are hashed too."""
+
+    def preset_of(self, number: int) -> Preset:
+        """What is on the node of that number, counted from 0."""
+        return self.mix[number % len(self.mix)] if self.mix else self.preset
 
     def node_name(self, number: int) -> NodeId:
         """The node of that number, counted from 0."""
@@ -210,6 +217,11 @@ class SimNode:
         self.down = True
         for worker in self.workers.values():
             worker.die(reason)
+
+    def notice(self, in_s: float) -> None:
+        """Its daemon hears that the machine is taken away in `in_s`; then it is, for good."""
+        self.handle(EndKnown(self.clock.now + in_s))
+        self.clock.after(in_s, lambda _: self.die("its time is over"))
 
     def come_back(self) -> None:
         """It is there again, as a new incarnation of its daemon, with nothing running."""

@@ -26,6 +26,7 @@ class FaultKind(StrEnum):
     HANG = "hang"  # a worker answers nobody, until its node kills it
     DEATH = "death"  # a node's machine fails with all that is on it, and comes back later
     CUT = "cut"  # a node cannot talk to the head for a while; its workers work on
+    END = "end"  # a node hears that it ends after a while, and then does, for good
 
 
 OF_WORKERS = frozenset({FaultKind.CRASH, FaultKind.HANG})
@@ -62,7 +63,7 @@ def parse(text: str, nodes: int, workers_of: Callable[[int], int]) -> Fault:
     match = _WRITTEN.fullmatch(text)
     if match is None:
         raise UserError(
-            f"{text!r} is not a fault (valid: crash:n0001/0@120, hang:…, death:n0001@60+30, cut:…)"
+            f"{text!r} is not a fault (valid: crash:n0001/0@120, hang:…, death:n0001@60+30, cut:…, end:…)"
         )
     kind, target, at_s, for_s = match.groups()
     if kind not in list(FaultKind):

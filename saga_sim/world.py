@@ -91,7 +91,6 @@ class World:
         self.nodes: dict[NodeId, SimNode] = {}
         self._on_fact, self._on_event, self._declared = on_fact, on_event, declared
         self._instances = instances
-        preset = served_by(spec.preset, config.profile)
         self._calls: dict[StepId, Call] = {}
         self._last_step = 0
         self._useful = self._cached = 0
@@ -100,7 +99,7 @@ class World:
             node = SimNode(
                 spec.node_name(number),
                 here,
-                preset,
+                served_by(spec.preset_of(number), config.profile),
                 self.clock,
                 config,
                 self,
@@ -142,7 +141,7 @@ class World:
         self.clock.after(self.spec.tick_s, self._tick)
         for node in self.nodes.values():
             node.start()
-        limit = BOOT_S + self.spec.preset.start_s
+        limit = BOOT_S + max(preset.start_s for preset in (self.spec.preset, *self.spec.mix))
         while self._ready() < self.spec.workers:
             if not self._step() or self.clock.now > limit:
                 raise ClusterError(f"{self._ready()} of {self.spec.workers} simulated workers became ready")
@@ -334,6 +333,8 @@ class World:
                 self.clock.after(fault.for_s, lambda _: node.come_back())
             case FaultKind.CUT:
                 self._line.cut(node.id, self.clock.now + fault.for_s)
+            case FaultKind.END:
+                node.notice(fault.for_s)
 
     def _finished(self, what: tuple[WorkerId, Request]) -> None:
         worker, request = what
