@@ -107,6 +107,8 @@ class WorkersConfig:
     """Sequences in one batch; 0: the engine's default."""
     tp: int = 1
     """GPUs per worker."""
+    host_kv_tokens: int = 0
+    """KV kept in host memory behind the pool, from where it is loaded instead of computed; 0: none."""
     session_control: bool = True
     """Put saga's plugin into the engine, so that it keeps KV by what sessions are worth."""
     extra_args: tuple[str, ...] = ()
@@ -128,6 +130,7 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
     "workers.count": (0, 4096),
     "workers.max_model_len": (1, 2**31),
     "workers.kv_tokens": (1, 2**40),
+    "workers.host_kv_tokens": (0, 2**40),
     "workers.gpu_memory": (0.01, 1),
     "workers.block_size": (0, 4096),
     "workers.max_seqs": (0, 1_000_000),

@@ -66,6 +66,8 @@ class Engine(Protocol):
     """Whether it serves the smallest priority first."""
     no_control: str
     """Why it is started without session control; empty: it is started with it."""
+    host_tokens: int
+    """KV in host memory behind the pool."""
 
     async def prepare(self, processes: Processes, log_folder: Path) -> None:
         """Do once what all workers need. SagaError says why they cannot be."""
@@ -87,6 +89,7 @@ class Vllm:
         self.served_name = served_name(config)
         self.max_seqs = config.max_seqs or MAX_SEQS[self._platform]
         self.no_control = "" if config.session_control else CONTROL_OFF
+        self.host_tokens = config.host_kv_tokens
         if launch.brings_connector(config.extra_args):
             self.no_control = "workers.extra_args name another KV connector"
 
@@ -112,6 +115,7 @@ class Vllm:
             priority=self._priority,
             control=seat.control,
             incarnation=seat.incarnation,
+            host_bytes=self._host_bytes() if seat.control else 0,
             cores=seat.cores if self._platform is Platform.CPU else (),
             gpus=seat.gpus,
             gpu_memory=config.gpu_memory,
@@ -122,6 +126,11 @@ class Vllm:
             extra_args=config.extra_args,
         )
         return launch.render(spec, self._platform)
+
+    def _host_bytes(self) -> int:
+        if not self._config.host_kv_tokens:
+            return 0
+        return self._config.host_kv_tokens * models.kv_bytes_per_token(self._config.model)
 
     def _kv_bytes(self) -> int:
         """`kv_tokens`, and the one block that vLLM keeps for itself."""
@@ -140,6 +149,7 @@ class Fake:
         self.served_name = served_name(config)
         self.max_seqs = config.max_seqs or FAKE_MAX_SEQS
         self.no_control = "" if config.session_control else CONTROL_OFF
+        self.host_tokens = 0
 
     async def prepare(self, processes: Processes, log_folder: Path) -> None:
         """There is nothing to prepare."""

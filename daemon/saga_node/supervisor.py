@@ -41,7 +41,7 @@ from saga_vllm.diagnose import TAIL_BYTES, plugin_fault, reason_from_log
 from saga_vllm.kv_events import KvEvents
 from saga_vllm.listener import listener_is_ours
 from saga_vllm.probe import Ready, probe
-from saga_vllm.proving import CONTROL, PREFIX_HITS, PRIORITY, Trial, prove
+from saga_vllm.proving import CONTROL, PREFIX_HITS, PRIORITY, TIERS, Trial, prove
 
 KILL_GRACE_S = 5.0
 """Between TERM and KILL of a worker; vLLM ends in 1 to 2 s."""
@@ -270,6 +270,7 @@ class Supervisor:
             control=control if seat.control else None,
             why_not=self._no_control,
             ordered=self._engine.ordered,
+            host_tokens=self._engine.host_tokens if seat.control else 0,
             heard=lambda _: residence.probed_tokens,
         )
 
@@ -286,6 +287,7 @@ class Supervisor:
             max_model_len=ready.max_model_len,
             max_seqs=self._engine.max_seqs,
             ordered=self._engine.ordered and proven[PRIORITY].works is not False,
+            host_tokens=self._engine.host_tokens if proven[TIERS].works else 0,
             values=bool(proven[CONTROL].works),
             capabilities=tuple(proven.values()),
             gpus=len(seat.gpus) or 1,

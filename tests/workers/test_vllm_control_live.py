@@ -1,112 +1,28 @@
 """Session control inside one real vLLM engine: what is retained survives, what is dropped is gone."""
 
 import asyncio
-import contextlib
-import os
-import signal
-import socket
-import subprocess
-import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
-from itertools import count
-from pathlib import Path
-from random import Random
 
 import aiohttp
 import pytest
+from engine_rig import BLOCK, INCARNATION, KEY, POOL_TOKENS, Worker, started
 
 from saga_core.kv import commands
 from saga_core.kv.retention import Standing
-from saga_vllm.cleanup import belongings, sweep
 from saga_vllm.control import Control, NoControl
-from saga_vllm.diagnose import TAIL_BYTES, reason_from_log
 from saga_vllm.kv_events import AllBlocksCleared, Batch, BlockRemoved, KvEvents
-from saga_vllm.launch import LaunchSpec, render
-from saga_vllm.model import MODEL_SIZES, build_command
-from saga_vllm.platform import Platform
-from saga_vllm.probe import Ready, wait_ready
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(240)]
 
-KEY = "sk-control-test"
-BLOCK = 32
-POOL_TOKENS = 8192
-START_DEADLINE_S = 120.0
-INCARNATION = 1234
 ANSWER_S = 0.005
 """What an order may take, with 100 live sessions in the engine (issue: 5 ms)."""
 
 
-@dataclass
-class Worker:
-    url: str
-    scratch: Path
-    log: Path
-    seeds: Iterator[int]
-
-    def prompt(self, tokens: int) -> list[int]:
-        """A prompt that nobody has had before."""
-        rng = Random(next(self.seeds))
-        return [rng.randrange(16, 4000) for _ in range(tokens)]
-
-    async def step(self, session: str | None, prompt: list[int], tokens: int = 1, **more: object) -> int:
-        """One step; how many tokens of its prompt were found."""
-        body = {"model": "nano", "prompt": prompt, "max_tokens": tokens, "temperature": 0, "ignore_eos": True}
-        headers = {"Authorization": f"Bearer {KEY}"} | ({"X-Session-ID": session} if session else {})
-        async with (
-            aiohttp.ClientSession(self.url, headers=headers) as http,
-            http.post("/v1/completions", json=body | more) as answer,
-        ):
-            assert answer.status == 200, await answer.text()
-            return (await answer.json())["usage"]["prompt_tokens_details"]["cached_tokens"] or 0
-
-    async def traffic(self, tokens: int) -> None:
-        """Other sessions' steps, one after the other."""
-        for _ in range(tokens // 2000):
-            await self.step(f"{next(self.seeds)}.other", self.prompt(2000))
-
-    async def reset(self) -> bool:
-        async with aiohttp.ClientSession(self.url) as http, http.post("/reset_prefix_cache") as answer:
-            return answer.status == 200
-
-
 @pytest.fixture(scope="module")
 def worker(tmp_path_factory) -> Iterator[Worker]:
-    model = tmp_path_factory.mktemp("models") / "nano"
-    subprocess.run(build_command(model, "nano"), check=True, capture_output=True)
-    log = tmp_path_factory.mktemp("log") / "worker.log"
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    scratch = Path(tempfile.mkdtemp(prefix="saga-"))
-    spec = LaunchSpec(
-        model=str(model), served_names=("nano",), port=port, key=KEY, max_model_len=8000,
-        kv_bytes=(POOL_TOKENS + BLOCK) * MODEL_SIZES["nano"].kv_bytes_per_token, block_tokens=BLOCK,
-        cores=(min(os.sched_getaffinity(0)),), scratch=str(scratch), priority=True,
-        control=True, incarnation=INCARNATION,
-        kv_endpoint=f"ipc://{scratch}/events", kv_replay_endpoint=f"ipc://{scratch}/replay",
-    )  # fmt: skip
-    launch = render(spec, Platform.CPU)
-    env = launch.environment(os.environ) | {"VLLM_SERVER_DEV_MODE": "1"}  # for /reset_prefix_cache
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            launch.argv, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )  # fmt: skip
-    ours = frozenset()
-    try:
-        url = f"http://127.0.0.1:{port}"
-        answer = asyncio.run(wait_ready(url, KEY, ["nano"], deadline_s=START_DEADLINE_S))
-        assert isinstance(answer, Ready), f"{answer}; {reason_from_log(log.read_text()[-TAIL_BYTES:])}"
-        ours = belongings(process.pid)
-        yield Worker(url, scratch, log, count(1))
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait(10)
-        sweep(ours, scratch)
+    with started(tmp_path_factory.mktemp("engine")) as found:
+        yield found
 
 
 @pytest.fixture

@@ -64,13 +64,15 @@ CONNECTOR = {
 }
 CONNECTOR_FLAGS = frozenset({"--kv-transfer-config", "--kv-offloading-size", "--kv-offloading-backend"})
 """Each of them makes vLLM choose a KV connector."""
-CONTROL_FLAGS = (
-    "--kv-transfer-config",
-    json.dumps(CONNECTOR, separators=(",", ":")),
-    "--middleware",
-    "saga_vllm.plugin.front.SessionControl",
-)
-"""They put `saga_vllm.plugin` into the engine and into its HTTP server."""
+MIDDLEWARE = "saga_vllm.plugin.front.SessionControl"
+TIER_CONNECTOR = {
+    "kv_connector": "SagaTierConnector",
+    "kv_connector_module_path": "saga_vllm.plugin.tier",
+    "kv_role": "kv_both",
+    # A block that cannot be loaded is computed.
+    "kv_load_failure_policy": "recompute",
+}
+TIER_SPEC = {"spec_name": "HostSpec", "spec_module_path": "saga_vllm.plugin.tier"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +94,8 @@ class LaunchSpec:
     # The session control inside the engine (saga_vllm.plugin), and the incarnation that its orders must name.
     control: bool = False
     incarnation: int = 0
+    # KV in host memory behind the pool; with session control only.
+    host_bytes: int = 0
     dtype: str = "auto"
     cores: tuple[int, ...] = ()
     gpus: tuple[str, ...] = ()
@@ -152,6 +156,8 @@ def _check(spec: LaunchSpec) -> None:
         raise UserError("kv_replay_endpoint without kv_endpoint: events are off")
     if spec.scratch:
         _check_path(spec.scratch, SCRATCH_PATH_BYTES)
+    if spec.host_bytes and not spec.control:
+        raise UserError("host_bytes without session control: the tier comes with it")
     if spec.control and brings_connector(spec.extra_args):
         raise UserError(
             "extra_args name a KV connector: session control is one, and an engine has room for one"
@@ -181,7 +187,7 @@ def _arguments(spec: LaunchSpec) -> list[str]:
         argv += [flag, str(value)] if value is not None else []
     argv += ["--enable-prompt-tokens-details", "--disable-uvicorn-access-log"]
     argv += PRIORITY_FLAGS if spec.priority else ()
-    argv += CONTROL_FLAGS if spec.control else ()
+    argv += _control(spec) if spec.control else ()
     if spec.tool_parser:
         argv += ["--enable-auto-tool-choice", "--tool-call-parser", spec.tool_parser]
     if spec.kv_endpoint:
@@ -194,6 +200,16 @@ def serves_by_priority(extra_args: Sequence[str], *, otherwise: bool) -> bool:
     words = [word for arg in extra_args for word in arg.split("=", 1)]
     policies = [value for flag, value in itertools.pairwise(words) if flag == PRIORITY_FLAGS[0]]
     return policies[-1] == PRIORITY_FLAGS[1] if policies else otherwise
+
+
+def _control(spec: LaunchSpec) -> tuple[str, ...]:
+    """What puts `saga_vllm.plugin` into the engine and into its HTTP server."""
+    config: dict[str, object] = dict(CONNECTOR)
+    if spec.host_bytes:
+        config = TIER_CONNECTOR | {
+            "kv_connector_extra_config": TIER_SPEC | {"cpu_bytes_to_use": spec.host_bytes}
+        }
+    return "--kv-transfer-config", json.dumps(config, separators=(",", ":")), "--middleware", MIDDLEWARE
 
 
 def brings_connector(extra_args: Sequence[str]) -> bool:

@@ -49,6 +49,8 @@ class Trial:
     why_not: str
     """Why it has no session control."""
     ordered: bool
+    host_tokens: int
+    """KV in host memory that it was started with."""
     heard: Callable[[str], int]
     """Tokens of a session that its KV events have told of."""
 
@@ -69,7 +71,7 @@ async def prove(trial: Trial) -> tuple[Capability, ...]:
             hits,
             await _told(EVENTS, _events(trial, len(prompt))),
             await _told(CONTROL, _session_control(trial, steps, hits=bool(hits.works))),
-            Capability(TIERS, None, "the engine was started without one"),
+            await _told(TIERS, _tiers(trial, steps)),
             await _told(PRIORITY, _priority(trial, steps)),
         )
 
@@ -132,10 +134,29 @@ async def _session_control(trial: Trial, steps: Steps, *, hits: bool) -> Found:
     mine = held.sessions.get(SESSION)
     if mine is None or mine.standing != Standing.LIVE:
         return False, "the session's blocks were not known as its own"
-    if not dropped.blocks or (hits and await steps.step()):
-        return False, "what was dropped was still there"
-    await trial.control.ask(commands.Drop(session=SESSION))
+    if not dropped.blocks:
+        return False, "nothing was dropped"
+    if hits and not trial.host_tokens:  # from a tier it would be found again
+        if await steps.step():
+            return False, "what was dropped was still there"
+        await trial.control.ask(commands.Drop(session=SESSION))
     return True, f"{dropped.blocks} of {held.blocks} blocks were kept and dropped (vLLM {held.version})"
+
+
+async def _tiers(trial: Trial, steps: Steps) -> Found:
+    """What was dropped from the pool is found again behind it."""
+    if not trial.host_tokens:
+        return None, "the engine was started without one"
+    if trial.control is None:
+        return None, "it comes with session control"
+    for _ in range(2):  # blocks are stored with the next step's work
+        await steps.step()
+    await trial.control.ask(commands.Drop(session=SESSION))
+    found = await steps.step()
+    await trial.control.ask(commands.Drop(session=SESSION))
+    if not found:
+        return False, "nothing was found behind the pool"
+    return True, f"host memory for {trial.host_tokens} tokens: {found} were loaded from there"
 
 
 async def _priority(trial: Trial, steps: Steps) -> Found:

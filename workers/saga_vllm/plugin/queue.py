@@ -25,21 +25,18 @@ class SessionQueue(FreeKVCacheBlockQueue):  # type: ignore[misc]
         free = pool.free_block_queue.get_all_free_blocks()
         self.order: BlockOrder[KVCacheBlock] = BlockOrder(pool.blocks, now)
         self.slots: list[Slot[Any]] = self.order.slots
-        self._queue = self.order.queue
+        self._remove = self.order.queue.remove
+        self.num_free_blocks = 0
+        """Kept beside the order's own count, since vLLM reads it for each running request at each step."""
         for block in free:
             block.prev_free_block = block.next_free_block = None
         held = [block for block in free if block.block_hash is not None]
         self.prepend_n([block for block in free if block.block_hash is None])
         self.append_n(held)
 
-    @property
-    def num_free_blocks(self) -> int:
-        """Free blocks; vLLM asks for each allocation."""
-        return self._queue.count
-
     def popleft(self) -> KVCacheBlock:
         """The next free block. ValueError when there is none."""
-        if not self._queue.count:
+        if not self.num_free_blocks:
             raise ValueError("No free blocks available")
         return self.popleft_n(1)[0]
 
@@ -47,16 +44,18 @@ class SessionQueue(FreeKVCacheBlockQueue):  # type: ignore[misc]
         """The next `n` free blocks, which vLLM then makes forget what they hold."""
         if n == 0:
             return []
-        assert self._queue.count >= n
+        assert self.num_free_blocks >= n
+        self.num_free_blocks -= n
         self.follow_reset()
         return self.order.take(n)
 
     def remove(self, block: KVCacheBlock) -> None:
         """A free block is found and used again. RuntimeError when it is not free."""
         slot = self.slots[block.block_id]
-        if not slot.is_free:
+        if slot.after is None:
             raise RuntimeError(f"remove() called on an invalid block: {block}")
-        self._queue.remove(slot)
+        self._remove(slot)
+        self.num_free_blocks -= 1
 
     def append(self, block: KVCacheBlock) -> None:
         """A block that can be found is free now."""
@@ -64,14 +63,17 @@ class SessionQueue(FreeKVCacheBlockQueue):  # type: ignore[misc]
 
     def append_n(self, blocks: list[KVCacheBlock]) -> None:
         """These can be found and are free now; of equals the first goes first."""
-        slots = self.slots
-        self.order.free([slots[block.block_id] for block in blocks])
+        if blocks:
+            slots = self.slots
+            self.order.free([slots[block.block_id] for block in blocks])
+            self.num_free_blocks += len(blocks)
 
     def prepend_n(self, blocks: list[KVCacheBlock]) -> None:
         """These hold nothing and are free now; the first goes before all others."""
         if blocks:
             slots = self.slots
             self.order.free_empty([slots[block.block_id] for block in blocks])
+            self.num_free_blocks += len(blocks)
 
     def get_all_free_blocks(self) -> list[KVCacheBlock]:
         """All of them, the next to be given away first. It sorts: for tests."""
