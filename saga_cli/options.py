@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -16,6 +16,9 @@ from saga_cli.control import TIMEOUT_S, Control
 from saga_cli.folder import DEFAULT, ClusterFolder
 from saga_cli.output import Color, Output, Renderer
 from saga_core.errors import UserError, choose
+
+if TYPE_CHECKING:
+    from saga_cli.client import Client
 
 
 @dataclass(slots=True)
@@ -43,6 +46,12 @@ class Given:
     def control(self, timeout_s: float = TIMEOUT_S) -> Control:
         """The running head. Raises ClusterError when there is none."""
         return Control.of(self.folder, timeout_s)
+
+    def client(self) -> Client:
+        """The same as other Python programs have it, with the cluster's folder."""
+        from saga_cli.client import Client
+
+        return Client(self.control(), self.folder)
 
     def _output(self) -> Output:
         named = self.words.get("output")

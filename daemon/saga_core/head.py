@@ -379,7 +379,17 @@ class Head:
     # -- programs ------------------------------------------------------------------------
 
     def _run_programs(self) -> None:
-        self._follow(self.programs.run(self.fleet, self.book, self.now))
+        waiting = self._programs_waiting() if self.programs.queued else 0
+        self._follow(self.programs.run(self.fleet, self.book, self.now, waiting=waiting))
+
+    def _programs_waiting(self) -> int:
+        """How many running programs wait at a gate and have been let in nowhere."""
+        given = self.programs.given
+        return sum(
+            claim.worker is None and claim.account.workflow in given
+            for gate in self.gates.values()
+            for claim in gate.waiters.sessions().values()
+        )
 
     def _follow(self, actions: Iterable[Action]) -> None:
         """Actions of `Programs`, one by one as it yields them: facts are recorded, ends go through `_end`."""

@@ -25,6 +25,9 @@ from saga_core.fleet import Fleet, Node
 from saga_core.ids import NodeId, WorkflowId
 from saga_core.states import NodeState, WorkflowState
 
+AHEAD = 8
+"""Programs that may wait at the gate for their first memory while others are still queued: enough that memory that
+frees finds somebody, and the rest need not hold a slot and an open connection for it."""
 REPEAT_S = 2.0
 """A want that no fact has answered is said again after this long (two reports)."""
 PATIENCE = 4
@@ -94,10 +97,14 @@ class Programs:
 
     # -- wants ---------------------------------------------------------------------------
 
-    def run(self, fleet: Fleet, book: Book, now: float) -> Iterator[Action]:
-        """Give queued programs to nodes, repeat what was not answered, give up what does not come back."""
+    def run(self, fleet: Fleet, book: Book, now: float, *, waiting: int = 0) -> Iterator[Action]:
+        """Give queued programs to nodes, repeat what was not answered, give up what does not come back.
+
+        `waiting`: programs that run and have not been let into any worker's memory.
+        """
         yield from self._give_up(book, now)
-        yield from self._give_queued(fleet, book, now)
+        if waiting < AHEAD:
+            yield from self._give_queued(fleet, book, now)
         yield from self._repeat(fleet, book, now)
 
     def _give_queued(self, fleet: Fleet, book: Book, now: float) -> Iterator[Action]:

@@ -78,7 +78,7 @@ class Top(App[None]):
         self._recent.add(first)
         self.choice = choice or Choice()
         self.paused = False
-        self._parent = os.getppid()
+        self._started_by = os.getppid()
         self._notice = ""
 
     def compose(self) -> ComposeResult:
@@ -105,7 +105,7 @@ class Top(App[None]):
     @work(exclusive=True)
     async def poll(self) -> None:
         """A fresh snapshot, or the last one with what is wrong."""
-        if self.is_web and os.getppid() != self._parent:
+        if self.is_web and os.getppid() != self._started_by:
             self.exit()  # its server is gone: there is no terminal that would say so
         if self.paused:
             return

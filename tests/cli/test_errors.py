@@ -220,7 +220,7 @@ def test_logs_follow_until_the_workflow_ends(saga, folder, stub, monkeypatch):
             return 200, live
         return 200, msgspec.structs.replace(live, state="done")
 
-    monkeypatch.setattr("saga_cli.logs.ASK_EVERY_S", 0.0)
+    monkeypatch.setattr("saga_cli.client.ASK_EVERY_S", 0.0)
     monkeypatch.setattr(stub, "_one", one)
     said = saga("logs", "1", "-f")
     assert said.code == 0

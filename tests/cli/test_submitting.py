@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from saga_cli.submitting import Said, request
+from saga_cli.submission import Said, request
 from saga_core.errors import UserError
 from saga_core.views import SubmitRequest
 
