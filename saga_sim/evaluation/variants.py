@@ -18,6 +18,7 @@ from saga_core.errors import UserError
 from saga_core.policy import ordering
 from saga_core.policy.admission import NEVER, Admission
 from saga_core.policy.modes import MODES
+from saga_core.policy.ordering import Key
 from saga_core.policy.profiles import PROFILES, Profile, profile_of
 
 DECLARED, INSTANCE, HOST = "declared", "instance", "host"
@@ -50,6 +51,11 @@ def _gate(**constants: Any) -> Callable[[Profile], Profile]:
     return changed
 
 
+def _by(key: Key) -> Callable[[Profile], Profile]:
+    """Let in and paused in that order."""
+    return lambda profile: replace(profile, key=key, victim=None)
+
+
 TAKEN_AWAY: Mapping[str, tuple[str, Callable[[Profile], Profile]]] = {
     "no-gate": ("every step goes to its worker as it comes", lambda p: replace(p, admission=None)),
     "no-pause": ("who is in is never paused", _gate(high=NEVER)),
@@ -60,9 +66,14 @@ TAKEN_AWAY: Mapping[str, tuple[str, Callable[[Profile], Profile]]] = {
     "no-grace": ("nobody is overdue", _gate(grace_s=NEVER, patience_s=NEVER)),
     "no-rehoming": ("the paused come back to their home only", _gate(rehome_share=0.0)),
     "lru": ("engines forget what was used least recently", lambda p: replace(p, retention=None)),
-    "by-arrival": ("in the order of arrival", lambda p: replace(p, key=ordering.arrival)),
+    "by-arrival": ("in the order of arrival", _by(ordering.arrival)),
+    "by-virtual-finish": (
+        "in the order of virtual finish times",
+        _by(ordering.virtual_finish),
+    ),
+    "newest-first": ("the newest first, whatever its work", _by(ordering.newest)),
     "engine-order": ("engines serve by the key too", lambda p: replace(p, engine_order=True)),
-    "smallest-first": ("the smallest context first", lambda p: replace(p, key=ordering.smallest)),
+    "smallest-first": ("the smallest context first", _by(ordering.smallest)),
 }
 """What may be taken away of a profile, or put in its place."""
 MODE = "mode"

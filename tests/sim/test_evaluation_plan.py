@@ -12,6 +12,7 @@ from evaluation_makers import cell
 from trace_makers import TRACES, chain, needs_traces, step, workflow
 
 from saga_core.errors import UserError
+from saga_core.policy import ordering
 from saga_core.policy.admission import Admission
 from saga_core.policy.modes import MODES
 from saga_core.policy.profiles import PROFILES
@@ -154,7 +155,8 @@ def test_what_is_taken_away_is_gone_and_all_else_is_as_it_was():
         found = changed(variant(f"saga+{name}"))
         assert found == replace(usual, admission=replace(Admission(), **differs))
     assert changed(variant("saga+lru")) == replace(usual, admission=Admission(), retention=None)
-    assert changed(variant("saga+by-arrival")).key is PROFILES["saga-blind"].key
+    assert changed(variant("saga+by-arrival")).key is ordering.arrival
+    assert changed(variant("saga+newest-first")).key is PROFILES["saga-blind"].key
 
 
 @pytest.mark.parametrize("name", [*ABLATIONS, *SENSITIVITY])
