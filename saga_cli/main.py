@@ -17,6 +17,7 @@ from saga_cli.commands import (
     cluster,
     config,
     demo,
+    doctor,
     evaluate,
     nodes,
     sim,
@@ -71,6 +72,7 @@ for room in (
     evaluate,
     config,
     demo,
+    doctor,
     bench,
 ):
     room.declare(app)

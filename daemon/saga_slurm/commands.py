@@ -149,6 +149,17 @@ class Commands:
         """By squeue."""
         return reading.read_steps(await self._out("squeue", "-h", "-s", "-j", id_, "-o", reading.STEP_FORMAT))
 
+    async def settings(self) -> dict[str, str]:
+        """Those of the controller that anybody may see."""
+        return reading.read_settings(await self._out("scontrol", "show", "config"))
+
+    async def would_start(self, script: Path) -> str:
+        """Slurm's word on when a script would start; nothing is submitted. SlurmRefused: never."""
+        answer = await self._asked("sbatch", "--test-only", str(script))
+        if answer.code:
+            raise _failure(answer, "sbatch --test-only")
+        return reading.with_local_times(answer.words.removeprefix("sbatch: "))
+
     async def close(self) -> None:
         """Every command has ended with its call."""
 

@@ -10,6 +10,7 @@ Rules of this file
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 from typing import Final
 
 from saga_slurm.facts import Job, JobState, Node, Partition, SlurmError, Step, Version
@@ -150,6 +151,21 @@ def read_job_record(text: str) -> Job:
         starts_at=_time(fields.get("StartTime", ""), line),
         ends_at=_time(fields.get("EndTime", ""), line),
         batch_host=_word(fields.get("BatchHost", "")),
+    )
+
+
+def read_settings(text: str) -> dict[str, str]:
+    """The controller's settings as `scontrol show config` lists them, `Name = value` a line."""
+    pairs = (line.partition("=") for line in text.splitlines())
+    return {name.strip(): value.strip() for name, found, value in pairs if found}
+
+
+def with_local_times(text: str) -> str:
+    """Slurm's words for a person: seconds since the epoch, which we ask for, as the clock on the wall."""
+    return re.sub(
+        r"\b1\d{9}\b",
+        lambda at: f"{datetime.fromtimestamp(int(at[0]), UTC).astimezone():%Y-%m-%d %H:%M:%S}",
+        text,
     )
 
 

@@ -63,18 +63,23 @@ def stop_in_slurm(held: Given, *, force: bool, timeout_s: float, drain_s: float 
         refuse_while_live(held.folder)
 
     async def end() -> int:
-        backend = await backend_for(usual_site())
-        return await take_down(backend, held.folder, drain_s=drain_s, timeout_s=timeout_s)
+        async with backend_for(usual_site().slurm) as backend:
+            return await take_down(backend, held.folder, drain_s=drain_s, timeout_s=timeout_s)
 
     return asyncio.run(end())
 
 
 def status(ctx: typer.Context) -> None:
     """Show the cluster: nodes, workers, totals."""
+    from saga_cli.slurm.down import in_slurm
     from saga_cli.tables import cluster_table
 
     held = given(ctx)
-    held.renderer.show(held.control().cluster(), table=cluster_table, quiet=lambda c: [c.name])
+    if in_slurm(held.folder):
+        from saga_cli.slurm.status import show_status
+
+        return show_status(held)
+    return held.renderer.show(held.control().cluster(), table=cluster_table, quiet=lambda c: [c.name])
 
 
 def url(

@@ -30,15 +30,19 @@ class Standing:
         return self.job is not None and not self.job.over
 
 
+def known(folder: ClusterFolder) -> list[Record]:
+    """Allocations that were not over when they were last looked at, oldest first."""
+    return [record for record in records.read_all(folder.path) if not record.over]
+
+
 async def standing(backend: Backend, folder: ClusterFolder) -> list[Standing]:
     """Every allocation of the folder that was not over when it was last looked at, oldest first.
 
     Whether a submission happened whose answer never came is found out here, and noted.
     """
-    known = [record for record in records.read_all(folder.path) if not record.over]
-    settled = [await _settled(backend, folder, record) for record in known]
-    jobs = await backend.jobs([record.job for record in settled if record.job])
-    found = [Standing(record, jobs.get(record.job)) for record in settled]
+    settled = [await _settled(backend, folder, record) for record in known(folder)]
+    facts = await backend.jobs([record.job for record in settled if record.job])
+    found = [Standing(record, facts.get(record.job)) for record in settled]
     for each in found:
         if not each.live:
             records.write(folder.path, msgspec.structs.replace(each.record, over=True))
