@@ -113,6 +113,20 @@ def test_a_second_turn_finds_its_cache_through_the_gateway(cluster: Cluster) -> 
     )
 
 
+def test_what_the_engines_can_do_was_tried_and_is_told(cluster: Cluster) -> None:
+    for worker in cluster.view()["workers"]:
+        found = {name: (works, detail) for name, works, detail in worker["capabilities"]}
+        assert {name: works for name, (works, _) in found.items()} == {
+            "prefix hits": True,
+            "events": True,
+            "session control": True,
+            "tiers": None,
+            "priority": found["priority"][0],
+        }, found
+        assert found["priority"][0] is not False
+        assert (worker["holes"], worker["healed"]) == (0, 0)
+
+
 def test_streams_and_errors_look_like_openais(cluster: Cluster) -> None:
     client = cluster.client()
     ask = {"model": MODEL, "max_tokens": 8, "messages": message(20)}

@@ -133,16 +133,15 @@ class BlockOrder(Generic[T]):
         """A request of `session` uses these blocks, all in use now: new ones, and found ones whoever stored them."""
         found: dict[Holding, list[Slot[T]]] = {}
         own = self._own.get(session)
-        for slot in slots:
-            holding = slot.holding
-            if holding is own and own is not None:
-                continue
+        for holding, run in groupby(slots, _holding):
             if holding is None:
                 own = own or self._open(session)
-                slot.holding = own
-                own.blocks += 1
+                new = list(run)
+                for slot in new:
+                    slot.holding = own
+                own.blocks += len(new)
             elif session not in holding.members:
-                found.setdefault(holding, []).append(slot)
+                found.setdefault(holding, []).extend(run)
         for holding, shared in found.items():
             self._share(holding, shared, session)
 

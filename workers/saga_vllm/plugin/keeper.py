@@ -109,8 +109,10 @@ class Keeper:
             self._chain(request)
 
     def _slots(self, blocks: Iterable[KVCacheBlock]) -> list[Slot[KVCacheBlock]]:
-        slots = self.queue.slots
-        return [slots[block.block_id] for block in blocks if not block.is_null]
+        """Null blocks stand where a model with a window needs nothing any more."""
+        slots = self.queue.slots_of(blocks)
+        null = self.queue.slots[self.pool.null_block.block_id]
+        return [slot for slot in slots if slot is not null] if null in slots else slots
 
     def _chain(self, request: Request) -> None:
         self._chains[request.session_id] = request.block_hashes

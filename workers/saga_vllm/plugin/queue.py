@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from vllm.v1.core.kv_cache_utils import FreeKVCacheBlockQueue
@@ -12,6 +13,9 @@ from saga_core.kv.blocks import BlockOrder, Slot
 if TYPE_CHECKING:
     from vllm.v1.core.block_pool import BlockPool
     from vllm.v1.core.kv_cache_utils import KVCacheBlock
+
+
+_block_id = attrgetter("block_id")
 
 
 class SessionQueue(FreeKVCacheBlockQueue):  # type: ignore[misc]
@@ -33,6 +37,10 @@ class SessionQueue(FreeKVCacheBlockQueue):  # type: ignore[misc]
         held = [block for block in free if block.block_hash is not None]
         self.prepend_n([block for block in free if block.block_hash is None])
         self.append_n(held)
+
+    def slots_of(self, blocks: Iterable[KVCacheBlock]) -> list[Slot[KVCacheBlock]]:
+        """Theirs, in the same order."""
+        return list(map(self.slots.__getitem__, map(_block_id, blocks)))
 
     def popleft(self) -> KVCacheBlock:
         """The next free block. ValueError when there is none."""
@@ -64,15 +72,13 @@ class SessionQueue(FreeKVCacheBlockQueue):  # type: ignore[misc]
     def append_n(self, blocks: list[KVCacheBlock]) -> None:
         """These can be found and are free now; of equals the first goes first."""
         if blocks:
-            slots = self.slots
-            self.order.free([slots[block.block_id] for block in blocks])
+            self.order.free(self.slots_of(blocks))
             self.num_free_blocks += len(blocks)
 
     def prepend_n(self, blocks: list[KVCacheBlock]) -> None:
         """These hold nothing and are free now; the first goes before all others."""
         if blocks:
-            slots = self.slots
-            self.order.free_empty([slots[block.block_id] for block in blocks])
+            self.order.free_empty(self.slots_of(blocks))
             self.num_free_blocks += len(blocks)
 
     def get_all_free_blocks(self) -> list[KVCacheBlock]:
