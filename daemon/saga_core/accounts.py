@@ -12,7 +12,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from msgspec.structs import replace
+
 from saga_core.aeg import Hints, Kind, Learner
+from saga_core.aeg.live import MOST_TOKENS, bounded
 from saga_core.costs import CostTable
 from saga_core.events import StepFinished
 from saga_core.ids import WorkflowId
@@ -51,6 +54,15 @@ def spent(costs: CostTable, fact: StepFinished, context_tokens: int) -> tuple[fl
     prompt, cached = fact.prompt_tokens or 0, fact.cached_tokens or 0
     known = max(cached, context_tokens if context_tokens <= prompt else 0)
     return costs.work_s(known, prompt, fact.output_tokens or 0), costs.chunk_s(cached, known - cached)
+
+
+def plausible(event: StepFinished) -> StepFinished:
+    """Counts that no engine can mean are bounded: a sum that one of them entered would be wrong for good."""
+    counts = (event.prompt_tokens, event.cached_tokens, event.output_tokens)
+    if all(count is None or 0 <= count <= MOST_TOKENS for count in counts):
+        return event
+    prompt, cached, output = (None if count is None else bounded(count) for count in counts)
+    return replace(event, prompt_tokens=prompt, cached_tokens=cached, output_tokens=output)
 
 
 class Accounts:

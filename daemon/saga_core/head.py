@@ -125,7 +125,7 @@ class Head:
 
     def backlog(self) -> list[Backlog]:
         """Per model, whether it has the workers that its sessions want."""
-        waiting = self._steps.waiting_by_model()
+        waiting = self._steps.lobby.counts()
         pools = self.fleet.pools
         return [
             backlog_of(model, pools.get(model), self.gates.get(model), waiting.get(model, 0), self.now)

@@ -13,10 +13,10 @@ from functools import partial
 
 from msgspec.structs import replace
 
-from saga_core.accounts import Account, Accounts, spent
+from saga_core import arrivals
+from saga_core.accounts import Account, Accounts, plausible, spent
 from saga_core.actions import Abort, Dispatch, Refuse
-from saga_core.aeg.live import MOST_TOKENS, bounded
-from saga_core.book import SESSIONS, Book, Session, Step, Workflow
+from saga_core.book import Book, Session, Step, Workflow
 from saga_core.config import Config
 from saga_core.coordinator import Coordinator
 from saga_core.decisions import Decisions
@@ -25,10 +25,11 @@ from saga_core.events import Outcome, SessionPaused, StepArrived, StepFinished, 
 from saga_core.fleet import Fleet, Pool, Worker
 from saga_core.gate import Gate
 from saga_core.ids import SessionId, StepId, WorkerId, WorkflowId
+from saga_core.lobby import Lobby
 from saga_core.policy.ordering import virtual_finish
 from saga_core.policy.placement import Ask, Placement, place
 from saga_core.policy.profiles import PROFILES, Profile, profile_of
-from saga_core.states import WorkerState, WorkflowState
+from saga_core.states import WorkerState
 from saga_core.worths import Worths
 
 REFUSALS = 128
@@ -40,10 +41,7 @@ class Steps:
 
     def __init__(self, desk: Desk, fleet: Fleet, config: Config) -> None:
         self.desk, self.fleet, self.config = desk, fleet, config
-        self.waiting: dict[StepId, float] = {}
-        """Steps without a worker and since when, oldest first."""
-        self._waiting_for: dict[str, dict[StepId, None]] = {}
-        """The same by model."""
+        self.lobby = Lobby()
         self.coordinator = Coordinator(desk.book, fleet, desk.book.accounts)
         self.decisions = Decisions()
         self.gates: dict[str, Gate] = {}
@@ -59,6 +57,11 @@ class Steps:
     @property
     def book(self) -> Book:
         return self.desk.book
+
+    @property
+    def waiting(self) -> dict[StepId, float]:
+        """Steps without a worker and since when, oldest first; those at gates are not among them."""
+        return self.lobby.since
 
     @property
     def accounts(self) -> Accounts:
@@ -78,34 +81,18 @@ class Steps:
 
     def _refusal(self, event: StepArrived, workflow: Workflow | None) -> Refuse | None:
         if self._is_unknown(event.model):
-            return self._no_such_model(event.step, event.model)
-        if event.workflow is not None and (workflow is None or workflow.tenant != event.tenant):
-            message = f"workflow {event.workflow} is not known to this cluster"
-            return Refuse(event.step, 404, "invalid_request_error", "workflow_not_found", message)
-        if workflow is not None and (not workflow.live or workflow.state is WorkflowState.CANCELLING):
-            message = f"workflow {workflow.id} takes no more steps: it is {workflow.state}"
-            return Refuse(event.step, 409, "invalid_request_error", "workflow_over", message)
-        if workflow is not None and _too_many_sessions(workflow, event.session):
-            message = f"workflow {workflow.id} has {SESSIONS} sessions already"
-            return Refuse(event.step, 429, "rate_limit_error", "too_many_sessions", message)
-        if self.closing and workflow is None:
-            message = "this cluster is being taken down and takes no new workflows"
-            return Refuse(event.step, 503, "overloaded_error", "closing", message)
+            return arrivals.no_such_model(event.step, event.model, self.fleet.models())
+        refusal = arrivals.of_workflow(event, workflow, closing=self.closing)
+        if refusal is not None:
+            return refusal
         held = len(self.waiting)
         for gate in self.gates.values():
             held += gate.waiting
-        if held >= self.config.head.max_waiting:
-            message = f"{held} steps wait already"
-            return Refuse(event.step, 503, "overloaded_error", "queue_full", message, retry_after_s=5)
-        return None
+        return arrivals.queue_full(event.step, held) if held >= self.config.head.max_waiting else None
 
     def _is_unknown(self, model: str) -> bool:
         models = self.fleet.pools
         return bool(models) and model not in models and self.desk.now >= self.settled_at
-
-    def _no_such_model(self, step: StepId, model: str) -> Refuse:
-        message = f"the model {model!r} does not exist (have: {', '.join(self.fleet.models())})"
-        return Refuse(step, 404, "invalid_request_error", "model_not_found", message)
 
     def arrive(self, event: StepArrived, workflow: Workflow | None) -> None:
         """Take an admitted step in, as one of `workflow`'s."""
@@ -214,13 +201,10 @@ class Steps:
                 self.decisions,
                 partial(self.accounts.virtual_s, model) if self.profile.due is virtual_finish else None,
                 self.profile.due,
-                self._left_s,
+                lambda workflow: self.accounts.left_s(workflow, self.desk.now),
             )
         gate.attach(pool)
         return gate
-
-    def _left_s(self, workflow: WorkflowId) -> float:
-        return self.accounts.left_s(workflow, self.desk.now)
 
     def _ask(self, step: Step, session: Session | None, gate: Gate) -> None:
         account = self.accounts.of(step.workflow) if step.workflow is not None else None
@@ -288,28 +272,15 @@ class Steps:
             self._follow(gate)
         self.worths.tick()
 
-    def waiting_by_model(self) -> dict[str, int]:
-        """Steps that wait since no worker of their model is ready."""
-        return {model: len(steps) for model, steps in self._waiting_for.items()}
-
     # -- waiting -------------------------------------------------------------------------
 
     def _wait(self, step: Step) -> None:
-        self.waiting[step.id] = self.desk.now
-        self._waiting_for.setdefault(step.model, {})[step.id] = None
+        self.lobby.add(step.id, step.model, self.desk.now)
         claimant = _claimant(step, self.book.session_of(step))
         why = f"no worker of model {step.model} is ready"
         if self.fleet.pools.get(step.model):
             why += " but those of nodes that drain"
         self.decisions.wait(step.workflow or WorkflowId(0), claimant, step.id, why, self.desk.now)
-
-    def _wait_no_more(self, step: Step) -> None:
-        if self.waiting.pop(step.id, None) is None:
-            return
-        queue = self._waiting_for[step.model]
-        del queue[step.id]
-        if not queue:
-            del self._waiting_for[step.model]
 
     def serve(self, model: str) -> None:
         """Place what waits for `model`, if a worker of it is ready."""
@@ -321,9 +292,9 @@ class Steps:
             gate.attach(pool)
             gate.follow(self.desk.now)
             self._follow(gate)
-        for step in [self.book.steps[s] for s in self._waiting_for.get(model, ())]:
+        for step in [self.book.steps[s] for s in self.lobby.of(model)]:
             if not self._shut_out(step, pool):
-                self._wait_no_more(step)
+                self.lobby.remove(step.id, step.model)
                 self._place_or_wait(step)
 
     def expire(self) -> None:
@@ -332,11 +303,7 @@ class Steps:
             self.settled_at = 0.0
             self._refuse_unknown()
         limit = self.config.head.queue_timeout_s
-        late: list[StepId] = []
-        for number, since in self.waiting.items():
-            if self.desk.now - since < limit or len(late) >= REFUSALS:
-                break
-            late.append(number)
+        late = self.lobby.late(self.desk.now - limit, REFUSALS)
         for gate in [g for g in self.gates.values() if g.waiting and not g.pool]:
             late += gate.late(self.desk.now - limit, REFUSALS - len(late))
         for step in [self.book.steps[s] for s in late]:
@@ -344,9 +311,10 @@ class Steps:
             self._give_up(step, Refuse(step.id, 503, "overloaded_error", "no_worker", message, 10))
 
     def _refuse_unknown(self) -> None:
-        for model in [m for m in self._waiting_for if self._is_unknown(m)]:
-            for number in list(self._waiting_for[model]):
-                self._give_up(self.book.steps[number], self._no_such_model(number, model))
+        for model in filter(self._is_unknown, self.lobby.models()):
+            for number in self.lobby.of(model):
+                refusal = arrivals.no_such_model(number, model, self.fleet.models())
+                self._give_up(self.book.steps[number], refusal)
 
     # -- ends ----------------------------------------------------------------------------
 
@@ -381,14 +349,14 @@ class Steps:
         if step is None:
             self.desk.ignore("unknown step", f"end of step {event.step}")
             return
-        event = _plausible(event)
+        event = plausible(event)
         again_s = 0.0
         if event.outcome is Outcome.DONE:
             self._note_done(step, event)
             again_s = self._again_s(step, event)
         self.desk.record(event)  # first: what lands has its work credited
         self._leave_worker(step)
-        self._wait_no_more(step)
+        self.lobby.remove(step.id, step.model)
         gate = self._land(step, event, again_s)
         if gate is not None:
             self._follow(gate)
@@ -417,7 +385,7 @@ class Steps:
 
     def _give_up(self, step: Step, refusal: Refuse) -> None:
         """Refuse a step that is in the book already."""
-        self._wait_no_more(step)
+        self.lobby.remove(step.id, step.model)
         gate = self._land(step, None)
         self.desk.do(refusal)
         status, detail = refusal.status, refusal.message
@@ -433,7 +401,7 @@ class Steps:
                 self.gates[step.model].drop(step.id)
         for step in steps:
             self._leave_worker(step)
-            self._wait_no_more(step)
+            self.lobby.remove(step.id, step.model)
             self._land(step, None)
             self.desk.do(Abort(step.id, reason))
             self.desk.record(StepFinished(step=step.id, outcome=Outcome.ABORTED, status=499, detail=reason))
@@ -459,8 +427,7 @@ class Steps:
             gate.check()
             strays = {_claimant(step, None) for step in self.book.steps.values() if step.workflow is None}
             assert gate.claims.keys() <= self.book.sessions.keys() | strays, "a claim outlives its step"
-        by_model = {s for queue in self._waiting_for.values() for s in queue}
-        assert by_model == self.waiting.keys(), "waiting steps miscounted"
+        self.lobby.check()
         for worker in self.fleet.workers.values():
             assert worker.placed == placed.get(worker.id, 0), f"{worker.id} miscounts its steps"
 
@@ -468,16 +435,3 @@ class Steps:
 def _claimant(step: Step, session: Session | None) -> SessionId:
     """Who asks for memory: the session, or the step itself where it has none."""
     return session.id if session is not None else SessionId(f"step-{step.id}")
-
-
-def _too_many_sessions(workflow: Workflow, name: str) -> bool:
-    return name not in workflow.sessions and len(workflow.sessions) >= SESSIONS
-
-
-def _plausible(event: StepFinished) -> StepFinished:
-    """Counts that no engine can mean are bounded: a sum that one of them entered would be wrong for good."""
-    counts = (event.prompt_tokens, event.cached_tokens, event.output_tokens)
-    if all(count is None or 0 <= count <= MOST_TOKENS for count in counts):
-        return event
-    prompt, cached, output = (None if count is None else bounded(count) for count in counts)
-    return replace(event, prompt_tokens=prompt, cached_tokens=cached, output_tokens=output)

@@ -194,7 +194,7 @@ def test_memory_does_not_grow_with_ended_workflows(monkeypatch):
         rig.tick(2)
     head = rig.head
     sizes = [head.book.workflows, head.book.ended, head.book.sessions, head.book.keys, head.book.steps]
-    sizes += [head._idle, head.fleet._holders, head.fleet._homes, head.waiting, head._steps._waiting_for]
+    sizes += [head._idle, head.fleet._holders, head.fleet._homes, head.waiting, head._steps.lobby._for]
     assert all(len(size) <= 6 for size in sizes), [len(s) for s in sizes]
 
 
