@@ -15,7 +15,14 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from saga_core.aeg.scores import Score
-    from saga_core.views import AccountView, DecisionView, EstimateView, Explanation, ForecastView
+    from saga_core.views import (
+        AccountView,
+        DecisionView,
+        EstimateView,
+        Explanation,
+        ForecastView,
+        WorkflowView,
+    )
 
 WIDTH: Final = 80
 INDENT: Final = "    "
@@ -58,9 +65,17 @@ def _head(told: Explanation) -> dict[str, str | Text]:
         facts |= {
             "workflow": f"{told.workflow.id} {told.workflow.name}".rstrip(),
             "state": standing(told.workflow),
-        }
+        } | _recognised(told.workflow)
     facts["profile"] = f"{told.profile}, in the order of {told.order}"
     return facts | (_account(told.account) if told.account is not None else {})
+
+
+def _recognised(workflow: WorkflowView) -> dict[str, str | Text]:
+    """By which rules of the identity table its sessions are known; how sure, where that is in doubt."""
+    rules = {
+        s.rule + (f" ({s.confidence:.2f})" if s.confidence < 1.0 else "") for s in workflow.sessions if s.rule
+    }
+    return {"known by": ", ".join(sorted(rules))} if rules else {}
 
 
 def _account(a: AccountView) -> dict[str, str | Text]:

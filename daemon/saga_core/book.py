@@ -204,6 +204,7 @@ class Book:
             session = Session(session_id(workflow.id, fact.session))
             workflow.sessions[fact.session] = self.sessions[session.id] = session
         session.running += 1
+        session.rule, session.confidence = fact.rule, fact.confidence
         session.move("step arrived")
         if self.accounts.of(workflow.id) is None:
             self._open_account(workflow, fact)

@@ -32,6 +32,9 @@ class Session:
     steps: int = 0
     context_tokens: int = 0
     """Prompt and output of its latest finished step."""
+    rule: str = ""
+    """By which its latest step was recognised (`saga_core.identity`), and how sure that is."""
+    confidence: float = 1.0
 
     def move(self, cause: str) -> None:
         self.state = states.advance(states.SESSION, self.state, cause, what=self.id)

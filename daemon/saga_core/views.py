@@ -87,6 +87,10 @@ class SessionView(msgspec.Struct, frozen=True, kw_only=True):
     """`in`, `held` (it has not been in yet) or `paused`; empty: no gate knows it."""
     waits_s: float | None = None
     """How long it has been waiting at the gate with a step."""
+    rule: str = ""
+    """By which its latest step was recognised (docs/identity.md)."""
+    confidence: float = 1.0
+    """Below 1 where it was inferred from the prompt."""
 
 
 class WorkflowView(msgspec.Struct, frozen=True, kw_only=True):

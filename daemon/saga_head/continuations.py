@@ -41,7 +41,7 @@ class Conversation:
     """Link of its latest prompt."""
     number: int
     name: str = ""
-    """Of its session (within a scope) or of its workflow; empty: it has not opened."""
+    """Of its session (within a scope) or of its workflow."""
     marks: OrderedDict[int, bool] = field(default_factory=OrderedDict)
     """Messages that came up in its course; whether the model's."""
 
@@ -55,6 +55,10 @@ class Continuation:
     confidence: float = 1.0
 
 
+NOTHING: Final = Continuation("")
+NOBODY: Final = (None, 0, 1.0)
+
+
 class Continuations:
     """The conversations of one tenant."""
 
@@ -66,6 +70,8 @@ class Continuations:
         """In all names: those of an earlier head are others."""
         self._count = 0
         self._all: OrderedDict[int, Conversation] = OrderedDict()
+        self._seeds: dict[tuple[int, int], int] = {}
+        """First prompts without evidence of a conversation, and how many there were of each; the oldest first."""
         self._tips: dict[tuple[int, int], list[Conversation]] = {}
         self._owners: dict[tuple[int, int], list[Conversation]] = {}
         self._mains: dict[int, Conversation] = {}
@@ -77,29 +83,51 @@ class Continuations:
         """Find or begin the conversation of a prompt that has just come."""
         found, known, confidence = self._find(chain, scope)
         if found is None:
+            if not chain.tools and True not in chain.answers:
+                self._sow((scope, chain.links[-1]))
+                return NOTHING
             found = self._begin(scope)
-            opens = chain.tools or any(chain.answers)
-        else:
-            opens = True
+        if known:
             self._remember(found, chain, known)
         self._move(found, chain.links[-1])
-        if opens and not found.name:
-            found.name = self._open(found)
         self._all.move_to_end(found.number)
         self._shrink()
         return Continuation(found.name, confidence)
 
     def _find(self, chain: Chain, scope: int) -> tuple[Conversation | None, int, float]:
-        """The conversation, how many of the prompt's messages it knows, and how sure that is."""
-        links, tips = chain.links, self._tips
+        """The conversation, how many of the prompt's messages it knows, and how sure that is.
+
+        None where it has not opened; then it is one of so many equal questions, if any of its messages is known.
+        """
+        links, answers = chain.links, chain.answers
+        if True not in answers:
+            return NOBODY
         for known in range(len(links) - 1, 0, -1):
-            at = tips.get((scope, links[known - 1]))
-            if at and chain.answers[known]:
+            if not answers[known]:
+                continue
+            key = (scope, links[known - 1])
+            if at := self._tips.get(key):
                 return at[0], known, 1.0 / len(at)
-        same = tips.get((scope, links[-1]))
-        if same and any(chain.answers):
+            if seeds := self._seeds.get(key):
+                return None, known, 1.0 / self._reap(key, seeds)
+        same = self._tips.get((scope, links[-1]))
+        if same:
             return same[0], len(links), SURE_OF_REPEATS / len(same)
         return self._compacted(chain, scope)
+
+    def _sow(self, key: tuple[int, int]) -> None:
+        """A single question, so far."""
+        self._seeds[key] = self._seeds.pop(key, 0) + 1
+        if len(self._seeds) > self.limit:
+            del self._seeds[next(iter(self._seeds))]
+
+    def _reap(self, key: tuple[int, int], seeds: int) -> int:
+        """One of equal questions is continued; how many there were."""
+        if seeds == 1:
+            del self._seeds[key]
+        else:
+            self._seeds[key] = seeds - 1
+        return seeds
 
     def _compacted(self, chain: Chain, scope: int) -> tuple[Conversation | None, int, float]:
         hits: list[Conversation] = []
@@ -110,20 +138,16 @@ class Continuations:
                 hits.append(owners[0])
                 answered, known = answered or owners[0].marks[mark], at + 1
         if len(hits) < REPEATED or not answered or any(hit is not hits[0] for hit in hits):
-            return None, 0, 1.0
+            return NOBODY
         share = len(hits) / sum(map(bool, chain.marks))
         return hits[0], known, SURE_OF_REPEATS * share
 
     def _begin(self, scope: int) -> Conversation:
         self._count += 1
         found = self._all[self._count] = Conversation(scope, 0, self._count)
+        main = scope and self._mains.setdefault(scope, found) is found
+        found.name = MAIN if main else f"content-{self._run}-{found.number}"
         return found
-
-    def _open(self, conversation: Conversation) -> str:
-        scope = conversation.scope
-        if scope and self._mains.setdefault(scope, conversation) is conversation:
-            return MAIN
-        return f"content-{self._run}-{conversation.number}"
 
     def _move(self, conversation: Conversation, tip: int) -> None:
         self._leave_tip(conversation)
@@ -152,7 +176,7 @@ class Continuations:
                 _drop(self._owners, (oldest.scope, mark), oldest)
             if self._mains.get(oldest.scope) is oldest:
                 del self._mains[oldest.scope]
-            if oldest.name and not oldest.scope:
+            if not oldest.scope:
                 self.forgotten.append(oldest.name)
 
     def check(self) -> None:
@@ -161,6 +185,8 @@ class Continuations:
         assert {id(c) for at in self._tips.values() for c in at} == every, "tips"
         assert sum(map(len, self._tips.values())) == len(every), "a conversation has two tips"
         assert {id(c) for at in self._owners.values() for c in at} <= every, "marks outlive a conversation"
+        assert len(self._seeds) <= self.limit
+        assert all(n > 0 for n in self._seeds.values()), "no question"
         assert all(len(c.marks) <= MARKS for c in self._all.values()), "too many marks"
         assert {id(c) for c in self._mains.values()} <= every, "mains"
 

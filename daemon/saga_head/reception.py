@@ -33,7 +33,7 @@ INLINE_BYTES = 32 * 1024
 """Prompts of longer bodies are hashed in a thread: 200 KB would hold the loop for 0.4 ms."""
 
 
-class Open(msgspec.Struct, frozen=True):
+class Open(msgspec.Struct, frozen=True, gc=False):
     """A step in flight, as the shell keeps it."""
 
     exchange: Exchange
@@ -96,14 +96,18 @@ class Reception:
 
     def _inferred(self, call: Call, who: Identity, chain: Chain | None) -> Identity:
         """By content; workflows of conversations that this made room for are over."""
-        who = self.recognition.by_content(call, who, chain)
+        named = self.recognition.by_content(call, who, chain)
+        if named is not who:
+            self._forget()
+        return named
+
+    def _forget(self) -> None:
         for tenant, name in self.recognition.forgotten():
             workflow = self._book.find(tenant, name)
             if workflow is not None and not workflow.running:
                 reason = "its conversation was not continued while many others were"
                 done = events.FinishAsked(workflow=workflow.id, state=WorkflowState.DONE, reason=reason)
                 self._handle(done)
-        return who
 
     def _arrived(self, call: Call, exchange: Exchange, who: Identity) -> None:
         step, tenant = StepId(call.step), call.caller.tenant

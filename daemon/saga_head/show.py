@@ -260,4 +260,6 @@ def _session(head: Head, item: Session, now: float) -> SessionView:
         resident_tokens=_resident(head, item),
         gate=standing(found),
         waits_s=waits_s(found, now),
+        rule=item.rule,
+        confidence=item.confidence,
     )
