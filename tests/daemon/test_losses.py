@@ -189,3 +189,58 @@ async def test_a_notice_drains_a_node_and_its_end_costs_no_call(cluster: Cluster
     assert await cluster.nodes["n1"].stop() == 0
     await cluster.node_is("n1", "left")
     assert await cluster.step(flow) == "n2/0"
+
+
+async def test_a_successor_takes_over_before_its_predecessor_ends(cluster: Cluster) -> None:
+    """As two chained allocations: alone, the one that ends goes on serving; then its sessions go over."""
+    assert await cluster.nodes["n2"].stop() == 0
+    await cluster.node_is("n2", "left")
+    flow = await cluster.at("n1/0")
+    os.kill(cluster.nodes["n1"].process.pid, signal.SIGUSR1)
+    await cluster.until(
+        "drains", lambda v: any(n["id"] == "n1" and n["duty"] == "draining" for n in v["nodes"])
+    )
+    assert await cluster.step(flow) == "n1/0", "there is no other"
+    assert await cluster.step(await cluster.workflow()) == "n1/0", "nor for who is new"
+    await cluster.nodes["n2"].start()
+    await cluster.ready()
+    assert await cluster.step(flow) == "n2/0"
+    await cluster.until(
+        "drained", lambda v: any(n["id"] == "n1" and n["duty"] == "drained" for n in v["nodes"])
+    )
+    assert await cluster.nodes["n1"].stop() == 0
+    assert await cluster.step(flow) == "n2/0"
+
+
+async def test_a_removed_node_ends_by_itself_and_can_come_again(cluster: Cluster) -> None:
+    flow = await cluster.at("n1/0")
+    status, _ = await cluster.head.call("POST", "/saga/v1/nodes/n1/drain", {"remove": True})
+    assert status == 200
+    assert await cluster.step(flow) == "n2/0"
+    assert await asyncio.wait_for(cluster.nodes["n1"].process.wait(), 30) == 0
+    await cluster.node_is("n1", "left")
+    status, gone = await cluster.head.call("POST", "/saga/v1/nodes/n1/drain", {"remove": True})
+    assert (status, gone) == (200, None)
+    assert [n["id"] for n in (await cluster.view())["nodes"]] == ["n2"], "forgotten"
+    await cluster.nodes["n1"].start()
+    await cluster.ready()
+    assert await cluster.at("n1/0")
+
+
+async def test_usage_and_backlog_are_told(cluster: Cluster) -> None:
+    flow = await cluster.workflow()
+    await cluster.step(flow)
+    status, usage = await cluster.head.call("GET", "/saga/v1/usage?since=0")
+    assert status == 200
+    assert [t["tenant"] for t in usage["tenants"]] == ["default"]
+    assert 0 < usage["tenants"][0]["gpu_s"] == pytest.approx(usage["workflows"][0]["gpu_s"])
+    assert usage["workflows"][0]["id"] == flow["id"]
+    status, error = await cluster.head.call("GET", "/saga/v1/usage?since=yesterday")
+    assert (status, "is no time" in error["error"]["message"]) == (400, True)
+    view = await cluster.view()
+    assert [(b["model"], b["ready"], b["wanted"]) for b in view["backlog"]] == [("m", 2, 1)]
+    await cluster.until("idle", lambda v: v["idle_s"] is not None)
+    async with cluster.head.http.get(cluster.head.access.url + "/metrics") as response:
+        lines = (await response.text()).splitlines()
+    assert 'saga_workers_wanted{model="m"} 1.0' in lines
+    assert 'saga_workers_ready{model="m"} 2.0' in lines
