@@ -1,4 +1,4 @@
-"""`saga bench gateway|decide|sim|live`: speed and size, printed with their spread."""
+"""`saga bench gateway|decide|sim|live|kv`: speed and size, printed with their spread."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from saga_cli.commands.bench_kv import kv
 from saga_cli.commands.bench_live import live
 from saga_cli.options import command, given, group
 
@@ -29,6 +30,7 @@ def declare(app: typer.Typer) -> None:
     command(benches, "decide")(decide)
     command(benches, "sim")(sim)
     command(benches, "live")(live)
+    command(benches, "kv")(kv)
     app.add_typer(benches, name="bench")
 
 
