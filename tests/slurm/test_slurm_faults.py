@@ -74,3 +74,45 @@ async def asked(login: Login) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SLURM_CONF", str(login.slurm.conf))
         await Commands(timeout_s=15).ping()
+
+
+def test_a_node_set_down_leaves_the_others_serving(login: Login) -> None:
+    login(*UP, "--nodes", "3", "--workers", "1")
+    head = login.access()["job_node"]
+    lost = max(node.split(".")[1] for node in login.nodes_up() if not node.endswith(f".{head}"))
+    login.slurm.ask("scontrol", "update", f"nodename={lost}", "state=down", "reason=test")
+    try:
+        until(lambda: len(login.nodes_up()) == 2, 20, "the loss of a node")
+        found = login.json("submit", "--wait", "--", "sh", "-c", "exit 0")
+        assert [w["state"] for w in found] == ["done"]
+        assert login.slurm.state(login.access()["job"]) == "RUNNING"
+        assert login.ready() == 2
+    finally:
+        login.slurm.ask("scontrol", "update", f"nodename={lost}", "state=resume")
+    login("down")
+
+
+def test_the_heads_own_node_set_down_moves_the_job_and_its_head(login: Login) -> None:
+    login(*UP, "--nodes", "1", "--workers", "1")
+    accepted = login.json("submit", "--", "sh", "-c", "exit 0")["id"]
+    before = login.access()
+    lost = before["job_node"]
+    login.slurm.ask("scontrol", "update", f"nodename={lost}", "state=down", "reason=test")
+    try:
+        until(lambda: restarts(login) == 1, 90, "the new head")
+        until(lambda: login.ready() == 1, 60, "its worker")
+        after = login.access()
+        assert (after["job"], after["api_key"]) == (before["job"], before["api_key"])
+        assert after["job_node"] != lost
+        assert accepted in {w["id"] for w in login.json("ps", "--all")}
+    finally:
+        login.slurm.ask("scontrol", "update", f"nodename={lost}", "state=resume")
+    login("down")
+
+
+def test_a_folder_that_cannot_be_one_is_said_at_once(login: Login) -> None:
+    login.folder.write_text("a file")
+    told = login(*UP, "--nodes", "1", code=1)
+    assert "cannot be" in told
+    assert not login.slurm.jobs()
+    login.folder.unlink()
