@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import json
 import stat
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -208,3 +209,44 @@ async def test_a_tenant_and_its_work_outlive_the_head(tmp_path: Path) -> None:
         listed = {t["name"]: t for t in (await head.call("GET", "/saga/v1/tenants"))[1]}
         assert (listed["physics"]["live"], listed["physics"]["weight"]) == (1, 2.0)
         assert msgspec.json.decode((tmp_path / FILE).read_bytes())["tenants"]
+
+
+async def saga(folder: Path, *words: str) -> tuple[int, str, str]:
+    """The command, as a person types it."""
+    command = [sys.executable, "-m", "saga_cli", "tenant", *words, "--cluster-dir", str(folder)]
+    done = await asyncio.create_subprocess_exec(
+        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    out, problem = await done.communicate()
+    return done.returncode or 0, out.decode(), problem.decode()
+
+
+async def test_the_command_line(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as (head, _):
+        code, out, problem = await saga(tmp_path, "add", "physics", "--weight", "2", "--output", "quiet")
+        assert code == 0, problem
+        key = out.strip()
+        assert (await ask(head, key))[0] == 200
+        assert (await saga(tmp_path, "limit", "physics", "--workflows", "5"))[0] == 0
+        (listed,) = [
+            t
+            for t in json.loads((await saga(tmp_path, "list", "--output", "json"))[1])
+            if t["name"] == "physics"
+        ]
+        assert (listed["weight"], listed["max_workflows"]) == (2.0, 5)
+        code, out, _ = await saga(tmp_path, "list")
+        assert "0 of 5" in out
+        assert key not in out
+        assert (await saga(tmp_path, "key", "physics", "--revoke", listed["keys"][0]["id"]))[0] == 0
+        assert (await ask(head, key))[0] == 401
+        for words in (
+            ["limit", "physics"],
+            ["limit", "nobody", "--weight", "1"],
+            ["add", "No Name"],
+            ["add", "physics"],
+        ):
+            code, _, problem = await saga(tmp_path, *words)
+            assert (code, "valid" in problem or "there already" in problem or "have" in problem) == (
+                2,
+                True,
+            ), problem
