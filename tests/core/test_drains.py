@@ -204,6 +204,16 @@ def test_an_end_that_is_put_off_ends_the_drain():
     assert facts(rig.tick(), NodeUndrained) == [NodeUndrained(node="n1", reason="its end was put off")]
 
 
+def test_an_end_that_comes_sooner_than_was_said_is_the_one_that_counts():
+    rig = two(drain_before_end_s=60)
+    rig.report(worker("n1/0"), ends_in_s=50)
+    assert facts(rig.tick(), NodeDraining)[0].until == pytest.approx(1040)
+    rig.report(worker("n1/0"), ends_in_s=20)
+    (fact,) = facts(rig.tick(), NodeDraining)
+    assert (fact.cause, fact.until) == (DrainCause.ENDS, pytest.approx(1010, abs=0.2))
+    assert not facts(rig.tick(), NodeDraining)
+
+
 def test_an_end_that_comes_near_shortens_the_time_of_a_drain_that_was_asked_for():
     rig = two(drain_before_end_s=60)
     drain(rig, reason="mine")
