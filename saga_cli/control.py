@@ -153,6 +153,10 @@ class Control:
     def revoke_tenant_key(self, name: str, key: str) -> TenantSettings:
         return self._ask("DELETE", f"tenants/{name}/keys/{key}", TenantSettings)
 
+    def status_of(self, path: str) -> int:
+        """HTTP status of a GET of `path`, with this key."""
+        return self._exchange("GET", path, None)[0]
+
     def _ask(self, method: str, path: str, kind: type[T], body: object = None) -> T:
         status, data = self._exchange(method, f"/saga/v1/{path}", body)
         if status >= 400:
