@@ -19,20 +19,20 @@ def outgoing(
 ) -> tuple[bytes, Body | memoryview, bytes]:
     """Head, body and the body's end, to be sent in this order."""
     sent, end = _with_ours(body, call.api, target)
-    lines = [
-        f" HTTP/1.1\r\nhost: {target.host}:{target.port}\r\nauthorization: Bearer {target.key}\r\n",
-        f"x-request-id: saga-{call.step}\r\n",
-    ]
-    if target.session is not None:
-        lines.append(f"x-session-id: {_one_word(target.session)}\r\n")
+    session = "" if target.session is None else f"x-session-id: {_one_word(target.session)}\r\n"
     if target.priority is not None and call.api == "/v1/messages":
-        lines.append(f"{PRIORITY_HEADER}: {target.priority}\r\n")
-    lines.append(f"content-length: {len(sent) + len(end)}\r\n")
-    return b"POST %b%b%b\r\n" % (head.url, "".join(lines).encode("latin-1"), head.forwarded), sent, end
+        session += f"{PRIORITY_HEADER}: {target.priority}\r\n"
+    ours = (
+        f" HTTP/1.1\r\nhost: {target.host}:{target.port}\r\nauthorization: Bearer {target.key}\r\n"
+        f"x-request-id: saga-{call.step}\r\n{session}content-length: {len(sent) + len(end)}\r\n"
+    )
+    return b"POST %b%b%b\r\n" % (head.url, ours.encode("latin-1"), head.forwarded), sent, end
 
 
 def _with_ours(body: Body, api: str, target: Target) -> tuple[Body | memoryview, bytes]:
     """A JSON object with our fields in it, in two parts: of a name that stands twice, the last one counts."""
+    if target.priority is None and target.cache_salt is None:
+        return body, b""
     ours = b""
     if target.priority is not None and api in ORDERED_BY_BODY:
         ours += b',"priority":%d' % target.priority
