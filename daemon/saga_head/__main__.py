@@ -14,7 +14,7 @@ from pathlib import Path
 
 from saga_core.errors import SagaError, UserError
 from saga_head import claim
-from saga_head.app import App, locked
+from saga_head.app import SUPERSEDED_EXIT, App, locked
 from saga_shell import log
 
 
@@ -47,7 +47,7 @@ def _allow_many_files() -> None:
 
 
 def main() -> int:
-    """Exit code 0 after a stop that was asked for, 1 on a problem, 2 for wrong usage."""
+    """Exit code 0 after a stop that was asked for, 1 on a problem, 2 for wrong usage, 3 where a newer head acts."""
     parser = argparse.ArgumentParser(prog="python -m saga_head", description=__doc__)
     parser.add_argument("--cluster-dir", type=Path, required=True, help="folder of the cluster")
     parser.add_argument(
@@ -70,6 +70,8 @@ def main() -> int:
             _run(folder, options.address, have_lock=have_lock)
     except SagaError as error:
         print(f"saga_head: {error}", file=sys.stderr)  # noqa: T201 - the log may not be set up
+        if isinstance(error, claim.Superseded):
+            return SUPERSEDED_EXIT
         return 2 if isinstance(error, UserError) else 1
     except OSError as error:
         print(f"saga_head: {error.filename or folder}: {error.strerror or error}", file=sys.stderr)  # noqa: T201

@@ -47,6 +47,8 @@ NODES_LEAVE_S = 20.0
 """How long a shutdown waits for nodes to stop their workers and say goodbye."""
 DRAIN_S = 10.0
 """How long answers may be read to their ends, once no workflow is left."""
+SUPERSEDED_EXIT = 3
+"""Exit code of a head whose folder a newer one has: a supervisor that sees it starts no other (job_templates)."""
 
 
 def saga_version() -> str:
@@ -312,7 +314,7 @@ def _end_at_once(error: ClusterError) -> NoReturn:
     """Nothing more is written, not even what waits in buffers; connections end with the process."""
     log.error("superseded", reason=error)
     print(f"saga_head: {error}", file=sys.stderr, flush=True)  # noqa: T201 - as every end with an error
-    os._exit(1)
+    os._exit(SUPERSEDED_EXIT)
 
 
 def _restarts() -> int:

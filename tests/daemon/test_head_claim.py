@@ -19,6 +19,7 @@ from saga_core.book import Book
 from saga_core.errors import ClusterError
 from saga_core.events import WorkflowSubmitted
 from saga_head import claim
+from saga_head.app import SUPERSEDED_EXIT
 from saga_head.claim import LEASE_S, Claim, Fence, Superseded, read, take
 from saga_head.journal import Journal
 from saga_shell.files import write_private
@@ -200,7 +201,7 @@ async def test_a_head_that_is_taken_over_while_it_lives_ends_by_itself(tmp_path:
         epoch = old.access.epoch
         async with second(old) as new:
             assert old.process is not None
-            assert await asyncio.wait_for(old.process.wait(), LEASE_S) == 1
+            assert await asyncio.wait_for(old.process.wait(), LEASE_S) == SUPERSEDED_EXIT
             assert (await new.call("GET", "/saga/v1/cluster"))[0] == 200
             assert new.access.epoch > epoch
         await until(lambda: any("has taken" in line for line in old.lines), "it says why")
@@ -247,7 +248,7 @@ async def test_a_stopped_head_is_replaced_and_does_nothing_when_it_wakes(tmp_pat
                     assert await step(new, flow, 1) == 200, "the same token, the same workflow"
                     os.kill(old.pid, signal.SIGCONT)
                     assert old.process is not None
-                    assert await asyncio.wait_for(old.process.wait(), 10) == 1
+                    assert await asyncio.wait_for(old.process.wait(), 10) == SUPERSEDED_EXIT
                     assert journal.stat().st_size == size, "not a byte more"
                     assert new.access.pid == new.pid
                     assert await step(new, flow, 2) == 200
