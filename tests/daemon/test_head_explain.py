@@ -107,15 +107,15 @@ async def agents(tmp_path: Path) -> AsyncIterator[Agents]:
 
 
 async def test_sessions_are_held_paused_and_resumed_and_everybody_can_see_it(agents: Agents) -> None:
-    one, two, three = [await agents.start() for _ in range(3)]
+    two, one, three = [await agents.start() for _ in range(3)]
     await agents.ask(one, 600)
     await agents.ask(two, 200)
-    paused = asyncio.create_task(agents.ask(two, 500))  # some 1,100 of 1,000 tokens: the later one waits
+    paused = asyncio.create_task(agents.ask(two, 500))  # some 1,100 of 1,000 tokens: the earlier one waits
     await agents.until_verdicts(two, "let in", "paused", "held")
     held = asyncio.create_task(agents.ask(three, 700))
     await agents.until_verdicts(three, "held")
 
-    await _all_is_shown(agents, two, three)
+    await _all_is_shown(agents, one, two, three)
 
     await agents.finish(one)
     headers = await paused
@@ -131,10 +131,10 @@ async def test_sessions_are_held_paused_and_resumed_and_everybody_can_see_it(age
     assert (await agents.explain(f"workflows/{two}")).account is None
 
 
-async def _all_is_shown(agents: Agents, two: int, three: int) -> None:
+async def _all_is_shown(agents: Agents, one: int, two: int, three: int) -> None:
     """While one is paused and one is held: in the explanation, the views and the metrics."""
     told = await agents.explain(f"workflows/{two}")
-    assert (told.profile, told.order) == ("saga-blind", "arrival")
+    assert (told.profile, told.order) == ("saga-blind", "newest")
     pause, hold = told.decisions[1:]
     assert "above 1; without it 60" in pause.why
     assert "left below 0.95; 0 smaller keys before it" in hold.why
@@ -152,12 +152,12 @@ async def _all_is_shown(agents: Agents, two: int, three: int) -> None:
     assert step.workflow is not None
     assert step.workflow.id == two
 
-    (inside,) = (await agents.explain("workflows/1")).sessions
+    (inside,) = (await agents.explain(f"workflows/{one}")).sessions
     assert (inside.gate, inside.ahead, inside.waits_s) == ("in", None, None)
     assert inside.returns_s is not None
 
     (other,) = (await agents.explain(f"workflows/{three}")).sessions
-    assert (other.gate, other.ahead) == ("held", 1)
+    assert (other.gate, other.ahead) == ("held", 0), "the newest"
 
     view = await agents.cluster()
     assert (view.totals.steps_held, view.totals.sessions_held, view.totals.sessions_paused) == (2, 2, 1)
@@ -171,7 +171,7 @@ async def _all_is_shown(agents: Agents, two: int, three: int) -> None:
     assert rows[two].held_s is not None
     assert rows[three].paused == 0
     assert rows[three].held_s is not None
-    assert rows[1].held_s is None
+    assert rows[one].held_s is None
 
     assert await agents.metric('saga_gate_steps_held{model="m"}') == 2
     assert await agents.metric('saga_gate_sessions_paused{model="m"}') == 1
