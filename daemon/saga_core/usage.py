@@ -50,20 +50,16 @@ class Share:
 
     def turn(self, at: float, by: int) -> float:
         """The clock at `at`, from when on so many more steps are there."""
-        if self.steps:
-            self.clock_s += max(0.0, at - self.at) / self.steps
-        self.at, self.steps = at, self.steps + by
+        if self.steps and at > self.at:
+            self.clock_s += (at - self.at) / self.steps
+        self.at = at
+        self.steps += by
         return self.clock_s
 
 
-@dataclass(slots=True)
-class Stay:
-    """One step on a worker."""
-
-    worker: WorkerId
-    since_s: float
-    """On the clock of its share."""
-    gpus: int
+Stay = tuple[WorkerId, float, int]
+"""A step on a worker: since when on the clock of its share, and how many GPUs that worker has. A tuple: every step
+makes one."""
 
 
 @dataclass(slots=True, eq=False)
@@ -77,33 +73,41 @@ class Usage:
 
     def begin(self, step: StepId, worker: WorkerId, gpus: int, at: float) -> None:
         """`step` is on `worker`, which has so many GPUs (one, where it has none)."""
-        self.seen_at = max(self.seen_at, at)
+        if at > self.seen_at:  # noqa: PLR1730 - for every step
+            self.seen_at = at
         share = self.shares.get(worker)
         if share is None:
             share = self.shares[worker] = Share(at)
-        self.stays[step] = Stay(worker, share.turn(at, 1), gpus)
+        self.stays[step] = (worker, share.turn(at, 1), gpus)
 
     def end(self, step: StepId, at: float) -> float:
         """It is there no more; the GPU-seconds that it had. One that was nowhere had none."""
-        self.seen_at = max(self.seen_at, at)
+        if at > self.seen_at:  # noqa: PLR1730 - for every step
+            self.seen_at = at
         stay = self.stays.pop(step, None)
         if stay is None:
             return 0.0
-        share = self.shares[stay.worker]
-        had_s = share.turn(at, -1) - stay.since_s
+        worker, since_s, gpus = stay
+        share = self.shares[worker]
+        had_s = share.turn(at, -1) - since_s
         if not share.steps:
-            del self.shares[stay.worker]
-        return had_s * stay.gpus
+            del self.shares[worker]
+        return had_s * gpus
 
     def charge(self, tenant: TenantId, gpu_s: float, fact: StepFinished | None, at: float) -> None:
         """`tenant` has had so much; `fact`: with the end of a step, None: with its loss."""
         by_tenant = self._hour(int(at // HOUR_S))
         if tenant not in by_tenant and len(by_tenant) >= TENANTS:
             tenant = OTHERS
-        spent = Spent(gpu_s)
+        spent = by_tenant.get(tenant)
+        if spent is None:
+            spent = by_tenant[tenant] = Spent()
+        spent.gpu_s += gpu_s
         if fact is not None:
-            spent = Spent(gpu_s, 1, fact.prompt_tokens or 0, fact.cached_tokens or 0, fact.output_tokens or 0)
-        by_tenant.setdefault(tenant, Spent()).add(spent)
+            spent.steps += 1
+            spent.prompt_tokens += fact.prompt_tokens or 0
+            spent.cached_tokens += fact.cached_tokens or 0
+            spent.output_tokens += fact.output_tokens or 0
 
     def _hour(self, hour: int) -> dict[TenantId, Spent]:
         found = self.hours.get(hour)
@@ -124,6 +128,6 @@ class Usage:
     def check(self) -> None:
         """Raise AssertionError where shares and stays disagree."""
         there: dict[WorkerId, int] = {}
-        for stay in self.stays.values():
-            there[stay.worker] = there.get(stay.worker, 0) + 1
+        for worker, _, _ in self.stays.values():
+            there[worker] = there.get(worker, 0) + 1
         assert there == {worker: share.steps for worker, share in self.shares.items()}, "stays miscounted"
