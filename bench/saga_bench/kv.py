@@ -33,18 +33,18 @@ class KvOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What is played."""
 
     model: str = "agent"
-    pool_tokens: int = 8192
-    host_tokens: int = 16_384
+    pool_tokens: int = 16_384
+    host_tokens: int = 32_768
     """Behind the pool, in the mode with offloading."""
     pressures: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0)
     """Contexts of all sessions, as a multiple of the pool."""
     shared_tokens: int = 256
-    context_tokens: int = 1024
+    context_tokens: int = 2048
     turn_tokens: int = 128
-    turns: int = 6
-    short_s: float = 2.0
+    turns: int = 8
+    short_s: float = 5.0
     long_s: float = 30.0
-    long_share: float = 0.3
+    long_share: float = 0.5
     rounds: int = 1
     seed: int = 0
 
@@ -89,7 +89,7 @@ def played(options: KvOptions, pressure: float, round_: int) -> list[Turn]:
     coming: list[tuple[float, Turn]] = []
     for session in range(options.sessions(pressure)):
         mean_s = options.long_s if rng.random() < options.long_share else options.short_s
-        at_s = rng.uniform(0.0, options.long_s)
+        at_s = rng.uniform(0.0, options.short_s)
         for number in range(options.turns):
             tokens = options.context_tokens + number * options.turn_tokens
             last = number == options.turns - 1

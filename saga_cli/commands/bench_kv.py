@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 def kv(
     ctx: typer.Context,
     model: Annotated[str, typer.Option(help="A demo model: nano, agent, small.")] = "agent",
-    pool_tokens: Annotated[int, typer.Option(help="KV pool of the worker.", min=1024)] = 8192,
-    host_tokens: Annotated[int, typer.Option(help="KV in host memory behind it.", min=1024)] = 16_384,
+    pool_tokens: Annotated[int, typer.Option(help="KV pool of the worker.", min=1024)] = 16_384,
+    host_tokens: Annotated[int, typer.Option(help="KV in host memory behind it.", min=1024)] = 32_768,
     rounds: Annotated[int, typer.Option(help="Other sessions each; the table has means.", min=1)] = 1,
     seed: Annotated[int, typer.Option(help="Of sessions and their times.", min=0)] = 0,
 ) -> None:

@@ -77,11 +77,12 @@ class Worker:
 def started(folder: Path, **more: object) -> Iterator[Worker]:
     """A worker with a pool of `POOL_TOKENS`; `more` is of its LaunchSpec."""
     model = folder / "nano"
-    subprocess.run(build_command(model, "nano"), check=True, capture_output=True)
-    log = folder / "worker.log"
+    if not model.exists():
+        subprocess.run(build_command(model, "nano"), check=True, capture_output=True)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
+    log = folder / f"worker-{port}.log"
     scratch = Path(tempfile.mkdtemp(prefix="saga-"))
     spec = LaunchSpec(
         model=str(model), served_names=("nano",), port=port, key=KEY, max_model_len=8000,

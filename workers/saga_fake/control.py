@@ -63,6 +63,8 @@ class SessionControl:
                 return self._holdings()
             case commands.Snapshot():
                 return self._resident(command.sessions)
+            case commands.Export() | commands.Adopt():
+                return commands.Failed(reason="this engine has no KV that could be moved")
             case _:
                 assert_never(command)
         return commands.Done()

@@ -66,7 +66,21 @@ class Snapshot(Word, frozen=True, kw_only=True):
     sessions: list[str] = []
 
 
-Command = Retain | Release | Drop | Value | Stats | Snapshot
+class Export(Word, frozen=True, kw_only=True):
+    """Write the KV of `session`'s latest prompt, as far as it is resident, to the file `path`; it stays where it is."""
+
+    session: str
+    path: str
+
+
+class Adopt(Word, frozen=True, kw_only=True):
+    """Read what another engine of the same model has exported: `session` finds it here from now on."""
+
+    session: str
+    path: str
+
+
+Command = Retain | Release | Drop | Value | Stats | Snapshot | Export | Adopt
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
@@ -113,6 +127,13 @@ class Holdings(Word, frozen=True, kw_only=True):
     """Whether its waiting queue serves the smallest priority first, tried out; None: it does not order by priority."""
 
 
+class Moved(Word, frozen=True, kw_only=True):
+    """The answer to `Export` and `Adopt`: so much of the session's beginning is in the file, or here now."""
+
+    tokens: int
+    copied_bytes: int
+
+
 class Chain(msgspec.Struct, frozen=True, array_like=True):
     """The resident beginning of one session's latest prompt: names of blocks as KV events have them."""
 
@@ -141,7 +162,7 @@ class Failed(Word, frozen=True, kw_only=True):
     reason: str
 
 
-Answer = Done | Holdings | Resident | Stale | Failed
+Answer = Done | Holdings | Resident | Moved | Stale | Failed
 
 W = TypeVar("W")
 

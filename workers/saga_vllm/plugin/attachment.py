@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vllm.distributed.kv_events import KVEventBatch
 from vllm.logger import init_logger
@@ -41,6 +41,8 @@ class Attachment:
                 first = _smallest_first() if config.scheduler_config.policy == "priority" else None
                 group = memory.kv_cache_groups[0]
                 self.keeper = Keeper(pool, group.kv_cache_spec.block_size, smallest_first=first)
+                self.keeper.model = config.model_config.model
+                self.keeper.groups = len(memory.kv_cache_groups)
                 logger.info("saga: session control is on (%d blocks)", pool.num_gpu_blocks - 1)
         except Exception as error:  # noqa: BLE001 - serving goes on, whatever it is
             self.fault = f"{type(error).__name__}: {error}"
@@ -67,11 +69,11 @@ class Attachment:
         if self.keeper is not None:
             self.keeper.finished(request)
 
-    def order(self, frame: bytes) -> bytes:
-        """An order of the node daemon (`saga_core.kv.commands`)."""
+    def order(self, frame: bytes, executor: Any = None) -> bytes:
+        """An order of the node daemon (`saga_core.kv.commands`); `executor` reaches the ranks."""
         if self.keeper is None:
             return commands.encode(commands.Failed(reason=self.fault))
-        return self.keeper.answer(frame)
+        return self.keeper.answer(frame, executor)
 
 
 def _smallest_first() -> bool:
@@ -84,7 +86,7 @@ def _smallest_first() -> bool:
 def _saga_kv(self: EngineCore, frame: bytes) -> bytes:
     """An order of the node daemon, and what follows of it for those who listen: also while the engine is idle."""
     _tell(self)  # so that a snapshot is of after all that was told
-    answer: bytes = self.scheduler.connector.saga.order(frame)
+    answer: bytes = self.scheduler.connector.saga.order(frame, self.model_executor)
     _tell(self)
     return answer
 

@@ -36,6 +36,10 @@ CALLS: dict[str, tuple[str, ...]] = {
     f"{QUEUE}.get_all_free_blocks": (),
     # Called by us.
     f"{POOL}.evict_blocks": ("block_ids",),
+    f"{POOL}.get_new_blocks": ("num_blocks",),
+    f"{POOL}.free_blocks": ("ordered_blocks",),
+    f"{POOL}._insert_block_hash": ("block_hash_with_group_id", "block", "num_tokens"),
+    "vllm.v1.executor.abstract:Executor.collective_rpc": ("method", "args"),
     "vllm.v1.core.block_pool:BlockHashToBlockMap.get_one_block": ("key",),
     "vllm.v1.core.kv_cache_utils:make_block_hash_with_group_id": ("block_hash", "group_id"),
     "vllm.v1.core.kv_cache_utils:maybe_convert_block_hash": ("hash_bytes",),
@@ -58,10 +62,12 @@ ATTRIBUTES = {
         "self.cached_block_hash_to_block",
         "self.null_block",
         "self.hash_block_size",
+        "self.kv_event_queue",
+        "self.medium",
     ),
     f"{POOL}.reset_prefix_cache": ("self.cached_block_hash_to_block = BlockHashToBlockMap()",),
     f"{SCHEDULER}.__init__": ("self.connector", "self.kv_event_publisher", "self.kv_cache_manager"),
-    "vllm.v1.engine.core:EngineCore.__init__": ("self.scheduler",),
+    "vllm.v1.engine.core:EngineCore.__init__": ("self.scheduler", "self.model_executor"),
     "vllm.v1.engine.core:EngineCoreProc._handle_client_request": ("getattr(self, method_name)",),
 }
 """Words that the source of a method must have: attributes have no signature."""

@@ -10,9 +10,11 @@ import os
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, assert_never
 
 import vllm
+from vllm.distributed.kv_events import BlockStored
 from vllm.logger import init_logger
 from vllm.v1.core.kv_cache_utils import (
     FreeKVCacheBlockQueue,
@@ -23,6 +25,8 @@ from vllm.v1.core.kv_cache_utils import (
 from saga_core.errors import RemoteProtocolError
 from saga_core.kv import commands
 from saga_core.kv.commands import Answer, Command
+from saga_vllm.plugin import moving
+from saga_vllm.plugin.moving import Cannot
 from saga_vllm.plugin.queue import SessionQueue
 
 if TYPE_CHECKING:
@@ -73,6 +77,8 @@ class Keeper:
         self.queue = SessionQueue(pool, now)
         self.order = self.queue.order
         pool.free_block_queue = self.queue
+        self.model, self.groups = "", 1
+        """Its name, and how many kinds of KV it has."""
         self._requests: dict[str, Request] = {}
         self._chains: OrderedDict[str, Sequence[Any]] = OrderedDict()
         """Block hashes of each session's latest prompt and answer."""
@@ -133,25 +139,25 @@ class Keeper:
 
     # -- what the node daemon orders -----------------------------------------------------
 
-    def answer(self, frame: bytes) -> bytes:
-        """Do what `frame` orders; never raises."""
+    def answer(self, frame: bytes, executor: Any = None) -> bytes:
+        """Do what `frame` orders; never raises. `executor` reaches the ranks, where blocks are copied."""
         try:
-            return commands.encode(self._answer(commands.decode_order(frame)))
-        except (RemoteProtocolError, ValueError) as error:
+            return commands.encode(self._answer(commands.decode_order(frame), executor))
+        except (RemoteProtocolError, Cannot, ValueError, OSError) as error:
             return commands.encode(commands.Failed(reason=str(error)))
         except Exception as error:  # noqa: BLE001 - serving goes on, whatever it is
             self.retreat(f"order: {type(error).__name__}: {error}")
             return commands.encode(commands.Failed(reason=self.fault or ""))
 
-    def _answer(self, order: commands.Order) -> Answer:
+    def _answer(self, order: commands.Order, executor: Any) -> Answer:
         if self.fault is not None:
             return commands.Failed(reason=self.fault)
         if order.incarnation != self.incarnation:
             return commands.Stale(incarnation=self.incarnation)
         self.queue.follow_reset()
-        return self._do(order.command)
+        return self._do(order.command, executor)
 
-    def _do(self, command: Command) -> Answer:
+    def _do(self, command: Command, executor: Any) -> Answer:
         match command:
             case commands.Retain():
                 ttl_s = command.ttl_s if command.ttl_s is not None else float("inf")
@@ -170,6 +176,10 @@ class Keeper:
                 return self._holdings()
             case commands.Snapshot():
                 return self._resident(command.sessions)
+            case commands.Export():
+                return self._export(command, executor)
+            case commands.Adopt():
+                return self._adopt(command, executor)
             case _:
                 assert_never(command)
         return commands.Done()
@@ -201,10 +211,89 @@ class Keeper:
         chains = [commands.Chain(name, list(self._found(name))) for name in names if name in self._chains]
         return commands.Resident(at_s=time.time(), block_tokens=self.block_tokens, chains=chains)
 
+    # -- moving --------------------------------------------------------------------------
+
+    def _export(self, command: commands.Export, executor: Any) -> Answer:
+        ranks = self._ranks(executor)
+        hashes, ids = [], []
+        for block_hash in self._chains.get(command.session, ()):
+            block = self._block(block_hash)
+            if block is None:
+                break
+            hashes.append(block_hash)
+            ids.append(block.block_id)
+        if not ids:
+            raise Cannot(f"nothing of session {command.session} is here")
+        copied_bytes = moving.save(
+            Path(command.path),
+            model=self.model,
+            block_tokens=self.block_tokens,
+            hashes=hashes,
+            ranks=ranks,
+            data=executor.collective_rpc(moving.read, args=(self.pool.num_gpu_blocks, ids)),
+        )
+        return commands.Moved(tokens=len(ids) * self.block_tokens, copied_bytes=copied_bytes)
+
+    def _adopt(self, command: commands.Adopt, executor: Any) -> Answer:
+        header, data = moving.load(Path(command.path))
+        mine = (self.model, self.block_tokens, self._ranks(executor))
+        theirs = (header.model, header.block_tokens, header.ranks)
+        if theirs != mine:
+            raise Cannot(f"{command.path} is of another model or layout than this engine's")
+        if len(data) > 1:
+            raise Cannot(f"{command.path} is of {len(data)} ranks: only one can be moved so far")
+        missing = [i for i, name in enumerate(header.hashes) if self._block(name) is None]
+        if len(missing) > self.queue.num_free_blocks:
+            raise Cannot(f"{len(missing)} blocks are needed, {self.queue.num_free_blocks} are free")
+        if missing:
+            self._take_in(command.session, header, missing, data, executor)
+        self._chains[command.session] = header.hashes
+        self._chains.move_to_end(command.session)
+        return commands.Moved(
+            tokens=len(header.hashes) * self.block_tokens, copied_bytes=sum(map(len, data)) if missing else 0
+        )
+
+    def _take_in(
+        self, session: str, header: moving.Header, missing: list[int], data: list[bytes], executor: Any
+    ) -> None:
+        """Blocks for what is missing: filled, named, the session's, and free to be found."""
+        blocks = self.pool.get_new_blocks(len(missing))
+        try:
+            ids = [block.block_id for block in blocks]
+            where = (self.pool.num_gpu_blocks, ids, data[0], missing, len(header.hashes))
+            executor.collective_rpc(moving.write, args=where)
+            for at, block in zip(missing, blocks, strict=True):
+                name = make_block_hash_with_group_id(header.hashes[at], 0)
+                self.pool._insert_block_hash(name, block, num_tokens=(at + 1) * self.block_tokens)  # noqa: SLF001
+            self.order.use(session, self.queue.slots_of(blocks))
+            self._tell_stored(session, header, missing)
+        finally:
+            self.pool.free_blocks(reversed(blocks))  # those that got no name hold nothing
+
+    def _tell_stored(self, session: str, header: moving.Header, missing: list[int]) -> None:
+        for at in missing if self.pool.enable_kv_cache_events else ():
+            parent = maybe_convert_block_hash(header.hashes[at - 1]) if at else None
+            self.pool.kv_event_queue.append(
+                BlockStored(
+                    block_hashes=[maybe_convert_block_hash(header.hashes[at])], parent_block_hash=parent,
+                    token_ids=[], block_size=self.block_tokens, lora_id=None, medium=self.pool.medium,
+                    lora_name=None, group_idx=0, session_id=session,
+                )
+            )  # fmt: skip
+
+    def _ranks(self, executor: Any) -> tuple[tuple[moving.Layer, ...], ...]:
+        if self.groups != 1:
+            raise Cannot(f"a model with {self.groups} kinds of KV cannot be moved so far")
+        found = executor.collective_rpc(moving.layers, args=(self.pool.num_gpu_blocks,))
+        return tuple(found)
+
+    def _block(self, block_hash: Any) -> KVCacheBlock | None:
+        index = self.pool.cached_block_hash_to_block
+        return index.get_one_block(make_block_hash_with_group_id(block_hash, 0))
+
     def _found(self, session: str) -> Iterator[int | bytes]:
         """The leading blocks of its chain that can be found, named as in KV events."""
-        index = self.pool.cached_block_hash_to_block
         for block_hash in self._chains[session]:
-            if index.get_one_block(make_block_hash_with_group_id(block_hash, 0)) is None:
+            if self._block(block_hash) is None:
                 return
             yield maybe_convert_block_hash(block_hash)
