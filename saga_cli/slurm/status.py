@@ -49,21 +49,21 @@ class SlurmClusterView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def show_status(held: Given) -> None:
-    """Print both. Without a head, the jobs alone say what becomes of the cluster."""
+    """Print both. Before there is a head the jobs alone say what becomes of the cluster; raises for one that is silent."""
     allocations = asyncio.run(_allocations(held.folder))
+    cluster, problem = None, None
     try:
         cluster = held.control().cluster()
     except ClusterError as error:
-        if not allocations:
-            raise
-        cluster = None
-        held.renderer.note(str(error))
+        problem = error
     plain = msgspec.to_builtins(cluster) if cluster is not None else {}
     held.renderer.show(
         plain | {"allocations": msgspec.to_builtins(allocations)},
         table=lambda _: _table(SlurmClusterView(cluster=cluster, allocations=allocations)),
-        quiet=lambda _: [cluster.name if cluster is not None else ""],
+        quiet=lambda _: [cluster.name] if cluster is not None else [],
     )
+    if problem is not None and (held.folder.access_file.exists() or not allocations):
+        raise problem
 
 
 async def _allocations(folder: ClusterFolder) -> list[AllocationView]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -69,7 +70,7 @@ def test_a_second_up_submits_nothing(there: Login) -> None:
 def test_programs_run_from_the_login_node_by_either_way(there: Login, way: str, tmp_path: Path) -> None:
     program = tmp_path / "agent.py"
     program.write_text(AGENT)
-    found = there.json("submit", "--wait", "--", "python3", str(program), SAGA_WAY=way)
+    found = there.json("submit", "--wait", "--", sys.executable, str(program), SAGA_WAY=way)
     assert [w["state"] for w in found] == ["done"]
     assert there("logs", str(found[0]["id"]), SAGA_WAY=way).splitlines() == ["step 4", "step 4"]
     listed = there.json("ps", "--all", SAGA_WAY=way)
@@ -150,6 +151,8 @@ def test_a_waiting_job_tells_its_reason_and_goes_with_down(login: Login) -> None
     until(lambda: login.slurm.state(blocker) == "RUNNING")
     login(*UP, "--nodes", "2", "--no-wait")
     job = login.records()[0]["job"]
+    (shown,) = login.json("status")["allocations"]
+    assert (shown["job"], shown["state"]) == (job, "PENDING")
     until(lambda: "Resources" in login.slurm.ask("squeue", "-h", "-j", job, "-o", "%r"), 30)
     assert "PENDING" in login.slurm.state(job)
     assert "stopped 1 Slurm jobs" in login("down")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ def test_a_program_on_a_real_worker_in_an_allocation(login: Login, tmp_path: Pat
     print(done.stderr.splitlines()[-1])
     program = tmp_path / "agent.py"
     program.write_text(AGENT)
-    found = login.json("submit", "--wait", "--", "python3", str(program), SAGA_WAY="srun")
+    found = login.json("submit", "--wait", "--", sys.executable, str(program), SAGA_WAY="srun")
     assert [(w["state"], w["steps"]) for w in found] == [("done", 2)]
     assert found[0]["output_tokens"] == 8
     login("down")
