@@ -11,6 +11,7 @@ from saga_cli.options import given
 
 if TYPE_CHECKING:
     from saga_bench.kv import KvRow
+    from saga_bench.kv_moves import MoveRow
     from saga_cli.grid import Grid
 
 
@@ -21,6 +22,12 @@ def kv(
     host_tokens: Annotated[int, typer.Option(help="KV in host memory behind it.", min=1024)] = 32_768,
     rounds: Annotated[int, typer.Option(help="Other sessions each; the table has means.", min=1)] = 1,
     seed: Annotated[int, typer.Option(help="Of sessions and their times.", min=0)] = 0,
+    moves: Annotated[
+        bool,
+        typer.Option(
+            "--moves", help="Instead: a session brought to another worker, against computing it there."
+        ),
+    ] = False,
 ) -> None:
     """Play sessions on one vLLM CPU worker at 0.5 to 4 times its memory: stock, retain, retain+offload."""
     from saga_bench.kv import KvOptions, run
@@ -30,12 +37,45 @@ def kv(
 
     if model not in MODEL_SIZES:
         raise choose("model", model, list(MODEL_SIZES), "--model")
+    if moves:
+        _moves(ctx, model, seed)
+        return
     options = KvOptions(
         model=model, pool_tokens=pool_tokens, host_tokens=host_tokens, rounds=rounds, seed=seed
     )
     with progress(given(ctx).renderer) as show:
         rows = run(options, show.say)
     given(ctx).renderer.show(rows, table=kv_table, quiet=lambda rs: [f"{r.cached_share:.3f}" for r in rs])
+
+
+def _moves(ctx: typer.Context, model: str, seed: int) -> None:
+    from saga_bench.kv_moves import run
+    from saga_cli.progress import progress
+
+    with progress(given(ctx).renderer) as show:
+        rows = run(model, show.say, seed)
+    given(ctx).renderer.show(rows, table=moves_table, quiet=lambda rs: [f"{r.moved_ms:.0f}" for r in rs])
+
+
+def moves_table(rows: Sequence[MoveRow]) -> Grid:
+    """One row per context, medians over rounds."""
+    from statistics import median
+
+    from saga_cli.grid import Grid
+
+    cells = []
+    for tokens in dict.fromkeys(row.tokens for row in rows):
+        same = [row for row in rows if row.tokens == tokens]
+        cells.append(
+            (str(tokens), *(
+                f"{median(getattr(row, name) for row in same):.0f} ms"
+                for name in ("cold_ms", "moved_ms", "export_ms", "adopt_ms", "turn_ms")
+            ), str(min(row.cached_tokens for row in same)), f"{same[0].copied_bytes / 1e6:.1f} MB")
+        )  # fmt: skip
+    return Grid(
+        ">CONTEXT", ">COLD", ">MOVED", ">EXPORT", ">ADOPT", ">TURN", ">FOUND", ">COPIED",
+        rows=cells, empty="nothing moved",
+    )  # fmt: skip
 
 
 def kv_table(rows: Sequence[KvRow]) -> Grid:
