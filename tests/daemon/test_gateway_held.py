@@ -131,7 +131,12 @@ async def test_a_late_error_of_the_worker_is_an_event_in_a_stream(rig: Rig) -> N
     reader = await waiting(rig, post(STREAMING, path="/v1/messages"))
     send(rig)
     *_, last = (await rest(reader)).strip().split(b"\n\n")
-    assert last == b'event: error\ndata: {"error": {"message":"too long"}}'
+    told = json.loads(last.removeprefix(b"event: error\ndata: "))
+    assert (told["type"], told["error"]["type"], told["error"]["message"]) == (
+        "error",
+        "invalid_request_error",
+        "too long",
+    )
     await rig.quiet()
     assert (rig.scheduler.results[1].outcome, rig.scheduler.results[1].status) == (Outcome.REFUSED, 400)
 
@@ -203,3 +208,41 @@ async def test_usage_of_messages_counts_cached_tokens_apart() -> None:
         rig.worker.answer = answer
         await rig.ask(post(path="/v1/messages"))
         assert rig.scheduler.results[1].usage == Usage(100, 90, 3)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "message"),
+    [
+        ("/v1/messages", b'{"error":{"message":"bad tokens","type":"Bad Request","code":400}}', "bad tokens"),
+        ("/v1/messages", b'{"type":"error","error":{"type":"BadRequestError","message":"bad"}}', "bad"),
+        ("/v1/messages", b'{"detail":"Not Found"}', "Not Found"),
+        ("/v1/embeddings", b'{"detail":"Not Found"}', "Not Found"),
+        ("/v1/embeddings", b'{"detail":[{"loc":["body"]}]}', '[{"loc":["body"]}]'),
+        ("/v1/chat/completions", b"Internal Server Error", "Internal Server Error"),
+        ("/v1/chat/completions", b"", "the worker gave no reason"),
+        ("/v1/chat/completions", b'{"error":{"message":"as it is","odd":1}}', "as it is"),
+    ],
+)
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_a_workers_error_has_the_shape_of_its_api(
+    path: str, body: bytes, message: str, chunked: bool
+) -> None:
+    async def refuse(line: Line, request: Request) -> None:
+        if chunked:
+            head = b"HTTP/1.1 400 Bad Request\r\ntransfer-encoding: chunked\r\n\r\n"
+            await line.send(head + (chunk(body) if body else b"") + b"0\r\n\r\n")
+        else:
+            await line.send(json_reply(body, status="400 Bad Request"))
+
+    async with gateway_rig() as rig:
+        rig.worker.answer = refuse
+        rig.scheduler.target = rig.worker.target(reply_headers=((b"x-saga-worker", b"w0"),))
+        status, headers, told = await rig.ask(post(path=path))
+        assert (status, headers["x-saga-worker"], headers["x-request-id"]) == (400, "w0", "saga-1")
+        assert json.loads(told)["error"]["message"] == message
+        assert (json.loads(told).get("type") == "error") == (path == "/v1/messages")
+        assert (told == body) == (b"as it is" in body)
+        await rig.quiet()
+        assert rig.scheduler.results[1].outcome is Outcome.REFUSED
+        assert (await rig.ask(post(path=path)))[0] == 400
+        assert len(rig.worker.lines) == 1, "the worker's connection is kept"

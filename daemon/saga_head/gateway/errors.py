@@ -74,7 +74,38 @@ def error_event(refusal: Refusal, api: str) -> bytes:
     return b"data: " + error_json(refusal) + b"\n\n"
 
 
+class _Told(msgspec.Struct):
+    """What a worker's error says: vLLM's own shape, or FastAPI's."""
+
+    error: msgspec.Raw = msgspec.Raw()
+    detail: msgspec.Raw = msgspec.Raw()
+
+
+class _Message(msgspec.Struct):
+    message: str = ""
+
+
+def shaped(body: bytes, status: int, api: str) -> bytes:
+    """A worker's error body in the shape of `api`: vLLM has one shape for Messages' own errors, and two for the rest."""
+    try:
+        told = msgspec.json.decode(body, type=_Told)
+        if told.error and not api.startswith(MESSAGES):
+            return body
+        said = msgspec.json.decode(told.error, type=_Message).message if told.error else _text(told.detail)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        said = ""
+    message = said or body.decode("utf-8", "replace")[:2000] or "the worker gave no reason"
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    return error_json(Refusal(status, kind, "worker_error", message), api)
+
+
+def _text(detail: msgspec.Raw) -> str:
+    """A text as it is; anything else as JSON."""
+    raw = bytes(detail)
+    return msgspec.json.decode(raw, type=str) if raw.startswith(b'"') else raw.decode("utf-8", "replace")
+
+
 def late_event(body: bytes, api: str) -> bytes:
-    """A worker's error body as an event, where its status came too late to be sent."""
+    """A worker's error body, shaped, as an event, where its status came too late to be sent."""
     line = b"" if api in {"/v1/chat/completions", "/v1/completions"} else b"event: error\n"
     return line + b"data: " + body.replace(b"\r", b" ").replace(b"\n", b" ") + b"\n\n"

@@ -5,19 +5,19 @@ States, by what is set: waiting (nothing), connecting (`_connecting`), on a work
 """
 
 import asyncio
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from saga_core.aeg import UNKNOWN
 from saga_core.events import Outcome
 from saga_head.gateway.asked import Asked, asked_of
 from saga_head.gateway.body import Body
-from saga_head.gateway.errors import error_event, late_event
+from saga_head.gateway.errors import error_event, late_event, shaped
 from saga_head.gateway.head import RequestHead
 from saga_head.gateway.held import LAST_CHUNK, beat, chunk, early_head
 from saga_head.gateway.outgoing import outgoing
 from saga_head.gateway.port import NO_JSON, Call, Refusal, Result, Target
 from saga_head.gateway.refusals import CANCELLED, worker_lost
-from saga_head.gateway.relay import Relay, ReplyHead
+from saga_head.gateway.relay import Client, Relay, ReplyHead
 from saga_head.gateway.reply import (
     at_event_boundary,
     error_answer,
@@ -25,24 +25,13 @@ from saga_head.gateway.reply import (
     last_chunk,
     read_usage,
     rewrite_head,
+    worker_error,
 )
 from saga_head.gateway.stored import Keeper
 from saga_head.gateway.upstream import WorkerLink
 
 if TYPE_CHECKING:
     from saga_head.gateway.server import Gateway
-
-
-class Client(Protocol):
-    """The connection the request came on."""
-
-    transport: asyncio.Transport
-    keep: bool  # whether the connection goes on after this reply
-    paused: bool  # whether it takes no bytes now
-
-    def release_body(self) -> None: ...
-    def replied(self) -> None: ...
-    def cut(self) -> None: ...
 
 
 class WorkerExchange:
@@ -60,7 +49,7 @@ class WorkerExchange:
         body: Body,
         client: Client,
         gateway: "Gateway",
-        keeper: Keeper | None = None,
+        keeper: Keeper | None,
     ) -> None:
         self.call = call
         self.settled = False
@@ -200,7 +189,7 @@ class WorkerExchange:
         self._stream = (head.chunked or head.until_eof) and b"text/event-stream" in head.lower
         self._body = None
         client.release_body()
-        if self._early:
+        if self._early or head.status >= 400:
             self._join(head)
             return b""
         if head.until_eof:
@@ -213,7 +202,7 @@ class WorkerExchange:
         return rewrite_head(head.raw, head.lower, extra, drop_coding=http10)
 
     def _join(self, head: ReplyHead) -> None:
-        """The client has its head: what comes is the rest of a chunked body, or an error told otherwise."""
+        """An error is read whole; what else comes is the rest of a chunked body, whose head the client has."""
         assert self._relay is not None
         write = self._client.transport.write
         if head.status >= 400:
@@ -235,13 +224,24 @@ class WorkerExchange:
         if link is not None:
             self._gateway.pool.give(link, reusable=relay.reusable)
         late, early = self._late, self._early and not self._wire_chunked
+        replied = self._target.reply_headers if self._target is not None else ()
         self._settle(Outcome.DONE if self._status < 400 else Outcome.REFUSED, "")
         if late is not None:
-            self._tell_late(late_event(bytes(late), self.call.api))
+            self._tell_error(shaped(bytes(late), self._status, self.call.api), replied)
             return
         if early:
             self._client.transport.write(LAST_CHUNK)
         self._client.replied()
+
+    def _tell_error(self, body: bytes, headers: tuple[tuple[bytes, bytes], ...]) -> None:
+        """The worker's error, with its status where that can still be said."""
+        client = self._client
+        if self._early:
+            self._tell_late(late_event(body, self.call.api))
+            return
+        request_id = b"saga-%d" % self.call.step
+        client.transport.write(worker_error(self._status, body, request_id, headers, keep_alive=client.keep))
+        client.replied()
 
     def _tell_late(self, event: bytes) -> None:
         """An error after the head: an event in a stream, else no end at all."""
@@ -296,7 +296,7 @@ class WorkerExchange:
                 last_chunk(event) if (self._wire_chunked or self._early) and not self._head.http10 else event
             )
         self._settle(Outcome.BROKEN, detail)
-        if self._late is not None:
+        if self._late is not None and self._early:
             self._tell_late(error_event(refusal, self.call.api))
         elif fits:
             client.replied()

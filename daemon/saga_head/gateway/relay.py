@@ -1,5 +1,6 @@
 """The relay of one worker's reply: verbatim bytes, and as little Python per chunk as there can be."""
 
+import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
@@ -18,6 +19,18 @@ class Asker(Protocol):
     def on_first_byte(self) -> None: ...
     def on_complete(self) -> None: ...
     def on_broken(self, detail: str) -> None: ...
+
+
+class Client(Protocol):
+    """The connection the request came on."""
+
+    transport: asyncio.Transport
+    keep: bool  # whether the connection goes on after this reply
+    paused: bool  # whether it takes no bytes now
+
+    def release_body(self) -> None: ...
+    def replied(self) -> None: ...
+    def cut(self) -> None: ...
 
 
 BODYLESS = (204, 304)

@@ -19,17 +19,22 @@ DROPPED = (b"connection", b"keep-alive", b"proxy-connection", b"x-request-id")
 _MAYBE_DROPPED = re.compile(rb"\r\n(?:connection|keep-alive|proxy-connection|x-request-id)[ \t]*:")
 
 
+def error_head(status: int, length: int, request_id: bytes) -> str:
+    """The beginning of an error answer's head."""
+    try:
+        phrase = HTTPStatus(status).phrase
+    except ValueError:
+        phrase = "Error"
+    return (
+        f"HTTP/1.1 {status} {phrase}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n"
+        f"x-request-id: {request_id.decode('latin-1')}\r\n"
+    )
+
+
 def error_answer(refusal: Refusal, request_id: bytes, *, keep_alive: bool, api: str = "") -> bytes:
     """A whole error answer, in the shape of `api`."""
     body = error_json(refusal, api)
-    try:
-        phrase = HTTPStatus(refusal.status).phrase
-    except ValueError:
-        phrase = "Error"
-    lines = [
-        f"HTTP/1.1 {refusal.status} {phrase}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n",
-        f"x-request-id: {request_id.decode('latin-1')}\r\nx-saga-dropped-reason: {refusal.code}\r\n",
-    ]
+    lines = [error_head(refusal.status, len(body), request_id), f"x-saga-dropped-reason: {refusal.code}\r\n"]
     retry_after_s = refusal.retry_after_s
     if retry_after_s is None and refusal.status in SHED:
         retry_after_s = RETRY_AFTER_S
@@ -38,6 +43,16 @@ def error_answer(refusal: Refusal, request_id: bytes, *, keep_alive: bool, api: 
     if not keep_alive:
         lines.append("connection: close\r\n")
     return "".join(lines).encode("latin-1") + b"\r\n" + body
+
+
+def worker_error(
+    status: int, body: bytes, request_id: bytes, ours: tuple[tuple[bytes, bytes], ...], *, keep_alive: bool
+) -> bytes:
+    """A worker's error as a whole answer, with our header lines."""
+    shed = f"retry-after: {RETRY_AFTER_S}\r\nx-saga-dropped-reason: worker_busy\r\n" if status in SHED else ""
+    close = "" if keep_alive else "connection: close\r\n"
+    head = f"{error_head(status, len(body), request_id)}{shed}{close}".encode("latin-1")
+    return b"%b%b\r\n%b" % (head, header_lines(ours), body)
 
 
 def last_chunk(payload: bytes) -> bytes:
