@@ -15,6 +15,7 @@ import typer
 from saga_cli.commands import (
     bench,
     cluster,
+    completion,
     config,
     demo,
     doctor,
@@ -74,6 +75,7 @@ for room in (
     demo,
     doctor,
     bench,
+    completion,
 ):
     room.declare(app)
 
@@ -86,6 +88,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run(arguments: Sequence[str]) -> int:
     """One command; its exit code. A person's mistake never shows a traceback."""
     held = Given()
+    if completion.VARIABLE in os.environ:
+        completion.prepare()
     try:
         return _invoke(list(arguments), held)
     except KeyboardInterrupt:

@@ -19,7 +19,9 @@ from saga_core.views import TenantView, WorkflowView
 R = TypeVar("R")
 WIDE: Final = 100
 """From here on bars are longer and there is more to see."""
-WIDEST: Final = 140
+WIDER: Final = 124
+WIDEST: Final = 150
+"""Names keep at least twenty cells at each of these."""
 Cell = str | Text
 
 
@@ -117,9 +119,9 @@ RESOURCES: Final[tuple[Column[Resource], ...]] = (
     *_gauged("KV", _kv, lambda r, _: r.pinned_tokens),
     Column("HIT", 4, lambda r, _: share(r.cached_tokens, r.prompt_tokens), lambda r, _: r.cached_tokens, right=True),
     Column("RUN/WAIT/HELD", 13, _queue, lambda r, _: r.running, right=True),
-    Column("NEED", 5, lambda r, _: share(r.need_tokens, r.limit_tokens), lambda r, _: r.need_tokens, right=True, least=WIDE),
-    Column("FACTOR", 6, lambda r, _: UNKNOWN if r.factor is None else f"{r.factor:.2f}", lambda r, _: r.factor or 0, right=True, least=WIDE),
-    Column("STEPS", 6, lambda r, _: count(r.steps), lambda r, _: r.steps, right=True, least=WIDE),
+    Column("NEED", 5, lambda r, _: share(r.need_tokens, r.limit_tokens), lambda r, _: r.need_tokens, right=True, least=WIDER),
+    Column("FACTOR", 6, lambda r, _: UNKNOWN if r.factor is None else f"{r.factor:.2f}", lambda r, _: r.factor or 0, right=True, least=WIDER),
+    Column("STEPS", 6, lambda r, _: count(r.steps), lambda r, _: r.steps, right=True, least=WIDER),
     Column("PROG", 4, lambda r, _: UNKNOWN if r.programs is None else str(r.programs), lambda r, _: r.programs or 0, right=True),
     Column("LEFT", 6, lambda r, _: duration(r.left_s), lambda r, _: r.left_s or 0, right=True),
     Column("HOST", 24, lambda r, _: r.host, lambda r, _: r.host, least=WIDEST),
@@ -185,13 +187,13 @@ WORKFLOWS: Final[tuple[Column[WorkflowView], ...]] = (
     Column("ID", 5, lambda w, _: str(w.id), lambda w, _: w.id, right=True),
     Column("WORKFLOW", 0, lambda w, _: w.name or UNKNOWN, lambda w, _: w.name),
     Column("AGENT", 14, lambda w, _: w.agent_type or UNKNOWN, lambda w, _: w.agent_type, least=WIDE),
-    Column("TENANT", 9, lambda w, _: w.tenant, lambda w, _: w.tenant, least=WIDE),
+    Column("TENANT", 9, lambda w, _: w.tenant, lambda w, _: w.tenant, least=WIDER),
     Column("STATE", 11, lambda w, _: standing(w), lambda w, _: (standing(w).plain, w.id)),
     Column("STEPS", 6, _steps, lambda w, _: w.steps, right=True, falls=True),
     Column("KV", 5, lambda w, _: count(w.resident_tokens) if w.resident_tokens else UNKNOWN, lambda w, _: w.resident_tokens, right=True, falls=True),
     Column("HOME", 9, lambda w, _: w.home or UNKNOWN, lambda w, _: w.home or ""),
-    Column("TOKENS", 6, lambda w, _: count(w.prompt_tokens + w.output_tokens), lambda w, _: w.prompt_tokens + w.output_tokens, right=True, least=WIDE, falls=True),
-    Column("CACHED", 6, lambda w, _: share(w.cached_tokens, w.prompt_tokens), lambda w, _: w.cached_tokens / max(1, w.prompt_tokens), right=True, least=WIDE),
+    Column("TOKENS", 6, lambda w, _: count(w.prompt_tokens + w.output_tokens), lambda w, _: w.prompt_tokens + w.output_tokens, right=True, least=WIDEST, falls=True),
+    Column("CACHED", 6, lambda w, _: share(w.cached_tokens, w.prompt_tokens), lambda w, _: w.cached_tokens / max(1, w.prompt_tokens), right=True, least=WIDEST),
     Column("SLACK", 6, _slack, lambda w, _: _far(w.slack_s), right=True),
     Column("ETA", 6, lambda w, _: duration(w.eta_s), lambda w, _: _far(w.eta_s), right=True),
     Column("AGE", 6, lambda w, m: duration(age_s(w, m.now)), lambda w, m: age_s(w, m.now), right=True, falls=True),

@@ -33,7 +33,7 @@ def test_help_imports_nothing_heavy(command):
 
 COMMANDS = (
     "up", "down", "status", "url", "profile", "submit", "ps", "inspect", "logs", "wait", "cancel", "top", "demo",
-    "trace", "config", "bench",
+    "trace", "config", "bench", "doctor", "events", "completion", "explain",
 )  # fmt: skip
 
 
