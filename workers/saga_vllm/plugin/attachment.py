@@ -6,6 +6,7 @@ import time
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import vllm
 from vllm.distributed.kv_events import KVEventBatch
 from vllm.logger import init_logger
 from vllm.v1.engine.core import EngineCore
@@ -44,6 +45,9 @@ class Attachment:
                 self.keeper.model = config.model_config.model
                 self.keeper.groups = len(memory.kv_cache_groups)
                 logger.info("saga: session control is on (%d blocks)", pool.num_gpu_blocks - 1)
+                if not vllm.__version__.startswith(hooks.TESTED):
+                    tested = ", ".join(hooks.TESTED)
+                    logger.warning("saga: tested with vLLM %s, this is %s", tested, vllm.__version__)
         except Exception as error:  # noqa: BLE001 - serving goes on, whatever it is
             self.fault = f"{type(error).__name__}: {error}"
         if self.keeper is None:
