@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
+import sys
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,8 +97,29 @@ def free_port() -> int:
         return port
 
 
-def serving(url: str, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + START_S
+@contextlib.contextmanager
+def a_head(folder: Path, engine_port: int) -> Iterator[Cluster]:
+    """A whole head in its own process, with the engine at that port as its one worker `m`."""
+    head = subprocess.Popen([sys.executable, "-m", "saga_bench.serve", str(folder), str(engine_port)])
+    try:
+        ready = folder / "ready.json"
+        deadline = time.monotonic() + START_S
+        while not ready.exists():
+            assert head.poll() is None, "the head has ended"
+            assert time.monotonic() < deadline, "the head does not start"
+            time.sleep(0.05)
+        found = json.loads(ready.read_bytes())
+        cluster = Cluster(folder, f"http://127.0.0.1:{found['port']}", found["key"])
+        serving(f"{cluster.url}/health", head)
+        yield cluster
+    finally:
+        head.send_signal(signal.SIGTERM)
+        head.wait(20)
+
+
+def serving(url: str, process: subprocess.Popen[bytes], deadline_s: float = START_S) -> None:
+    """Wait until `process` answers at `url`."""
+    deadline = time.monotonic() + deadline_s
     while True:
         assert process.poll() is None, f"{url}: its process ended"
         try:

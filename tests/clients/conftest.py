@@ -7,12 +7,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from clients_rig import CLIENTS, PROGRAMS, START_S, Cluster, Run, free_port, made_since, serving
+from clients_rig import CLIENTS, PROGRAMS, Cluster, Run, a_head, free_port, made_since, serving
 
 
 @pytest.fixture(scope="session")
@@ -27,22 +26,13 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
          "--speed", "200", "--reply-tokens", "12", "--script", str(script)],
         env=environment, stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    head = subprocess.Popen([sys.executable, "-m", "saga_bench.serve", str(folder), str(engine_port)])
     try:
         serving(f"http://127.0.0.1:{engine_port}/health", engine)
-        ready = folder / "ready.json"
-        deadline = time.monotonic() + START_S
-        while not ready.exists():
-            assert time.monotonic() < deadline, "the head does not start"
-            time.sleep(0.05)
-        found = json.loads(ready.read_bytes())
-        cluster = Cluster(folder, f"http://127.0.0.1:{found['port']}", found["key"])
-        serving(f"{cluster.url}/health", head)
-        yield cluster
+        with a_head(folder, engine_port) as cluster:
+            yield cluster
     finally:
-        for process in (head, engine):
-            process.send_signal(signal.SIGTERM)
-            process.wait(20)
+        engine.send_signal(signal.SIGTERM)
+        engine.wait(20)
 
 
 @pytest.fixture
