@@ -41,7 +41,7 @@ class Arm:
     def learns(self) -> bool:
         """Whether what workflows are expected to take moves anything under this profile."""
         found = PROFILES[self.profile]
-        return found.epochs or found.key is ordering.virtual_finish
+        return found.epochs or found.due is ordering.virtual_finish
 
 
 def arm(name: str) -> Arm:
