@@ -166,3 +166,12 @@ def test_wall_times(text: str, seconds: int, written: str) -> None:
 def test_no_wall_times(text: str) -> None:
     with pytest.raises(UserError, match="valid: 8:00:00"):
         wall_time(text)
+
+
+def test_a_submit_line_says_nothing_of_the_job(said) -> None:
+    """26.05 quotes what was typed, in the same line."""
+    text = (
+        said("scontrol-job").strip() + " SubmitLine=sbatch --wrap echo JobState=FAILED JobId=9 WorkDir=/tmp"
+    )
+    job = reading.read_job_record(text)
+    assert (job.id, job.state) == ("1", JobState.RUNNING)
