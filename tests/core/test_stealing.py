@@ -215,7 +215,7 @@ def test_with_one_tenant_all_steps_are_equal():
     rig.up("n1/0")
     a, b = rig.submit(work_s=10.0), rig.submit(work_s=100.0)
     assert priorities(rig, (a, "t"), (b, "t")) == [0, 0]
-    rig.tick(5.0)
+    rig.tick(4.0)
     assert priorities(rig, (a, "t"), (b, "t")) == [0, 0]
 
 
