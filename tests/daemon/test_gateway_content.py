@@ -111,6 +111,37 @@ def test_after_a_compaction_what_is_kept_tells() -> None:
     )
 
 
+def test_what_goes_on_without_an_answer_is_another() -> None:
+    known = Continuations()
+    name = known.take(chain([SYSTEM, user("a document")], tools=TOOLS)).name
+    assert known.take(chain([SYSTEM, user("a document"), user("a question"), *turn("a")])).name != name
+
+
+def grown(known: Continuations, question: str, *steps: str) -> tuple[list[Any], str]:
+    """A conversation of so many steps; its last prompt and its name."""
+    prompt: list[Any] = [SYSTEM, user(question)]
+    known.take(chain(prompt, tools=TOOLS))
+    for step in steps:
+        prompt = prompt + turn(step)
+        name = known.take(chain(prompt, tools=TOOLS)).name
+    return prompt, name
+
+
+def test_pieces_of_two_conversations_join_neither() -> None:
+    known = Continuations()
+    names = {grown(known, "one", "a", "b")[1], grown(known, "two", "c", "d")[1]}
+    assert known.take(chain([SYSTEM, user("both"), *turn("b"), *turn("d")], tools=TOOLS)).name not in names
+
+
+def test_what_twins_have_both_said_joins_neither() -> None:
+    known = Continuations()
+    for _ in range(2):
+        known.take(chain([SYSTEM, user("one")], tools=TOOLS))
+    names = {known.take(chain([SYSTEM, user("one"), *turn("a")], tools=TOOLS)).name for _ in range(2)}
+    assert len(names) == 2
+    assert known.take(chain([SYSTEM, user("a summary"), *turn("a")], tools=TOOLS)).name not in names
+
+
 def test_examples_that_all_prompts_share_join_nobody() -> None:
     known = Continuations()
     shots = [SYSTEM, user("an example question, asked by everybody who uses this program"), *turn("example")]
