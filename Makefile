@@ -1,6 +1,6 @@
 # Everything starts here on a fresh machine: `make demo` to see it run, `make test` to check it.
 .DEFAULT_GOAL := help
-.PHONY: help env lint fmt test demo clean
+.PHONY: help env clients lint fmt test demo clean
 
 PHASE := sh scripts/phase.sh
 BIN := .venv/bin
@@ -12,6 +12,9 @@ help:  ## this list
 
 env:  ## build .venv: saga, vLLM's CPU build, the developer tools (PYTHON=... names the interpreter)
 	@$(PHASE) env sh scripts/env.sh
+
+clients: env  ## .venv-clients: the agent packages and programs that tests/clients tries (they skip without)
+	@$(PHASE) clients sh scripts/clients.sh
 
 lint: env  ## style, types, import contracts
 	@$(PHASE) ruff $(BIN)/ruff check .
@@ -30,5 +33,5 @@ demo: env  ## a local cluster with two real vLLM workers, and agents on it
 	@$(BIN)/saga demo
 
 clean:  ## remove the environment, caches and build results
-	@rm -rf .venv build dist .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage htmlcov *.egg-info
+	@rm -rf .venv .venv-clients build dist .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage htmlcov *.egg-info
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
