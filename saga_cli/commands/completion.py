@@ -27,7 +27,7 @@ def completion(
     shell: Annotated[str, typer.Argument(help="bash, zsh or fish.", metavar="SHELL")],
 ) -> None:
     """Print what makes a shell complete commands and options."""
-    from typer.completion import get_completion_script
+    from typer.completion import get_completion_script  # type: ignore[attr-defined]
 
     if shell not in SHELLS:
         raise choose("shell", shell, list(SHELLS))
@@ -36,6 +36,6 @@ def completion(
 
 def prepare() -> None:
     """Teach the command the shells' ways of asking: only where one asks."""
-    from typer.completion import completion_init
+    from typer.completion import completion_init  # type: ignore[attr-defined]
 
     completion_init()

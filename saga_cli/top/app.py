@@ -88,7 +88,9 @@ class Top(App[None]):
             yield Rows[Resource](RESOURCES, lambda r: r.id, "no node has joined yet", id=MACHINES)
             yield Rows[TenantView](TENANTS, lambda t: t.id, "nobody has submitted anything yet", id=TENANTRY)
             yield Rows[WorkflowView](WORKFLOWS, lambda w: str(w.id), "no workflow", id=LIFE)
-        yield Input(placeholder="words, or state:held tenant:a home:gpu01 agent:x", id="filter")
+        words = Input(placeholder="words, or state:held tenant:a home:gpu01 agent:x", id="filter")
+        words.cursor_blink = False  # a screen without news draws nothing
+        yield words
         yield Footer(show_command_palette=False)
 
     def on_mount(self) -> None:
