@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from conftest import Slurm
+from slurm_rig import Slurm
 
 from saga_slurm import commands
 from saga_slurm.backend import Backend, inside

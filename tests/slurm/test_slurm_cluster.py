@@ -11,20 +11,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import Login, Slurm, until
+from slurm_rig import AGENT, UP, Login, Slurm, until
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(240)]
-
-UP = ("up", "--slurm", "--engine", "fake", "--model", "nano", "--time", "30", "--timeout", "100")
-AGENT = """
-import json, os, urllib.request
-for words in (40, 80):
-    body = {"model": "nano", "prompt": "word " * words, "max_tokens": 4}
-    headers = {"Authorization": "Bearer " + os.environ["OPENAI_API_KEY"], "Content-Type": "application/json"}
-    request = urllib.request.Request(os.environ["OPENAI_BASE_URL"] + "/completions", json.dumps(body).encode(), headers)
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        print("step", json.load(answer)["usage"]["completion_tokens"], flush=True)
-"""
 
 
 @pytest.fixture(scope="module")

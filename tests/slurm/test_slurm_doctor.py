@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest import Login
+from slurm_rig import Login
 
 from saga_cli.slurm.asking import Asked
 from saga_cli.slurm.checks import Verdict, file_system, partition_finding, settings_findings, storage_finding

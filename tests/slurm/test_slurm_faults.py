@@ -7,8 +7,7 @@ import json
 import time
 
 import pytest
-from conftest import Login, until
-from test_slurm_cluster import UP
+from slurm_rig import UP, Login, until
 
 from saga_slurm.commands import Commands
 from saga_slurm.facts import SlurmAway

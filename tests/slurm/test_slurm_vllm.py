@@ -6,8 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import Login
-from test_slurm_cluster import AGENT
+from slurm_rig import AGENT, Login
 
 pytestmark = [pytest.mark.slurm, pytest.mark.vllm, pytest.mark.timeout(400)]
 
