@@ -138,6 +138,7 @@ async def _launch(held: Given, asked: Asked, *, timeout_s: float, wait: bool) ->
     from saga_cli.slurm.asking import site_for
     from saga_cli.slurm.backends import backend_for
     from saga_cli.slurm.picture import summary
+    from saga_cli.slurm.reach import tunnel_hint
     from saga_cli.slurm.show import showing
     from saga_cli.slurm.up import launch
 
@@ -154,6 +155,8 @@ async def _launch(held: Given, asked: Asked, *, timeout_s: float, wait: bool) ->
         held.renderer.note(f"already there: job {job}")
     else:
         held.renderer.note(summary(done.times))
+    if hint := tunnel_hint(held.folder.access(), held.control().way):
+        held.renderer.note(hint)
     _show_started(held, done.cluster)
 
 

@@ -43,6 +43,17 @@ def way_to(access: Access) -> tuple[str, ...]:
     return tuple(inside(access.job, access.job_node, words))
 
 
+def tunnel_hint(access: Access, way: tuple[str, ...]) -> str:
+    """What an OpenAI client on this side needs, where only steps reach the head; empty where TCP does."""
+    if not way:
+        return ""
+    address = urlsplit(access.url)
+    return (
+        f"no TCP from here to {address.netloc}: saga's own commands go through srun; for a client, where the site "
+        f"allows ssh to nodes: ssh -N -L 8000:{address.netloc} {address.hostname}, then http://localhost:8000/v1"
+    )
+
+
 def _open(url: str) -> bool:
     address = urlsplit(url)
     try:

@@ -39,6 +39,7 @@ def test_up_is_followed_until_it_serves(there: Login) -> None:
     assert lines[0].startswith("PENDING  job ")
     assert any(line.startswith("READY") and "2 of 2 nodes, 4 of 4 workers ready" in line for line in lines)
     assert "after it was asked for: Slurm " in done.stderr
+    assert "ssh -N" not in done.stderr
     assert f"{there.access()['url']}/v1" in done.stdout
     view = there.json("status")
     assert len(view["workers"]) == 4
@@ -46,9 +47,10 @@ def test_up_is_followed_until_it_serves(there: Login) -> None:
 
 
 def test_a_second_up_submits_nothing(there: Login) -> None:
-    told = there.run(*UP, "--nodes", "2", "--gpus-per-node", "8", "--tp", "4")
+    told = there.run(*UP, "--nodes", "2", "--gpus-per-node", "8", "--tp", "4", SAGA_WAY="srun")
     assert told.returncode == 0, told.stderr
     assert "already there" in told.stderr
+    assert f"ssh -N -L 8000:{there.access()['url'].removeprefix('http://')} " in told.stderr
     assert len(there.records()) == 1
     other = there.run(*UP, "--nodes", "2", "--gpus-per-node", "8", "--tp", "2")
     assert other.returncode == 2
