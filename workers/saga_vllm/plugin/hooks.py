@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Iterator
 from typing import Any
 
-TESTED = ("0.32",)
+TESTED = ("0.31", "0.32")
 """Releases of vLLM that the live tests have passed on; others are tried when no hook has changed, and say so."""
 
 BASE = "vllm.distributed.kv_transfer.kv_connector.v1.base"
