@@ -62,10 +62,9 @@ def _head(told: Explanation) -> dict[str, str | Text]:
     if told.workflow is None:
         facts["workflow"] = "none: nothing is known of who makes this step"
     else:
-        facts |= {
-            "workflow": f"{told.workflow.id} {told.workflow.name}".rstrip(),
-            "state": standing(told.workflow),
-        } | _recognised(told.workflow)
+        facts["workflow"] = f"{told.workflow.id} {told.workflow.name}".rstrip()
+        facts["state"] = standing(told.workflow)
+        facts |= _recognised(told.workflow)
     facts["profile"] = f"{told.profile}, in the order of {told.order}"
     return facts | (_account(told.account) if told.account is not None else {})
 

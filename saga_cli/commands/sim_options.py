@@ -33,7 +33,9 @@ Limit = Annotated[int | None, typer.Option(help="Only the first N workflows of t
 FaultPlan = Annotated[
     list[str] | None,
     typer.Option(
-        "--fault", help="crash:n0001/0@120, hang:…, death:n0001@60+30, cut:…, end:…; repeatable.", metavar="FAULT"
+        "--fault",
+        help="crash:n0001/0@120, hang:…, death:n0001@60+30, cut:…, end:…; repeatable.",
+        metavar="FAULT",
     ),
 ]
 Lose = Annotated[float, typer.Option(help="Share of control messages that are lost.")]

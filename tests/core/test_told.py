@@ -39,7 +39,9 @@ def test_nonsense_in_a_header_is_said_to_be(name, value) -> None:
 
 
 def test_a_call_names_its_parent_and_the_tool_whose_result_it_brings() -> None:
-    who = identify(headers(parent_session_id="main", tool="bash", session_id="sub"), Fields(model="m"), by_token=True)
+    who = identify(
+        headers(parent_session_id="main", tool="bash", session_id="sub"), Fields(model="m"), by_token=True
+    )
     assert (who.session, who.parent, who.tool) == ("sub", "main", "bash")
     assert identify({b"x-parent-session-id": b"p"}, Fields(model="m"), by_token=False).parent == "p"
     assert identify(headers(tool="t" * 500), Fields(model="m"), by_token=True).tool == "t" * 128

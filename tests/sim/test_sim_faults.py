@@ -100,7 +100,9 @@ def random_faults(seed):
     random = Random(seed)
     plan = []
     for _ in range(random.randint(1, 6)):
-        kind = random.choice([kind for kind in FaultKind if kind is not FaultKind.END])  # nothing would be left
+        kind = random.choice(
+            [kind for kind in FaultKind if kind is not FaultKind.END]
+        )  # nothing would be left
         workers = ["n0001/0", "n0001/1", "n0002/0"]
         target = random.choice(workers if kind in (FaultKind.CRASH, FaultKind.HANG) else ["n0001", "n0002"])
         plan.append(
