@@ -203,7 +203,7 @@ class Control:
     def _silent(self, what: str) -> HeadGone:
         return HeadGone(
             f"the head at {self.url} {what}; its log is {self.folder}/log/head.log. "
-            "`saga up --local` starts it again, `saga down` clears what is left"
+            "`saga up` as before (--local or --slurm) starts it again, `saga down` clears what is left"
         )
 
     def _refused(self, status: int, data: bytes) -> Exception:
