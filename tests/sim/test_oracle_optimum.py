@@ -172,8 +172,6 @@ NAMED = {**ORACLES, **{name: RULES[name] for name in ("lru", "lru-finish", "dens
 @pytest.mark.parametrize("costs", [MILD, STEEP], ids=["mild", "steep"])
 def test_how_far_the_oracles_are_from_the_optimum_in_seconds(costs, goal, request):
     """Prints the table of docs/oracle.md: `pytest -s -m nightly tests/sim/test_oracle_optimum.py`."""
-    if "nightly" not in request.config.option.markexpr:
-        pytest.skip("a slow proof: run it with -m nightly")
     ratios, sums = played_over_optimum(costs, goal)
     print(f"\n{request.node.callspec.id}: {len(ratios['lru'])} cases of {CASES} with a miss at the optimum")
     print("| played | optimal in | p90 | p99 | worst | sum |\n|---|---|---|---|---|---|")
