@@ -1,4 +1,8 @@
-"""What a cluster is for: each mode is how much of the memory sessions work in at once (docs/modes.md)."""
+"""What a cluster is for: each mode is how much of the memory sessions work in at once (docs/modes.md).
+
+More than `balanced` is past the cliff on some sets: 1.0 and 1.05, the policy study's best, wrote a quarter less on
+iso-bench-trae. Less leaves room for what grows.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +25,7 @@ BALANCED = "balanced"
 MODES: Mapping[str, Band] = {
     "latency": Band(0.7, 0.8),
     BALANCED: _USUAL,
-    "throughput": Band(1.0, 1.05),
+    "throughput": Band(0.85, 0.95),
 }
 
 
