@@ -109,16 +109,11 @@ def node_table(nodes: Sequence[NodeView]) -> RenderableType:
     return Grid(
         "*NODE", "STATE", "*HOST", ">SEEN", ">PROGRAMS", ">ENDS IN",
         rows=[
-            (n.id, duty_text(n), n.host, f"{duration(n.seen_s)} ago", str(n.programs), duration(n.end_s))
+            (n.id, state_text(n.standing), n.host, f"{duration(n.seen_s)} ago", str(n.programs), duration(n.end_s))
             for n in nodes
         ],
         empty="no node has joined yet",
     )  # fmt: skip
-
-
-def duty_text(node: NodeView) -> Text:
-    """What a node that is up does; of another one, what has become of it."""
-    return state_text(node.duty if node.state == "up" and node.duty != "active" else node.state)
 
 
 def node_details(nodes: Sequence[NodeView]) -> RenderableType:

@@ -9,6 +9,7 @@ import msgspec
 
 from saga_core.aeg.scores import Score
 from saga_core.aeg.words import Declared
+from saga_core.states import NodeState
 from saga_core.wire import Capability
 
 
@@ -74,6 +75,11 @@ class NodeView(msgspec.Struct, frozen=True, kw_only=True):
     """On its workers."""
     removed: bool = False
     """Its daemon ends as soon as it is drained."""
+
+    @property
+    def standing(self) -> str:
+        """What a node that is up does, where that is not all of its duty; of another one, what has become of it."""
+        return self.duty if self.state == NodeState.UP and self.duty != "active" else self.state
 
 
 class SessionView(msgspec.Struct, frozen=True, kw_only=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from saga_core.views import ClusterView, NodeView, WorkerView
@@ -63,18 +63,15 @@ def _worker(w: WorkerView, left_s: float | None) -> Resource:
 
 
 def _node(n: NodeView, mine: Sequence[Resource]) -> Resource:
-    def total(values: Iterable[int]) -> int:
-        return sum(values)
-
     return Resource(
-        id=n.id, node=True, state=n.state, host=n.host, reason="", workers=len(mine),
+        id=n.id, node=True, state=n.standing, host=n.host, reason="", workers=len(mine),
         load=sum(r.load for r in mine) / max(1, len(mine)),
-        capacity_tokens=total(r.capacity_tokens for r in mine), pinned_tokens=total(r.pinned_tokens for r in mine),
-        retained_tokens=total(r.retained_tokens for r in mine),
-        evictable_tokens=total(r.evictable_tokens for r in mine),
-        prompt_tokens=total(r.prompt_tokens for r in mine), cached_tokens=total(r.cached_tokens for r in mine),
-        running=total(r.running for r in mine), waiting=total(r.waiting for r in mine),
-        held=total(r.held for r in mine), steps=total(r.steps for r in mine),
-        need_tokens=total(r.need_tokens for r in mine), limit_tokens=total(r.limit_tokens for r in mine),
+        capacity_tokens=sum(r.capacity_tokens for r in mine), pinned_tokens=sum(r.pinned_tokens for r in mine),
+        retained_tokens=sum(r.retained_tokens for r in mine),
+        evictable_tokens=sum(r.evictable_tokens for r in mine),
+        prompt_tokens=sum(r.prompt_tokens for r in mine), cached_tokens=sum(r.cached_tokens for r in mine),
+        running=sum(r.running for r in mine), waiting=sum(r.waiting for r in mine),
+        held=sum(r.held for r in mine), steps=sum(r.steps for r in mine),
+        need_tokens=sum(r.need_tokens for r in mine), limit_tokens=sum(r.limit_tokens for r in mine),
         factor=None, programs=n.programs, left_s=n.end_s,
     )  # fmt: skip

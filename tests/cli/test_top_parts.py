@@ -100,6 +100,13 @@ def test_a_node_is_the_sum_of_its_workers():
     assert mine[0].left_s == node.left_s == 300.0
 
 
+def test_a_node_that_is_emptied_says_so():
+    first, *others = (shown := busy()).nodes
+    emptied = msgspec.structs.replace(first, duty="draining")
+    rows = resources(msgspec.structs.replace(shown, nodes=[emptied, *others]))
+    assert [row.state for row in rows if row.node][:2] == ["draining", "up"]
+
+
 @pytest.mark.parametrize("height", range(5, 80, 5))
 @pytest.mark.parametrize("machines", [0, 3, 99])
 def test_every_table_has_room(height, machines):
