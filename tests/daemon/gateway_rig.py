@@ -296,3 +296,4 @@ async def gateway_rig(
         assert gateway.ledger.held_bytes == 0
         assert gateway.exchanges == 0
         assert len(scheduler.results) == len(scheduler.calls), "a step without its finish()"
+        assert not any(call.body for call in scheduler.calls), "a body outlives its step"

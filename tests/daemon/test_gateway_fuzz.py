@@ -15,7 +15,6 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from saga_head.gateway.client import ClientLink
-from saga_head.gateway.exchange import WorkerExchange
 from saga_head.gateway.head import (
     FRAMING,
     HOT,
@@ -83,10 +82,8 @@ class Keeper(FakeScheduler):
         self.bodies: list[bytes] = []
 
     def arrive(self, call: Call, exchange: Exchange) -> None:
-        assert isinstance(exchange, WorkerExchange)
-        assert exchange._body is not None
         self.calls.append(call)
-        self.bodies.append(bytes(exchange._body))
+        self.bodies.append(bytes(call.body))
         exchange.refuse(ACCEPTED)
 
 

@@ -49,6 +49,25 @@ async def test_a_large_body_arrives_verbatim(size: int) -> None:
         assert all(request.body == body for request in rig.worker.requests)
 
 
+async def test_nothing_keeps_a_body_once_a_worker_answers() -> None:
+    async def begin(line: Line, request: Request) -> None:
+        await line.send(SSE_HEAD + event("a"))
+        await finish.wait()
+        await line.send(SSE_END)
+
+    finish = asyncio.Event()
+    async with gateway_rig() as rig:
+        rig.worker.answer = begin
+        reader, writer = await rig.connect()
+        writer.write(post())
+        await until(lambda: rig.scheduler.firsts, "the first byte")
+        assert rig.gateway.ledger.held_bytes == 0
+        assert rig.scheduler.calls[0].body == b""
+        assert not rig.scheduler.results, "the step goes on"
+        finish.set()
+        assert (await read_reply(reader))[0] == 200
+
+
 @pytest.mark.parametrize("framing", ["content-length", "chunked"])
 async def test_expect_100_continue(framing: str) -> None:
     async with gateway_rig() as rig:

@@ -259,7 +259,7 @@ class ClientLink(asyncio.BufferedProtocol):
             self._due(first_s(gateway.limits, stream=bool(fields.stream)))
         scheduler = gateway.scheduler
         call = Call(scheduler.next_step(), self._who, head.api, fields, head.identity, len(body), body)
-        self._exchange = exchange = WorkerExchange(call, head, body, self, gateway, keeper)
+        self._exchange = exchange = WorkerExchange(call, head, self, gateway, keeper)
         gateway.exchanges += 1
         try:
             scheduler.arrive(call, exchange)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from saga_core.aeg import UNKNOWN
 from saga_core.events import Outcome
 from saga_head.gateway.asked import Asked, asked_of
-from saga_head.gateway.body import Body
 from saga_head.gateway.errors import error_event, late_event, shaped
 from saga_head.gateway.head import RequestHead
 from saga_head.gateway.held import LAST_CHUNK, beat, chunk, early_head
@@ -38,7 +37,7 @@ class WorkerExchange:
     """The gateway's side of one step (`port.Exchange`)."""
 
     __slots__ = (
-        "_answered", "_arrived_s", "_asked", "_body", "_client", "_connecting", "_early", "_gateway", "_head", "_keeper",
+        "_answered", "_arrived_s", "_asked", "_client", "_connecting", "_early", "_gateway", "_head", "_keeper",
         "_late", "_link", "_relay", "_retried", "_status", "_stream", "_target", "_ttft_s", "_wire_chunked", "call", "settled",
     )  # fmt: skip
 
@@ -46,7 +45,6 @@ class WorkerExchange:
         self,
         call: Call,
         head: RequestHead,
-        body: Body,
         client: Client,
         gateway: "Gateway",
         keeper: Keeper | None,
@@ -54,7 +52,6 @@ class WorkerExchange:
         self.call = call
         self.settled = False
         self._head = head
-        self._body: Body | None = body
         self._client = client
         self._gateway = gateway
         self._arrived_s = gateway.clock()
@@ -165,15 +162,14 @@ class WorkerExchange:
         self._send(link, target)
 
     def _send(self, link: WorkerLink, target: Target) -> None:
-        body, client, head = self._body, self._client, self._head
-        assert body is not None, "the body is kept until the first byte of a reply"
+        client, head = self._client, self._head
         self._link = link
         self._asked = asked_of(self.call.api, offered=self.call.fields.tools is not NO_JSON)
         self._relay = relay = Relay(
             self, client.transport.write, self._gateway.limits.reply_head_bytes,
             decode=head.http10, asked=self._asked, hear=self._keeper.feed if self._keeper is not None else None,
         )  # fmt: skip
-        link.send(relay, *outgoing(self.call, head, target, body))
+        link.send(relay, *outgoing(self.call, head, target))
         if client.paused:
             link.transport.pause_reading()
 
@@ -187,8 +183,7 @@ class WorkerExchange:
         self._status = head.status
         self._wire_chunked = head.chunked
         self._stream = (head.chunked or head.until_eof) and b"text/event-stream" in head.lower
-        self._body = None
-        client.release_body()
+        self._release_body()
         if self._early or head.status >= 400:
             self._join(head)
             return b""
@@ -200,6 +195,11 @@ class WorkerExchange:
             b"" if client.keep else b"connection: close\r\n",
         )
         return rewrite_head(head.raw, head.lower, extra, drop_coding=http10)
+
+    def _release_body(self) -> None:
+        """From here on nobody needs it: its room is given back, and nothing keeps it."""
+        self.call.body = b""
+        self._client.release_body()
 
     def _join(self, head: ReplyHead) -> None:
         """An error is read whole; what else comes is the rest of a chunked body, whose head the client has."""
@@ -333,9 +333,8 @@ class WorkerExchange:
                 response = self._keeper.close()
             relay.drop()
         self._target = None
-        if self._body is not None:
-            self._body = None
-            self._client.release_body()
+        if self.call.body:
+            self._release_body()
         duration_s = self._gateway.clock() - self._arrived_s
         self._gateway.scheduler.finish(
             self.call.step,

@@ -14,11 +14,9 @@ ORDERED_BY_BODY = GENERATING - {"/v1/messages"}
 PRIORITY_HEADER = "x-vllm-priority"
 
 
-def outgoing(
-    call: Call, head: RequestHead, target: Target, body: Body
-) -> tuple[bytes, Body | memoryview, bytes]:
+def outgoing(call: Call, head: RequestHead, target: Target) -> tuple[bytes, Body | memoryview, bytes]:
     """Head, body and the body's end, to be sent in this order."""
-    sent, end = _with_ours(body, call.api, target)
+    sent, end = _with_ours(call.body, call.api, target)
     session = "" if target.session is None else f"x-session-id: {_one_word(target.session)}\r\n"
     if target.priority is not None and call.api == "/v1/messages":
         session += f"{PRIORITY_HEADER}: {target.priority}\r\n"

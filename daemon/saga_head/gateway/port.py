@@ -89,7 +89,7 @@ def _opening(value: msgspec.Raw) -> msgspec.Raw:
 
 
 class Call(msgspec.Struct):
-    """One request as the scheduler sees it: no socket, no body."""
+    """One request as the scheduler sees it: no socket."""
 
     step: int
     caller: Caller
@@ -99,7 +99,7 @@ class Call(msgspec.Struct):
     # next call of the connection may have the same dictionary.
     headers: dict[bytes, bytes]
     body_bytes: int
-    # The request's body as it came, for arrive() to look into the prompt; whoever keeps the call lets go of it.
+    # What a worker is sent, and arrive() may look into. The exchange empties it when a worker answers or the step is over.
     body: bytes | bytearray = b""
 
 
