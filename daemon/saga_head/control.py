@@ -33,7 +33,7 @@ from saga_head.control_nodes import NodeControl
 from saga_head.control_tenants import TenantControl
 from saga_head.gateway.server import close_after_reply
 from saga_head.keys import same
-from saga_head.replies import body, error, json
+from saga_head.replies import bearer, body, error, json
 from saga_head.shell import Shell
 
 MAX_REQUEST_BYTES = 1024 * 1024
@@ -89,7 +89,7 @@ class Control:
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Keys, and errors in one shape; a bug is a 500 without its insides."""
-        if request.path.startswith("/saga/") and not same(_bearer(request), self.admin_key):
+        if request.path.startswith("/saga/") and not same(bearer(request), self.admin_key):
             return error(401, "the admin key is not valid: it stands in access.json of the cluster folder")
         try:
             return await handler(request)
@@ -257,8 +257,3 @@ def _natural(request: web.Request, name: str, default: N) -> int | N:
     if not (text.isascii() and text.isdecimal() and len(text) <= MOST_DIGITS):
         raise UserError(f"{name}={text[:MOST_DIGITS]!r} is not valid (valid: a whole number)")
     return int(text)
-
-
-def _bearer(request: web.Request) -> str:
-    kind, _, key = request.headers.get("Authorization", "").partition(" ")
-    return key.strip() if kind.lower() == "bearer" else ""

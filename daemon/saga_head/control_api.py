@@ -9,7 +9,7 @@ from typing import Any
 from aiohttp import web
 
 from saga_head.gateway.port import Caller, Refusal
-from saga_head.replies import error, json
+from saga_head.replies import bearer, error, json
 from saga_head.shell import Shell
 
 
@@ -75,8 +75,7 @@ class ApiControl:
         return json({"id": name, "object": "response", "deleted": True})
 
     def _caller(self, request: web.Request) -> Caller | Refusal:
-        kind, _, key = request.headers.get("Authorization", "").partition(" ")
-        given = key.strip() if kind.lower() == "bearer" else request.headers.get("x-api-key", "")
+        given = bearer(request) or request.headers.get("x-api-key", "")
         return self.shell.authenticate(request.match_info.get("token"), given)
 
     def _card(self, name: str) -> dict[str, Any]:

@@ -14,11 +14,11 @@ import zmq
 
 from saga_core.errors import ClusterError
 from saga_core.ids import TenantId, WorkflowId
+from saga_core.tenants import DEFAULT
 from saga_head.gateway.port import Caller
 from saga_shell.files import write_private
 
 FILE: Final = "keys.json"
-DEFAULT_TENANT: Final = TenantId("default")
 
 
 class Keys(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,7 +69,7 @@ class Callers:
     """Who owns which key. Looked up by digest, so the time taken tells nothing about a key."""
 
     def __init__(self, api_key: str) -> None:
-        self._by_digest: dict[bytes, Caller] = {_digest(api_key): Caller(DEFAULT_TENANT, None)}
+        self._by_digest: dict[bytes, Caller] = {_digest(api_key): Caller(DEFAULT, None)}
 
     def add(self, token: str, tenant: TenantId, workflow: WorkflowId) -> None:
         self._by_digest[_digest(token)] = Caller(tenant, workflow)

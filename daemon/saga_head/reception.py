@@ -98,11 +98,11 @@ class Reception:
         """By content; workflows of conversations that this made room for are over."""
         named = self.recognition.by_content(call, who, chain)
         if named is not who:
-            self._forget()
+            self._forget(TenantId(call.caller.tenant))
         return named
 
-    def _forget(self) -> None:
-        for tenant, name in self.recognition.forgotten():
+    def _forget(self, tenant: TenantId) -> None:
+        for name in self.recognition.forgotten(tenant):
             workflow = self._book.find(tenant, name)
             if workflow is not None and not workflow.running:
                 reason = "its conversation was not continued while many others were"

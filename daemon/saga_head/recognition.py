@@ -74,12 +74,10 @@ class Recognition:
         """A stored response may be continued, by this session."""
         self._memory(tenant).learn(response, workflow or response, session)
 
-    def forgotten(self) -> list[tuple[TenantId, str]]:
-        """Workflows that began with `content` and can be continued no more."""
-        found = []
-        for tenant, memory in self._memories.items():
-            found += [(TenantId(tenant), name) for name in memory.continuations.forgotten]
-            memory.continuations.forgotten.clear()
+    def forgotten(self, tenant: str) -> list[str]:
+        """Workflows of a tenant that began with `content` and can be continued no more; each is said once."""
+        continuations = self._memory(tenant).continuations
+        found, continuations.forgotten = continuations.forgotten, []
         return found
 
     def _memory(self, tenant: str) -> _Memory:

@@ -20,6 +20,12 @@ async def body(request: web.Request, kind: type[T]) -> T:
         raise UserError(f"{request.method} {request.path}: {error}") from None
 
 
+def bearer(request: web.Request) -> str:
+    """The key that the request brings; empty: none."""
+    kind, _, key = request.headers.get("Authorization", "").partition(" ")
+    return key.strip() if kind.lower() == "bearer" else ""
+
+
 def json(value: Any, status: int = 200) -> web.Response:
     return web.Response(body=msgspec.json.encode(value), status=status, content_type="application/json")
 
