@@ -17,6 +17,8 @@ import zmq.asyncio
 from saga_core import access, wire
 from saga_core.ids import NodeId, SessionId, WorkerId
 from saga_core.states import WorkerState
+from saga_fake.config import FakeConfig
+from saga_fake.server import FakeServer
 
 DEADLINE_S = 20.0
 
@@ -187,3 +189,30 @@ async def running_head(
         yield head
     finally:
         await head.close()
+
+
+@contextlib.asynccontextmanager
+async def node(head: HeadProcess, *urls: str, name: str = "n1") -> AsyncIterator[RigNode]:
+    """A node with these engines, reporting as nodes do."""
+    found = RigNode(head.access, name)
+    reports: asyncio.Task[None] | None = None
+    try:
+        await found.serve(*urls)
+        reports = asyncio.create_task(found.reporting())
+        yield found
+    finally:
+        if reports is not None:
+            reports.cancel()
+        await found.close()
+
+
+def engine(speed: float = 100.0) -> FakeServer:
+    """An engine double, for a node to serve."""
+    return FakeServer(FakeConfig(models=("m",), api_key="k", speed=speed))
+
+
+async def workflow(head: HeadProcess, **more: object) -> dict:
+    """A submitted one: its id, address and key."""
+    status, accepted = await head.call("POST", "/saga/v1/workflows", {"kind": "replay", **more})
+    assert status == 201, accepted
+    return accepted

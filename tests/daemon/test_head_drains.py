@@ -3,43 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import signal
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from head_rig import HeadProcess, RigNode, running_head, until
+from head_rig import HeadProcess, engine, node, running_head, until, workflow
 
 from saga_core import wire
-from saga_fake.config import FakeConfig
-from saga_fake.server import FakeServer
 
 PROMPT = {"model": "m", "messages": [{"role": "user", "content": "hello " * 400}], "max_tokens": 4}
-
-
-def engine(speed: float = 100.0) -> FakeServer:
-    return FakeServer(FakeConfig(models=("m",), api_key="k", speed=speed))
-
-
-@contextlib.asynccontextmanager
-async def node(head: HeadProcess, url: str, name: str) -> AsyncIterator[RigNode]:
-    found = RigNode(head.access, name)
-    reports: asyncio.Task[None] | None = None
-    try:
-        await found.serve(url)
-        reports = asyncio.create_task(found.reporting())
-        yield found
-    finally:
-        if reports is not None:
-            reports.cancel()
-        await found.close()
-
-
-async def workflow(head: HeadProcess) -> dict:
-    status, accepted = await head.call("POST", "/saga/v1/workflows", {"kind": "replay"})
-    assert status == 201, accepted
-    return accepted
 
 
 async def ask(head: HeadProcess, accepted: dict, **more: object) -> tuple[int, str, str]:
@@ -64,8 +36,8 @@ async def test_sessions_move_off_a_draining_node_and_no_call_fails(tmp_path: Pat
         running_head(tmp_path, {"profile": profile}) as head,
         engine() as one,
         engine() as two,
-        node(head, one.url, "n1") as first,
-        node(head, two.url, "n2"),
+        node(head, one.url) as first,
+        node(head, two.url, name="n2"),
     ):
         flows = [await workflow(head) for _ in range(6)]
         before = [await ask(head, flow) for flow in flows]
@@ -98,13 +70,13 @@ async def _left(head: HeadProcess, name: str) -> bool:
 
 async def test_a_drain_outlives_kill_9_of_the_head(tmp_path: Path) -> None:
     async with running_head(tmp_path) as head, engine() as one, engine() as two:
-        async with node(head, one.url, "n1"), node(head, two.url, "n2"):
+        async with node(head, one.url), node(head, two.url, name="n2"):
             await head.call("POST", "/saga/v1/nodes/n1/drain", {"reason": "disk"})
             journal = head.folder / "journal" / "journal-00000000.log"
             await until(lambda: b"NodeDraining" in journal.read_bytes(), "kept")
             await head.kill(signal.SIGKILL)
         await head.start()
-        async with node(head, one.url, "n1"), node(head, two.url, "n2"):
+        async with node(head, one.url), node(head, two.url, name="n2"):
             assert (await view(head, "n1"))["why"] == "disk"
             assert {(await ask(head, await workflow(head)))[1] for _ in range(3)} == {"n2/0"}
             status, again = await head.call("POST", "/saga/v1/nodes/n1/undrain")
@@ -113,7 +85,7 @@ async def test_a_drain_outlives_kill_9_of_the_head(tmp_path: Path) -> None:
 
 
 async def test_mistakes_are_explained(tmp_path: Path) -> None:
-    async with running_head(tmp_path) as head, engine() as one, node(head, one.url, "n1"):
+    async with running_head(tmp_path) as head, engine() as one, node(head, one.url):
         for path, body, says in (
             ("n9/drain", {}, "unknown node 'n9' (have: n1)"),
             ("n1/drain", {"within_s": -1}, "out of range"),
@@ -127,7 +99,7 @@ async def test_mistakes_are_explained(tmp_path: Path) -> None:
 
 
 async def test_a_cluster_that_is_taken_down_lets_workflows_end(tmp_path: Path) -> None:
-    async with running_head(tmp_path) as head, engine() as one, node(head, one.url, "n1") as rig:
+    async with running_head(tmp_path) as head, engine() as one, node(head, one.url) as rig:
         flow = await workflow(head)
         assert (await head.call("POST", "/saga/v1/shutdown", {"drain": True, "within_s": 60}))[0] == 202
 

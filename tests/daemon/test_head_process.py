@@ -1,7 +1,6 @@
 """The head as a process: real HTTP, real ZeroMQ with CURVE, real engine doubles, real kills."""
 
 import asyncio
-import contextlib
 import json
 import os
 import resource
@@ -12,7 +11,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from head_rig import HeadProcess, RigNode, running_head, until
+from head_rig import HeadProcess, RigNode, engine, node, running_head, until, workflow
 
 from saga_core import wire
 from saga_core.states import WorkerState
@@ -27,31 +26,6 @@ PROMPT = {"model": "m", "messages": [{"role": "user", "content": "hello " * 400}
 async def head(tmp_path: Path) -> AsyncIterator[HeadProcess]:
     async with running_head(tmp_path) as found:
         yield found
-
-
-@contextlib.asynccontextmanager
-async def node(head: HeadProcess, *urls: str, name: str = "n1") -> AsyncIterator[RigNode]:
-    """A node with these engines, reporting as nodes do."""
-    found = RigNode(head.access, name)
-    reports: asyncio.Task[None] | None = None
-    try:
-        await found.serve(*urls)
-        reports = asyncio.create_task(found.reporting())
-        yield found
-    finally:
-        if reports is not None:
-            reports.cancel()
-        await found.close()
-
-
-def engine() -> FakeServer:
-    return FakeServer(FakeConfig(models=("m",), api_key="k", speed=100.0))
-
-
-async def workflow(head: HeadProcess, **more: object) -> dict:
-    status, accepted = await head.call("POST", "/saga/v1/workflows", {"kind": "replay", **more})
-    assert status == 201, accepted
-    return accepted
 
 
 async def view(head: HeadProcess, number: int) -> dict:
