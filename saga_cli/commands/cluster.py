@@ -56,8 +56,8 @@ def stop_in_slurm(held: Given, *, force: bool, timeout_s: float, drain_s: float 
 
     from saga_cli.local.down import refuse_while_live
     from saga_cli.slurm.asking import usual_site
-    from saga_cli.slurm.backends import backend_for
     from saga_cli.slurm.down import take_down
+    from saga_slurm.backends import backend_for
 
     if not force and drain_s is None:
         refuse_while_live(held.folder)

@@ -136,11 +136,11 @@ def _in_slurm(held: Given, asked: Asked, *, timeout_s: float, wait: bool, dry_ru
 
 async def _launch(held: Given, asked: Asked, *, timeout_s: float, wait: bool) -> None:
     from saga_cli.slurm.asking import site_for
-    from saga_cli.slurm.backends import backend_for
     from saga_cli.slurm.picture import summary
     from saga_cli.slurm.reach import tunnel_hint
     from saga_cli.slurm.show import showing
     from saga_cli.slurm.up import launch
+    from saga_slurm.backends import backend_for
 
     async with backend_for(site_for(asked).slurm) as backend:
         with showing(held.renderer) as show:

@@ -14,11 +14,11 @@ from typing import Final
 
 from saga_cli.folder import ClusterFolder
 from saga_cli.slurm.asking import Asked, site_for
-from saga_cli.slurm.backends import chosen
 from saga_cli.slurm.up import script
 from saga_cli.units import plural
 from saga_core.errors import SagaError
 from saga_slurm.allocation import wall_time
+from saga_slurm.backends import chosen
 from saga_slurm.commands import Commands
 from saga_slurm.facts import Partition, SlurmError
 from saga_slurm.reading import read_version

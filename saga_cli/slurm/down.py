@@ -8,11 +8,10 @@ from typing import Final
 
 from saga_cli.control import Control
 from saga_cli.folder import ClusterFolder
-from saga_cli.slurm import jobs
-from saga_cli.slurm.jobs import Standing
 from saga_core.errors import ClusterError, SagaError
-from saga_slurm import records
+from saga_slurm import jobs, records
 from saga_slurm.backend import Backend
+from saga_slurm.jobs import Standing
 
 ASK_S: Final = 10.0
 """For the head to take the request, perhaps through an srun."""
@@ -33,12 +32,12 @@ async def take_down(
 
     drain_s: the head first lets workflows end, for so long at most.
     """
-    live = [each for each in await jobs.standing(backend, folder) if each.live]
+    live = [each for each in await jobs.standing(backend, folder.path) if each.live]
     waiting = [each.record.job for each in live if each.job is not None and each.job.waiting]
     await backend.cancel(waiting)
     if len(waiting) < len(live) and await asyncio.to_thread(_asked, folder, drain_s):
         await _until_over(backend, folder, timeout_s + (drain_s or 0.0))
-    left = [each for each in await jobs.standing(backend, folder) if each.live]
+    left = [each for each in await jobs.standing(backend, folder.path) if each.live]
     await backend.cancel([each.record.job for each in left])
     if left := await _until_over(backend, folder, CANCEL_S):
         numbers = ", ".join(each.record.job for each in left)
@@ -60,7 +59,7 @@ def _asked(folder: ClusterFolder, drain_s: float | None) -> bool:
 async def _until_over(backend: Backend, folder: ClusterFolder, timeout_s: float) -> list[Standing]:
     """Those that live when all are over, or when the time is."""
     end = time.monotonic() + timeout_s
-    while left := [each for each in await jobs.standing(backend, folder) if each.live]:
+    while left := [each for each in await jobs.standing(backend, folder.path) if each.live]:
         if time.monotonic() > end:
             break
         await asyncio.sleep(LOOK_S)

@@ -11,15 +11,15 @@ import msgspec
 from saga_cli.folder import ClusterFolder
 from saga_cli.grid import Grid
 from saga_cli.options import Given
-from saga_cli.slurm import jobs
 from saga_cli.slurm.asking import usual_site
-from saga_cli.slurm.backends import backend_for
-from saga_cli.slurm.jobs import Standing
 from saga_cli.tables import cluster_table, state_text
 from saga_cli.units import UNKNOWN, duration
 from saga_core.errors import ClusterError
 from saga_core.views import ClusterView
+from saga_slurm import jobs
+from saga_slurm.backends import backend_for
 from saga_slurm.facts import SlurmAway
+from saga_slurm.jobs import Standing
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -69,7 +69,7 @@ def show_status(held: Given) -> None:
 async def _allocations(folder: ClusterFolder) -> list[AllocationView]:
     async with backend_for(usual_site().slurm) as backend:
         try:
-            found = await jobs.standing(backend, folder)
+            found = await jobs.standing(backend, folder.path)
         except SlurmAway:
             return [
                 AllocationView(
@@ -78,7 +78,7 @@ async def _allocations(folder: ClusterFolder) -> list[AllocationView]:
                     state="UNKNOWN",
                     nodes=record.allocation.nodes,
                 )
-                for record in jobs.known(folder)
+                for record in jobs.known(folder.path)
             ]
     return [allocation_view(each, time.time()) for each in found if each.live]
 

@@ -16,14 +16,13 @@ import msgspec
 
 from saga_cli.folder import ClusterFolder
 from saga_cli.settling import concrete, settle
-from saga_cli.slurm import jobs
 from saga_cli.slurm.asking import LEAD_S, Asked, allocation, site_for
 from saga_cli.slurm.follow import Follower
 from saga_cli.slurm.picture import Times
 from saga_cli.slurm.show import Show
 from saga_core.errors import ClusterError, SagaError, UserError
 from saga_core.views import ClusterView
-from saga_slurm import records
+from saga_slurm import jobs, records
 from saga_slurm.allocation import Allocation, Role
 from saga_slurm.backend import Backend
 from saga_slurm.records import Record
@@ -55,7 +54,7 @@ async def launch(
     site = site_for(asked)
     folder.make()
     records.read_all(folder.path)
-    live = [each.record for each in await jobs.standing(backend, folder) if each.live]
+    live = [each.record for each in await jobs.standing(backend, folder.path) if each.live]
     heads = [record for record in live if record.allocation.role is Role.CLUSTER]
     if asked.role is Role.CLUSTER:
         settle(folder, asked.resolved(), running=bool(heads))
@@ -97,7 +96,7 @@ def _same_launch(other: Record, record: Record) -> bool:
 
 
 async def _submit(backend: Backend, wanted: Allocation, folder: ClusterFolder, site: Site) -> Record:
-    return await jobs.submit(backend, folder, wanted, _render(wanted, site))
+    return await jobs.submit(backend, folder.path, wanted, _render(wanted, site))
 
 
 async def _submit_chain(backend: Backend, asked: Asked, folder: ClusterFolder, site: Site) -> Record:

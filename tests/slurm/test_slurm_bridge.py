@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from saga_cli.slurm.backends import backend_for
+from saga_slurm.backends import backend_for
 from saga_slurm.bridged import Pyslurm, fits
 from saga_slurm.facts import JobState, SlurmAway, SlurmError, SlurmRefused, Version
 from saga_slurm.site import SlurmSite

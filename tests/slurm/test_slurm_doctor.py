@@ -9,12 +9,12 @@ from slurm_rig import Login
 
 from saga_cli.slurm.asking import Asked
 from saga_cli.slurm.checks import Verdict, file_system, partition_finding, settings_findings, storage_finding
-from saga_cli.slurm.jobs import Standing
 from saga_cli.slurm.picture import Phase, Picture, Times, picture, summary
 from saga_cli.slurm.status import allocation_view
 from saga_core.views import ClusterView, NodeView, Totals, WorkerView
 from saga_slurm.allocation import Allocation, Role
 from saga_slurm.facts import Job, JobState, Partition
+from saga_slurm.jobs import Standing
 from saga_slurm.reading import read_settings
 from saga_slurm.records import Record
 

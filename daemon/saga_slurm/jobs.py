@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import msgspec
 
-from saga_cli.folder import ClusterFolder
 from saga_core.errors import ClusterError
 from saga_shell.files import write_private
 from saga_slurm import records
@@ -30,12 +30,12 @@ class Standing:
         return self.job is not None and not self.job.over
 
 
-def known(folder: ClusterFolder) -> list[Record]:
+def known(folder: Path) -> list[Record]:
     """Allocations that were not over when they were last looked at, oldest first."""
-    return [record for record in records.read_all(folder.path) if not record.over]
+    return [record for record in records.read_all(folder) if not record.over]
 
 
-async def standing(backend: Backend, folder: ClusterFolder) -> list[Standing]:
+async def standing(backend: Backend, folder: Path) -> list[Standing]:
     """Every allocation of the folder that was not over when it was last looked at, oldest first.
 
     Whether a submission happened whose answer never came is found out here, and noted.
@@ -45,28 +45,28 @@ async def standing(backend: Backend, folder: ClusterFolder) -> list[Standing]:
     found = [Standing(record, facts.get(record.job)) for record in settled]
     for each in found:
         if not each.live:
-            records.write(folder.path, msgspec.structs.replace(each.record, over=True))
+            records.write(folder, msgspec.structs.replace(each.record, over=True))
     return found
 
 
-async def _settled(backend: Backend, folder: ClusterFolder, record: Record) -> Record:
+async def _settled(backend: Backend, folder: Path, record: Record) -> Record:
     if record.job:
         return record
     job = await backend.find(record.tag, job_name=record.allocation.job_name)
     return record if job is None else _noted(folder, record, job)
 
 
-def _noted(folder: ClusterFolder, record: Record, job: str) -> Record:
+def _noted(folder: Path, record: Record, job: str) -> Record:
     noted = msgspec.structs.replace(record, job=job)
-    records.write(folder.path, noted)
+    records.write(folder, noted)
     return noted
 
 
-async def submit(backend: Backend, folder: ClusterFolder, allocation: Allocation, script: str) -> Record:
+async def submit(backend: Backend, folder: Path, allocation: Allocation, script: str) -> Record:
     """Hand the script to Slurm; the record says which job it became."""
     record = Record(allocation=allocation, asked_at=time.time())
-    records.write(folder.path, record)
-    path = records.script_file(folder.path, record.tag)
+    records.write(folder, record)
+    path = records.script_file(folder, record.tag)
     try:
         write_private(path, script.encode())
     except OSError as error:
