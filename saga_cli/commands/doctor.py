@@ -71,11 +71,9 @@ def _slurm(asked: Asked, folder: ClusterFolder) -> list[Finding]:
     """What stands in the way of `saga up --slurm` with these flags."""
     import asyncio
 
-    from saga_cli.doctor.findings import Finding, Verdict
     from saga_cli.slurm.checks import look
 
-    found = asyncio.run(look(asked, folder))
-    return [Finding(each.what, Verdict(each.verdict), each.told) for each in found]
+    return asyncio.run(look(asked, folder))
 
 
 def findings_table(found: list[Finding]) -> RenderableType:

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 from slurm_rig import Login
 
+from saga_cli.doctor.findings import Verdict
+from saga_cli.doctor.place import file_system
 from saga_cli.slurm.asking import Asked
-from saga_cli.slurm.checks import Verdict, file_system, partition_finding, settings_findings, storage_finding
+from saga_cli.slurm.checks import partition_finding, settings_findings, shared_finding
 from saga_cli.slurm.picture import Phase, Picture, Times, picture, summary
 from saga_cli.slurm.status import allocation_view
 from saga_core.views import ClusterView, NodeView, Totals, WorkerView
@@ -45,10 +47,10 @@ def test_the_file_system_of_a_path(path: str, kind: str) -> None:
 
 
 def test_a_folder_that_nodes_do_not_see_is_warned_of() -> None:
-    assert storage_finding("cluster folder", Path("/home/ann"), MOUNTS).verdict is Verdict.OK
-    found = storage_finding("cluster folder", Path("/tmp/c"), MOUNTS)
-    assert found.verdict is Verdict.WARN
-    assert "--cluster-dir" in found.told
+    assert shared_finding("folder", Path("/home/ann"), MOUNTS, "move it").verdict is Verdict.OK
+    found = shared_finding("folder", Path("/tmp/c"), MOUNTS, "move it")
+    assert (found.verdict, found.remedy) == (Verdict.WARN, "move it")
+    assert "other machines do not see" in found.told
 
 
 @pytest.mark.parametrize(
