@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from saga_core.errors import UserError
 from saga_fake.engine import Engine, EngineShape, content_hash
 from saga_fake.kv_events import AllBlocksCleared, BlockRemoved, BlockStored
-from saga_fake.reply import Script, ScriptedCall, ScriptLine, StopWatch, invented
+from saga_fake.reply import Script, ScriptedCall, ScriptLine, StopWatch, after, invented
 from saga_fake.requests import EngineRequest, FinishReason, RequestState
 from saga_fake.tokens import EOS, VOCAB_TOKENS, chat_tokens, pieces, tokenise
 
@@ -401,3 +401,19 @@ def test_what_waits_is_taken_in_by_priority_where_the_engine_is_started_so():
             now += step.duration_s
             taken += [output.request.priority for output in engine.complete(step, now)]
         assert taken == order
+
+
+def test_a_conversation_that_ends_with_what_was_said_is_gone_on_with():
+    turn = [{"role": "user", "content": "what is 2+2?"}]
+    said = [piece.text for piece in itertools.islice(invented(3, chat_tokens(turn)), 3000)]
+    assert len(set(said)) > 1000, "words do not come round"
+    begun = {"role": "assistant", "content": "".join(said[:70])}
+    rest = invented(3, chat_tokens([*turn, begun], goes_on=True), opens=False)
+    assert [piece.text for piece in itertools.islice(rest, 100)] == said[70:170]
+
+
+def test_of_a_script_the_rest_is_said():
+    reply = ScriptLine(content="one two three").pieces()
+    assert "".join(p.text for p in after(reply, "one two")) == " three"
+    assert after(reply, "one tw") == reply, "not at a seam"
+    assert after(reply, "one two three") == []

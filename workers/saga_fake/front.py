@@ -7,10 +7,10 @@ from itertools import islice
 from saga_fake.answers import ChatAnswer, CompletionAnswer
 from saga_fake.config import FakeConfig
 from saga_fake.messages import MessagesAnswer, MessagesRequest
-from saga_fake.reply import DEFAULT_REPLY_TOKENS, Script, StopWatch, endless, invented
+from saga_fake.reply import DEFAULT_REPLY_TOKENS, Script, StopWatch, after, endless, invented
 from saga_fake.requests import EngineRequest
 from saga_fake.responses import ResponsesAnswer, ResponsesRequest
-from saga_fake.tokens import chat_tokens, content_text
+from saga_fake.tokens import chat_tokens, content_text, tokenise
 from saga_fake.wire import (
     ChatRequest,
     CompletionRequest,
@@ -76,22 +76,35 @@ class Front:
         model = check_model(request.model, self._config.models)
         if not request.messages:
             raise invalid("messages: at least one message is needed", "messages")
-        prompt = chat_tokens(request.messages, request.tools or ())
-        return model, self._engine_request(request, prompt, _last_said(request), session)
+        if request.continue_final_message and request.add_generation_prompt:
+            both = "Cannot set both `continue_final_message` and `add_generation_prompt` to True."
+            raise invalid(both, "continue_final_message")
+        prompt = chat_tokens(request.messages, request.tools or (), goes_on=request.continue_final_message)
+        return model, self._engine_request(request, prompt, _last_said(request), session, request.said)
 
     def _engine_request(
-        self, request: GenerationRequest, prompt: Sequence[int], last_message: str, session: str | None
+        self,
+        request: GenerationRequest,
+        prompt: Sequence[int],
+        last_message: str,
+        session: str | None,
+        said: str | None = None,
     ) -> EngineRequest:
+        """`said`: of the reply, by another engine; None: nothing, and no message is open for it."""
         budget = reply_budget(request, len(prompt), self._config.shape.max_model_len_tokens)
         scripted = self._script.next_reply(last_message)
         if scripted is not None:
+            scripted = after(scripted, said or "")
             natural: int | None = len(scripted)
             reply = endless(scripted, self._config.seed, prompt)
         else:
             natural = self._config.reply_tokens or (
                 DEFAULT_REPLY_TOKENS if request.wanted_tokens is None else None
             )
-            reply = invented(self._config.seed, prompt)
+            if natural is not None and said:
+                natural = max(1, natural - len(tokenise(said)))
+            opens = not (said or isinstance(request, CompletionRequest))
+            reply = invented(self._config.seed, prompt, opens=opens)
         return EngineRequest(
             id=uuid.uuid4().hex,
             tokens=list(prompt),
@@ -111,6 +124,7 @@ class Front:
 def _last_said(request: ChatRequest) -> str:
     """The text that a script answers: of the last message that is not the system's, which Claude Code puts last."""
     said = [m for m in request.messages if m.get("role") not in ("system", "developer")]
+    said = said[:-1] if request.continue_final_message else said
     return content_text((said or request.messages)[-1].get("content"))
 
 

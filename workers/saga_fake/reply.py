@@ -1,9 +1,10 @@
 """What the engine will say, token by token: invented from a seed, or read from a script."""
 
 import zlib
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, count
+from itertools import chain
 from pathlib import Path
 
 import msgspec
@@ -104,14 +105,31 @@ class Script:
         return None
 
 
-def invented(seed: int, prompt: Sequence[int]) -> Iterator[Piece]:
-    """Endless words, the same ones for the same seed and prompt; one token each."""
-    key = zlib.crc32(repr((seed, len(prompt), tuple(prompt[-64:]))).encode())
-    for i in count():
-        key = zlib.crc32(i.to_bytes(8, "big"), key)
+def invented(seed: int, prompt: Sequence[int], *, opens: bool = True) -> Iterator[Piece]:
+    """Endless words, the same ones for the same seed and prompt; one token each.
+
+    Each follows from all tokens before it, as with a model: a prompt that ends with what was said is gone on with.
+    `opens`: nothing stands before the first word.
+    """
+    key = zlib.crc32(array("H", prompt), zlib.crc32(repr(seed).encode()))
+    while True:
         word = "".join(_SYLLABLES[(key >> shift) % len(_SYLLABLES)] for shift in (0, 8, 16)[: 2 + key % 2])
-        text = f" {word}" if i else word
-        yield Piece(token(text), text)
+        text, opens = word if opens else f" {word}", False
+        piece = Piece(token(text), text)
+        yield piece
+        key = zlib.crc32(array("H", [piece.token]), key)
+
+
+def after(pieces: Sequence[Piece], said: str) -> list[Piece]:
+    """What is left of a reply of which `said` was said; all of it where it does not begin so."""
+    at = 0
+    for i, piece in enumerate(pieces):
+        if at >= len(said):
+            return list(pieces[i:])
+        if piece.text and not said.startswith(piece.text, at):
+            break
+        at += len(piece.text)
+    return [] if at >= len(said) else list(pieces)
 
 
 def endless(reply: Sequence[Piece], seed: int, prompt: Sequence[int]) -> Iterator[Piece]:

@@ -25,10 +25,12 @@ from saga_fake.metrics import CONTENT_TYPE, metrics_text
 from saga_fake.publisher import Publisher
 from saga_fake.requests import Output
 from saga_fake.responses import ResponsesRequest
+from saga_fake.tokens import tokenise
 from saga_fake.wire import (
     ChatRequest,
     CompletionRequest,
     RequestRefused,
+    TokenizeRequest,
     check_model,
     error_body,
     read_request,
@@ -128,6 +130,7 @@ class FakeServer:
                 web.post("/v1/messages/count_tokens", self._count_tokens),
                 web.post("/v1/responses", self._responses),
                 web.post("/v1/embeddings", self._embeddings),
+                web.post("/tokenize", self._tokenize),
                 web.get("/v1/models", self._models),
                 web.get("/health", self._health),
                 web.get("/version", self._version),
@@ -206,6 +209,12 @@ class FakeServer:
         request = read_request(await self._body(http), MessagesRequest)
         check_model(request.model, self.config.models)
         return _json(count_tokens(request))
+
+    async def _tokenize(self, http: web.Request) -> web.Response:
+        request = read_request(await self._body(http), TokenizeRequest)
+        ids = tokenise(request.prompt)
+        most = self.config.shape.max_model_len_tokens
+        return _json({"count": len(ids), "max_model_len": most, "tokens": ids, "token_strs": None})
 
     async def _responses(self, http: web.Request) -> web.StreamResponse:
         request = read_request(await self._body(http), ResponsesRequest)

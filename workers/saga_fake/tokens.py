@@ -53,14 +53,19 @@ def content_text(content: Any) -> str:
     return content if isinstance(content, str) else ""
 
 
-def chat_tokens(messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]] = ()) -> list[int]:
-    """Token ids of a conversation up to and with the opening of the assistant's turn."""
+def chat_tokens(
+    messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]] = (), *, goes_on: bool = False
+) -> list[int]:
+    """Token ids of a conversation up to and with the opening of the assistant's turn.
+
+    `goes_on`: the last message is left open instead, as `continue_final_message` asks.
+    """
     ids: list[int] = []
     if tools:
         ids += [OPEN, *tokenise("tools"), *tokenise(json.dumps(list(tools))), CLOSE, NEWLINE]
     for message in messages:
         ids += _message_tokens(message)
-    return [*ids, OPEN, *tokenise("assistant")]
+    return ids[:-2] if goes_on else [*ids, OPEN, *tokenise("assistant")]
 
 
 def _message_tokens(message: dict[str, Any]) -> list[int]:

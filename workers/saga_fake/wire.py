@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from saga_core.errors import SagaError
-from saga_fake.tokens import VOCAB_TOKENS, tokenise
+from saga_fake.tokens import VOCAB_TOKENS, content_text, tokenise
 
 
 class RequestRefused(SagaError):  # noqa: N818 - an outcome, told to the client in vLLM's words
@@ -93,6 +93,13 @@ class ChatRequest(GenerationRequest, frozen=True, kw_only=True):
     max_completion_tokens: int | None = None
     tools: list[dict[str, Any]] | None = None
     tool_choice: Any = None
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+
+    @property
+    def said(self) -> str | None:
+        """What the assistant has said already of the message that is to be gone on with."""
+        return content_text(self.messages[-1].get("content")) if self.continue_final_message else None
 
     @property
     def wanted_tokens(self) -> int | None:
@@ -109,6 +116,13 @@ class CompletionRequest(GenerationRequest, frozen=True, kw_only=True):
     prompt: str | list[Any] | None = None
     max_tokens: int | None = 16
     echo: bool | None = False
+
+
+class TokenizeRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """POST /tokenize, of a text."""
+
+    prompt: str
+    model: str | None = None
 
 
 RequestT = TypeVar("RequestT", bound=msgspec.Struct)
