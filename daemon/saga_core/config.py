@@ -15,6 +15,7 @@ import msgspec
 from saga_core.costs import CostTable
 from saga_core.errors import UserError, choose
 from saga_core.policy.admission import Admission
+from saga_core.policy.migration import Migration
 from saga_core.policy.modes import BALANCED, MODES
 from saga_core.policy.placement import PlacementPolicy
 from saga_core.policy.profiles import PROFILES
@@ -54,6 +55,9 @@ class HeadConfig:
     """Times that a program starts again after its node was lost."""
     snapshot_bytes: int = 16 * 1024 * 1024
     """A journal of this size is replaced by a snapshot."""
+    otlp_endpoint: str = ""
+    """Where spans of steps and workflows go (OpenTelemetry, OTLP over HTTP), e.g. http://collector:4318; empty: what
+    OTEL_EXPORTER_OTLP_ENDPOINT says, else nowhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +154,8 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
     "admission.most": (1, 100),
     "admission.held_share": (0, 1),
     "admission.rehome_share": (0, 1),
+    "migration.local_bytes_per_s": (1, 1e12),
+    "migration.shared_bytes_per_s": (1, 1e12),
 }
 """Least and largest valid value of the numbers that are not times."""
 TIMES_S = (0.001, 30 * 86400.0)
@@ -174,6 +180,7 @@ class Config:
     workers: WorkersConfig = field(default_factory=WorkersConfig)
     placement: PlacementPolicy = field(default_factory=PlacementPolicy)
     admission: Admission = field(default_factory=Admission)
+    migration: Migration = field(default_factory=Migration)
     costs: CostTable = field(default_factory=CostTable)
 
     def __post_init__(self) -> None:

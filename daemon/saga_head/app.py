@@ -25,6 +25,7 @@ from saga_core.events import CloseAsked, HeadStarted, Tick
 from saga_core.head import Head
 from saga_core.states import NodeState
 from saga_core.views import ShutdownRequest
+from saga_head import tracing
 from saga_head.claim import LOOK_EVERY_S, Fence, Superseded
 from saga_head.control import Control
 from saga_head.gateway.limits import Limits
@@ -130,7 +131,9 @@ class App:
         self.transport = Transport(self.keys, self.config.head.register_timeout_s, self._received)
         callers = Callers(self.keys.api_key)
         tenants = Tenants(folder / TENANTS_FILE, callers, self.head.book, self.clock)
-        self.shell = Shell(self.head, self.journal, callers, self.clock, self.transport.send, tenants)
+        self.spans = tracing.start(self.config, self.head.book, saga_version())
+        send = self.transport.send
+        self.shell = Shell(self.head, self.journal, callers, self.clock, send, tenants, self.spans)
         self.shell.logs = folder / "workflows"
         self.shell.may_act = self._check
         self.started_at = self.clock()
@@ -202,6 +205,8 @@ class App:
             await runner.cleanup()
             self.transport.close()
             self.journal.close()
+            if self.spans is not None:
+                tracing.close(self.spans)
 
     async def _listen(self, gateway: Gateway, last: int) -> int:
         """Take the configured port, or the last one again, or any free one."""

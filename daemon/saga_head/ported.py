@@ -19,7 +19,9 @@ def said(who: Identity) -> bytes:
     return rule.encode("ascii")
 
 
-def target(worker: Worker, action: act.Dispatch, rule: bytes, salt: bytes | None) -> Target:
+def target(
+    worker: Worker, action: act.Dispatch, rule: bytes, salt: bytes | None, trace: bytes = b""
+) -> Target:
     reply = [
         (b"x-saga-identity", rule),
         (b"x-saga-worker", worker.id.encode("ascii", "replace")),
@@ -36,6 +38,7 @@ def target(worker: Worker, action: act.Dispatch, rule: bytes, salt: bytes | None
         reply_headers=tuple(reply),
         priority=action.priority,
         cache_salt=salt,
+        trace=trace,
     )
 
 

@@ -52,7 +52,7 @@ class Reception:
         book: Book,
         tenants: Tenants,
         metrics: Metrics,
-        opened: Callable[[StepId, Open], None],
+        opened: Callable[[StepId, Open, Call], None],
         handle: Callable[[Event], None],
     ) -> None:
         """`opened` hears of each step before the head does."""
@@ -123,7 +123,7 @@ class Reception:
             return
         self._metrics.identified(who.rule)
         salt = self._tenants.salt(tenant, call.fields.cache_salt)
-        self._opened(step, Open(exchange, ported.said(who), salt, who.final))
+        self._opened(step, Open(exchange, ported.said(who), salt, who.final), call)
         prefix = "" if known else prefix_of(call.fields)
         weight = self._tenants.weight(tenant)
         self._handle(ported.step_arrived(step, call, who, prefix, told, weight))

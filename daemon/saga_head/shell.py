@@ -13,6 +13,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from saga_core import actions as act
 from saga_core import events, wire
@@ -32,6 +33,9 @@ from saga_head.metrics import Metrics
 from saga_head.reception import Open, Reception
 from saga_head.tenants import Tenants
 from saga_shell import log
+
+if TYPE_CHECKING:
+    from saga_head.spans import Spans
 
 NOT_A_KEY = Refusal(
     401,
@@ -61,11 +65,14 @@ class Shell:
         clock: Callable[[], float],
         send: Callable[[NodeId, wire.ToNode], None],
         tenants: Tenants,
+        spans: Spans | None = None,
     ) -> None:
+        """`spans`: who traces; nobody, unless it was asked for (`saga_head.tracing`)."""
         self.head, self.journal, self.callers = head, journal, callers
         self.clock, self._send = clock, send
         self.metrics = Metrics(head)
         self.feed = Feed()
+        self.spans = spans
         self.may_act: Callable[[], None] = lambda: None
         """Called before each event; it does not return where this head may not act (any more)."""
         self.url = ""
@@ -134,6 +141,8 @@ class Shell:
         self.metrics.fold(fact, at)
         self.tenants.fold(fact)
         self.feed.add(fact, at)
+        if self.spans is not None:
+            self.spans.fold(fact, at)
         if type(fact) not in REPEATED:
             log.info(type(fact).__name__, **_bound(fact))
 
@@ -145,7 +154,8 @@ class Shell:
         opened = self._open.get(action.step)
         if opened is not None:
             worker = self.head.fleet.workers[action.worker]
-            opened.exchange.dispatch(ported.target(worker, action, opened.rule, opened.salt))
+            trace = b"" if self.spans is None else self.spans.sent(action.step)
+            opened.exchange.dispatch(ported.target(worker, action, opened.rule, opened.salt, trace))
 
     def _refuse(self, action: act.Refuse) -> None:
         if action.step not in self.head.book.steps:
@@ -175,8 +185,10 @@ class Shell:
     def arrive(self, call: Call, exchange: Exchange) -> None:
         self.reception.arrive(call, exchange)
 
-    def _opened(self, step: StepId, opened: Open) -> None:
+    def _opened(self, step: StepId, opened: Open, call: Call) -> None:
         self._open[step] = opened
+        if self.spans is not None:
+            self.spans.opened(step, call)
 
     def first_byte(self, step: int, ttft_s: float) -> None:
         """Nothing is decided by it yet; `finish` carries the time."""
@@ -185,6 +197,8 @@ class Shell:
         number = StepId(step)
         if self.reception.left(number):
             return
+        if self.spans is not None:
+            self.spans.left(number)
         opened = self._open.pop(number, None)
         known = self.head.book.steps.get(number)
         if result.response and known is not None:

@@ -24,7 +24,8 @@ def outgoing(call: Call, head: RequestHead, target: Target) -> tuple[bytes, Body
         f" HTTP/1.1\r\nhost: {target.host}:{target.port}\r\nauthorization: Bearer {target.key}\r\n"
         f"x-request-id: saga-{call.step}\r\n{session}content-length: {len(sent) + len(end)}\r\n"
     )
-    return b"POST %b%b%b\r\n" % (head.url, ours.encode("latin-1"), head.forwarded), sent, end
+    lines = ours.encode("latin-1") + head.forwarded + (target.trace or head.trace)
+    return b"POST %b%b\r\n" % (head.url, lines), sent, end
 
 
 def _with_ours(body: Body, api: str, target: Target) -> tuple[Body | memoryview, bytes]:

@@ -95,7 +95,7 @@ class Call(msgspec.Struct):
     caller: Caller
     api: str  # '/v1/chat/completions'; the token is stripped, the query is not part of it
     fields: Fields
-    # Lower-case names; only those of head.IDENTITY_PREFIXES and head.IDENTITY_NAMES. To be read only: the
+    # Lower-case names; only those of head.IDENTITY_PREFIXES, head.IDENTITY_NAMES and head.TRACE. To be read only: the
     # next call of the connection may have the same dictionary.
     headers: dict[bytes, bytes]
     body_bytes: int
@@ -115,6 +115,9 @@ class Target(msgspec.Struct, frozen=True, gc=False):
     priority: int | None = None  # for an engine that serves by it; takes the place of the client's own
     cache_salt: bytes | None = (
         None  # parts this tenant's prefix cache from others'; visible ASCII without quotes
+    )
+    trace: bytes = (
+        b""  # header lines of W3C Trace Context in the place of the client's; empty: its own are passed on
     )
 
 

@@ -1,0 +1,181 @@
+"""Spans of a real head at a small OTLP receiver: whose children they are, what they say, and what they never say."""
+
+import contextlib
+import time
+from collections.abc import AsyncIterator
+
+import aiohttp
+import pytest
+from aiohttp import web
+from head_rig import node, running_head, until, workflow
+
+pytest.importorskip("opentelemetry.exporter.otlp.proto.http", reason="the extra `otel` is not installed")
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.semconv._incubating.attributes import gen_ai_attributes
+from opentelemetry.semconv.schemas import Schemas
+
+from saga_head.spans import SCHEMA
+
+KNOWN = {v for k, v in vars(gen_ai_attributes).items() if k.startswith("GEN_AI_") and isinstance(v, str)}
+TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+SECRET = "what-was-asked-4711"
+
+
+class Collector:
+    """Takes OTLP over HTTP."""
+
+    def __init__(self) -> None:
+        self.requests: list[ExportTraceServiceRequest] = []
+        self.paths: list[str] = []
+
+    async def take(self, request: web.Request) -> web.Response:
+        self.paths.append(request.path)
+        self.requests.append(ExportTraceServiceRequest.FromString(await request.read()))
+        return web.Response(content_type="application/x-protobuf")
+
+    @property
+    def scopes(self):
+        return [s for r in self.requests for rs in r.resource_spans for s in rs.scope_spans]
+
+    @property
+    def spans(self):
+        return {span.name: span for scope in self.scopes for span in scope.spans}
+
+
+def said(span) -> dict:
+    return {a.key: getattr(a.value, a.value.WhichOneof("value")) for a in span.attributes}
+
+
+@contextlib.asynccontextmanager
+async def served(*routes) -> AsyncIterator[str]:
+    app = web.Application()
+    app.add_routes(routes)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    try:
+        yield f"http://127.0.0.1:{site._server.sockets[0].getsockname()[1]}"
+    finally:
+        await runner.cleanup()
+
+
+async def post(base: str, key: str, model: str = "m", **headers: str) -> int:
+    body = {"model": model, "messages": [{"role": "user", "content": SECRET}]}
+    auth = {"authorization": f"Bearer {key}"} | headers
+    async with (
+        aiohttp.ClientSession() as http,
+        http.post(f"{base}/chat/completions", json=body, headers=auth) as r,
+    ):
+        await r.read()
+        return r.status
+
+
+async def test_steps_are_spans_of_their_workflow_or_of_their_client(tmp_path, monkeypatch):
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "20")
+    collector, seen = Collector(), []
+
+    async def answer(request: web.Request) -> web.Response:
+        seen.append(request.headers.copy())
+        usage = {"prompt_tokens": 10, "completion_tokens": 5, "prompt_tokens_details": {"cached_tokens": 4}}
+        return web.json_response({"choices": [], "usage": usage})
+
+    async with (
+        served(web.post("/v1/traces", collector.take)) as to,
+        served(web.post("/v1/chat/completions", answer)) as worker,
+        running_head(tmp_path, {"head.otlp_endpoint": to}) as head,
+        node(head, worker),
+    ):
+        given = await workflow(head, name="fix-42", agent_type="coder")
+        base, key = given["base_url"], given["api_key"]
+        assert await post(base, key) == 200
+        await until(lambda: len(collector.spans) == 1, "the step's span")
+        own = collector.spans["chat m"]
+        collector.requests.clear()
+        assert await post(base, key, traceparent=f"00-{TRACE}-{SPAN}-01", tracestate="v=1") == 200
+        await until(lambda: collector.spans, "the second step's span")
+        theirs = collector.spans["chat m"]
+        status, _ = await head.call("POST", f"/saga/v1/workflows/{given['id']}/cancel")
+        assert status == 200
+        await until(lambda: "invoke_workflow fix-42" in collector.spans, "the workflow's span")
+        root = collector.spans["invoke_workflow fix-42"]
+
+    assert (root.parent_span_id, root.kind) == (b"", root.SPAN_KIND_INTERNAL)
+    assert (own.trace_id, own.parent_span_id) == (root.trace_id, root.span_id)
+    assert own.kind == own.SPAN_KIND_CLIENT
+    assert (theirs.trace_id.hex(), theirs.parent_span_id.hex()) == (TRACE, SPAN)
+    assert [(link.trace_id, link.span_id) for link in theirs.links] == [(root.trace_id, root.span_id)]
+    assert root.start_time_unix_nano <= own.start_time_unix_nano <= own.end_time_unix_nano
+    assert abs(own.end_time_unix_nano / 1e9 - time.time()) < 60
+
+    # The worker's spans will be children of the step's.
+    parents = [f"00-{s.trace_id.hex()}-{s.span_id.hex()}-01" for s in (own, theirs)]
+    assert [headers["traceparent"] for headers in seen] == parents
+    assert [headers.get("tracestate") for headers in seen] == [None, "v=1"]
+
+    step = said(own)
+    session = f"{given['id']}.main"
+    assert step.pop("saga.queue_wait_s") >= 0
+    assert step.pop("saga.reason")
+    assert step == {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.provider.name": "saga",
+        "gen_ai.request.model": "m",
+        "gen_ai.conversation.id": session,
+        "gen_ai.usage.input_tokens": 10,
+        "gen_ai.usage.output_tokens": 5,
+        "gen_ai.usage.cache_read.input_tokens": 4,
+        "saga.cached_tokens": 4,
+        "saga.session": session,
+        "saga.step": 1,
+        "saga.workflow": given["id"],
+        "saga.tenant": "default",
+        "saga.identity": "token",
+        "saga.worker": "n1/0",
+        "saga.outcome": "done",
+    }
+    whole = said(root)
+    assert whole["gen_ai.operation.name"] == "invoke_workflow"
+    assert (whole["gen_ai.workflow.name"], whole["gen_ai.agent.name"]) == ("fix-42", "coder")
+    assert (whole["gen_ai.usage.input_tokens"], whole["saga.steps"]) == (20, 2)
+    assert (whole["saga.state"], whole["error.type"], root.status.code) == ("cancelled", "cancelled", 2)
+    names = {name for span in (own, theirs, root) for name in said(span)}
+    assert {name for name in names if name.startswith("gen_ai.")} <= KNOWN
+    assert all(name.startswith(("gen_ai.", "saga.")) or name == "error.type" for name in names)
+    assert Schemas.V1_41_0.value == SCHEMA
+    assert {scope.schema_url for scope in collector.scopes} == {SCHEMA}
+    assert not any(SECRET.encode() in r.SerializeToString() for r in collector.requests)
+    assert set(collector.paths) == {"/v1/traces"}
+
+
+async def test_a_step_that_fails_says_so_and_a_collector_that_is_away_holds_nothing_up(tmp_path, monkeypatch):
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "20")
+    collector = Collector()
+
+    async def refuse(request: web.Request) -> web.Response:
+        return web.json_response({"error": {"message": "no"}}, status=400)
+
+    async with (
+        served(web.post("/v1/traces", collector.take)) as to,
+        served(web.post("/v1/chat/completions", refuse)) as worker,
+        running_head(tmp_path, {"head.otlp_endpoint": to}) as head,
+        node(head, worker),
+    ):
+        assert await post(head.access.url + "/v1", head.access.api_key) == 400
+        await until(lambda: collector.spans, "its span")
+        span = collector.spans["chat m"]
+        assert (said(span)["error.type"], span.status.code) == ("400", 2)
+        assert span.parent_span_id == b"" and not span.links  # noqa: PT018
+
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    async with (
+        served(web.post("/v1/chat/completions", refuse)) as worker,
+        running_head(gone, {"head.otlp_endpoint": to}) as head,
+        node(head, worker),
+    ):
+        assert await post(head.access.url + "/v1", head.access.api_key) == 400
+        await until(lambda: any("traces said=" in line for line in head.lines), "a line about the collector")
+        began = time.monotonic()
+        assert await head.kill(15) == 0
+        assert time.monotonic() - began < 15
