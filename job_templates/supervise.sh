@@ -4,7 +4,7 @@
 # A step is never ended by TERM to its srun, which would answer by killing its tasks: scancel --signal goes to the
 # tasks, and srun hands USR1 on.
 readonly most_failures=5 settled_s=60 superseded=3
-winding=0 failed=0 head= successor= insisting=
+winding=0 failed=0 head= successor= scaling= insisting=
 node_pids=()
 
 # step NAME NODE LOG WORDS...: one daemon, until it ends well, fails too often, or everything winds down.
@@ -115,7 +115,7 @@ heed() {
 
 end_steps() {
     winding=1
-    kill -USR2 "${node_pids[@]}" $head 2>/dev/null
+    kill -USR2 "${node_pids[@]}" $head $scaling 2>/dev/null
     kill $successor 2>/dev/null
     [ -z "$insisting" ] || return
     # Again and again: a step that is just being launched hears nothing the first time.

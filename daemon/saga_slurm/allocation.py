@@ -49,6 +49,10 @@ class Allocation(msgspec.Struct, frozen=True, kw_only=True):
     predecessor_job: str = ""
     lead_s: int = 0
     """How long before the predecessor's end it starts."""
+    elastic: bool = False
+    """Beside its head runs what grows and shrinks the cluster."""
+    grown: bool = False
+    """Asked for by the cluster itself, which may give it back."""
 
     def __post_init__(self) -> None:
         if self.nodes < 1:

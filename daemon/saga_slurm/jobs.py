@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import msgspec
@@ -13,8 +15,11 @@ from saga_shell.files import write_private
 from saga_slurm import records
 from saga_slurm.allocation import Allocation
 from saga_slurm.backend import Backend
+from saga_slurm.commands import Commands
 from saga_slurm.facts import Job
 from saga_slurm.records import Record
+from saga_slurm.rendering import render
+from saga_slurm.site import Site
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +67,40 @@ def _noted(folder: Path, record: Record, job: str) -> Record:
     return noted
 
 
-async def submit(backend: Backend, folder: Path, allocation: Allocation, script: str) -> Record:
-    """Hand the script to Slurm; the record says which job it became."""
+async def submit(backend: Backend, folder: Path, allocation: Allocation, site: Site) -> Record:
+    """Render the script and hand it to Slurm; the record says which job it became."""
+    script = rendered(allocation, site)
     record = Record(allocation=allocation, asked_at=time.time())
     records.write(folder, record)
     path = records.script_file(folder, record.tag)
+    _write(path, script)
+    return _noted(folder, record, await backend.submit(path, tag=record.tag, job_name=allocation.job_name))
+
+
+def rendered(allocation: Allocation, site: Site) -> str:
+    """The script of an allocation. UserError for what cannot stand in one."""
+    return render(allocation, site, version=_version())
+
+
+async def try_out(commands: Commands, folder: Path, allocation: Allocation, site: Site) -> None:
+    """Whether Slurm would take such a script from this machine: raises as `submit` would. Nothing is submitted."""
+    path = records.script_file(folder, f"try-{os.getpid()}")
+    _write(path, rendered(allocation, site))
+    try:
+        await commands.would_start(path)
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _write(path: Path, script: str) -> None:
     try:
         write_private(path, script.encode())
     except OSError as error:
         raise ClusterError(f"{path}: cannot be written: {error.strerror}") from None
-    return _noted(folder, record, await backend.submit(path, tag=record.tag, job_name=allocation.job_name))
+
+
+def _version() -> str:
+    try:
+        return version("saga-llm")
+    except PackageNotFoundError:  # run from a source tree
+        return "0"

@@ -64,6 +64,7 @@ def _values(allocation: Allocation, site: Site, version: str) -> dict[str, str]:
         "gpu_option": _gpu_option(allocation, site),
         "command": _words(_command(allocation, site)),
         "interface": shlex.quote(site.network.interface),
+        "elastic": "1" if allocation.elastic else "''",
         "predecessor": shlex.quote(allocation.predecessor),
         "predecessor_job": shlex.quote(allocation.predecessor_job),
     }

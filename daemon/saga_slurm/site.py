@@ -10,6 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from saga_core.errors import UserError, choose
+from saga_slurm.elastic import Pace
 
 GPU_WAYS: Final = ("gpus-per-node", "gres", "none")
 CONTAINERS: Final = ("none", "apptainer", "pyxis")
@@ -80,6 +81,7 @@ class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     software: SoftwareSite = SoftwareSite()
     network: NetworkSite = NetworkSite()
     slurm: SlurmSite = SlurmSite()
+    scaling: Pace = Pace()
 
     def __post_init__(self) -> None:
         _one_of("job.gpus", self.job.gpus, GPU_WAYS)

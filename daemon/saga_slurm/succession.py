@@ -10,24 +10,19 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-import urllib.request
 from pathlib import Path
 from typing import Final
 
-import msgspec
-
-from saga_core.errors import SagaError
 from saga_core.states import NodeState, WorkerState
-from saga_core.views import ClusterView, DrainRequest
+from saga_core.views import ClusterView
 from saga_shell import cluster
+from saga_slurm import head
 
 LOOK_S: Final = 0.5
 DRAIN_S: Final = 300.0
 """For steps that compute and sessions in a tool to come to their end on the old nodes."""
 LEAVE_S: Final = 30.0
 """For the emptied nodes' daemons to end."""
-ANSWER_S: Final = 10.0
-MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
 
 
 def serves(view: ClusterView, job: str, *, nodes: int, workers_per_node: int) -> bool:
@@ -42,47 +37,16 @@ def left(view: ClusterView, job: str) -> list[str]:
     return [node.id for node in view.nodes if node.id.startswith(f"{job}.") and node.state == NodeState.UP]
 
 
-def _look(folder: Path) -> ClusterView | None:
-    """None while no head answers."""
-    answer = _ask(folder, "cluster")
-    try:
-        return None if answer is None else msgspec.json.decode(answer, type=ClusterView)
-    except msgspec.DecodeError:
-        return None
-
-
-def _remove(folder: Path, node: str, within_s: float) -> None:
-    wanted = DrainRequest(reason="a successor has taken over", within_s=within_s, remove=True)
-    _ask(folder, f"nodes/{node}/drain", msgspec.json.encode(wanted))
-
-
-def _ask(folder: Path, path: str, body: bytes | None = None) -> bytes | None:
-    """The head's answer; None while there is none."""
-    try:
-        access = cluster.read_access(folder)
-        if access is None:
-            return None
-        request = urllib.request.Request(  # noqa: S310 - http, by our own access file
-            f"{access.url}/saga/v1/{path}",
-            body,
-            {"Authorization": f"Bearer {access.admin_key}", "Content-Type": "application/json"},
-        )
-        with urllib.request.urlopen(request, timeout=ANSWER_S) as answer:  # noqa: S310 - the same
-            return bytes(answer.read(MAX_ANSWER_BYTES))
-    except (OSError, SagaError):
-        return None
-
-
 def succeed(folder: Path, job: str, predecessor: str, *, nodes: int, within_s: float) -> None:
     """Returns when the nodes of `job` serve and those of `predecessor` are gone, or have had their time."""
     config = cluster.read_config(folder)
     workers = config.workers.count if config is not None else 1
-    while (view := _look(folder)) is None or not serves(view, job, nodes=nodes, workers_per_node=workers):
+    while (view := head.look(folder)) is None or not serves(view, job, nodes=nodes, workers_per_node=workers):
         time.sleep(LOOK_S)
     end = time.monotonic() + within_s + LEAVE_S
     for node in left(view, predecessor):
-        _remove(folder, node, within_s)
-    while time.monotonic() < end and ((view := _look(folder)) is None or left(view, predecessor)):
+        head.remove(folder, node, reason="a successor has taken over", within_s=within_s)
+    while time.monotonic() < end and ((view := head.look(folder)) is None or left(view, predecessor)):
         time.sleep(LOOK_S)
 
 

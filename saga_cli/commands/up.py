@@ -20,7 +20,20 @@ if TYPE_CHECKING:
 
 UP_TIMEOUT_S = 600.0
 """As long as a worker may take to start (`node.start_timeout_s`)."""
-SLURM_ONLY = ("nodes", "gpus_per_node", "time", "partition", "account", "qos", "site", "chain", "tools")
+SLURM_ONLY = (
+    "nodes",
+    "gpus_per_node",
+    "time",
+    "partition",
+    "account",
+    "qos",
+    "site",
+    "chain",
+    "tools",
+    "min_nodes",
+    "max_nodes",
+    "idle_timeout",
+)
 
 
 def declare(app: typer.Typer) -> None:
@@ -66,6 +79,15 @@ def up(
     chain: Annotated[
         int | None, typer.Option(help="Slurm: allocations that follow each other.", metavar="N")
     ] = None,
+    min_nodes: Annotated[
+        int | None, typer.Option(help="Slurm: grow to so many at once, and keep them.", metavar="N")
+    ] = None,
+    max_nodes: Annotated[
+        int | None, typer.Option(help="Slurm: grow to so many while workflows wait.", metavar="N")
+    ] = None,
+    idle_timeout: Annotated[
+        str | None, typer.Option(help="Slurm: end when nothing ran for so long (90s, 30m).", metavar="TIME")
+    ] = None,
     tools: Annotated[
         bool, typer.Option("--tools", help="Slurm: join nodes without engines, for programs.")
     ] = False,
@@ -74,7 +96,8 @@ def up(
     """Start a cluster, or grow one (--join). What already runs is kept."""
     from saga_cli.config import parse_sets
 
-    given_words = {key: value for key, value in locals().items() if key in SLURM_ONLY and value}
+    said = {key: value for key, value in locals().items() if key in SLURM_ONLY}
+    given_words = {key: value for key, value in said.items() if value is not None and value is not False}
     flags = {"profile": profile, "mode": mode, "name": name, "head.port": port}
     flags |= {"workers.model": model, "workers.engine": engine}
     chosen = {key: value for key, value in flags.items() if value is not None} | parse_sets(set_ or [])

@@ -10,10 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
+
 from saga_cli.config import Resolved, resolve
 from saga_cli.folder import ClusterFolder
+from saga_cli.units import seconds
 from saga_core.errors import UserError
 from saga_slurm.allocation import Allocation, Role, wall_time
+from saga_slurm.elastic import Limits
+from saga_slurm.plan import Plan
 from saga_slurm.site import Site, read_site
 
 SITE_VARIABLE: Final = "SAGA_SITE"
@@ -40,6 +45,9 @@ class Asked:
     qos: str = ""
     site: Path | None = None
     chain: int = 1
+    min_nodes: int | None = None
+    max_nodes: int | None = None
+    idle_timeout: str = ""
     settings: Mapping[str, Any]
     """Everything else, by dotted name."""
     config: Path | None = None
@@ -47,6 +55,23 @@ class Asked:
     def resolved(self) -> Resolved:
         """The cluster's settings as they would be, were it new."""
         return resolve(self._per_node() | dict(self.settings), file=self.config)
+
+    @property
+    def elastic(self) -> bool:
+        """Whether the cluster is to grow, shrink or end by itself."""
+        return self.min_nodes is not None or self.max_nodes is not None or bool(self.idle_timeout)
+
+    def limits(self, nodes: int) -> Limits:
+        """For a cluster that is started with so many nodes, which leave last and together."""
+        if self.min_nodes is not None and self.min_nodes < nodes:
+            raise UserError(
+                f"--min-nodes {self.min_nodes} with --nodes {nodes}: nodes leave by allocations, and the first one "
+                f"last (valid: at least {nodes}, or fewer --nodes)"
+            )
+        least = nodes if self.min_nodes is None else self.min_nodes
+        timeout_s = seconds(self.idle_timeout, "--idle-timeout") if self.idle_timeout else None
+        most = max(least, nodes) if self.max_nodes is None else self.max_nodes
+        return Limits(min_nodes=least, max_nodes=most, idle_timeout_s=timeout_s)
 
     def _per_node(self) -> dict[str, Any]:
         """Settings that follow from the machines. UserError where they do not add up."""
@@ -91,7 +116,24 @@ def allocation(asked: Asked, folder: ClusterFolder, settings: Mapping[str, Any])
         partition=asked.partition,
         account=asked.account,
         qos=asked.qos,
+        elastic=asked.elastic and asked.role is Role.CLUSTER,
     )
+
+
+def plan(asked: Asked, first: Allocation, settings: Mapping[str, Any]) -> Plan:
+    """How a cluster that began with `first` may grow and shrink: by nodes like its own, one at a time."""
+    count = {"workers.count": str(settings["workers.count"])}
+    join = msgspec.structs.replace(
+        first,
+        role=Role.JOIN,
+        nodes=1,
+        settings=count,
+        elastic=False,
+        predecessor="",
+        predecessor_job="",
+        lead_s=0,
+    )
+    return Plan(limits=asked.limits(first.nodes), join=join, site=site_for(asked))
 
 
 def overrides(asked: Asked, settings: Mapping[str, Any]) -> dict[str, str]:

@@ -9,7 +9,7 @@ from typing import Final
 from saga_cli.control import Control
 from saga_cli.folder import ClusterFolder
 from saga_core.errors import ClusterError, SagaError
-from saga_slurm import jobs, records
+from saga_slurm import jobs, plan, records
 from saga_slurm.backend import Backend
 from saga_slurm.jobs import Standing
 
@@ -32,6 +32,7 @@ async def take_down(
 
     drain_s: the head first lets workflows end, for so long at most.
     """
+    plan.remove_plan(folder.path)
     live = [each for each in await jobs.standing(backend, folder.path) if each.live]
     waiting = [each.record.job for each in live if each.job is not None and each.job.waiting]
     await backend.cancel(waiting)

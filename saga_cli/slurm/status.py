@@ -13,13 +13,15 @@ from saga_cli.grid import Grid
 from saga_cli.options import Given
 from saga_cli.slurm.asking import usual_site
 from saga_cli.tables import cluster_table, state_text
-from saga_cli.units import UNKNOWN, duration
+from saga_cli.units import UNKNOWN, duration, plural
 from saga_core.errors import ClusterError
 from saga_core.views import ClusterView
-from saga_slurm import jobs
+from saga_slurm import jobs, plan
 from saga_slurm.backends import backend_for
+from saga_slurm.elastic import Phase
 from saga_slurm.facts import SlurmAway
 from saga_slurm.jobs import Standing
+from saga_slurm.plan import Course, Plan
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -41,11 +43,34 @@ class AllocationView(msgspec.Struct, frozen=True, kw_only=True):
     """Why it waits."""
 
 
+class ScalingView(msgspec.Struct, frozen=True, kw_only=True):
+    """What the cluster does about its size by itself."""
+
+    min_nodes: int
+    max_nodes: int
+    idle_timeout_s: float | None
+    joined: dict[str, int]
+    """Allocations that it asked for, by what they do: coming, serving, leaving."""
+    why: str
+    """What it makes of the moment."""
+    last: str = ""
+    """What it did last."""
+    failures: int = 0
+    """In a row."""
+    retry_s: float | None = None
+    """Until it tries again after a failure."""
+    problem: str = ""
+    """Why it cannot ask for nodes."""
+    ended: str = ""
+    """Why it ended the cluster."""
+
+
 class SlurmClusterView(msgspec.Struct, frozen=True, kw_only=True):
     """The answer: in JSON the head's fields stand beside `allocations`."""
 
     cluster: ClusterView | None
     allocations: list[AllocationView]
+    scaling: ScalingView | None = None
 
 
 def show_status(held: Given) -> None:
@@ -56,10 +81,11 @@ def show_status(held: Given) -> None:
         cluster = held.control().cluster()
     except ClusterError as error:
         problem = error
+    scaling = scaling_view(plan.read_plan(held.folder.path), plan.read_course(held.folder.path), time.time())
     plain = msgspec.to_builtins(cluster) if cluster is not None else {}
     held.renderer.show(
-        plain | {"allocations": msgspec.to_builtins(allocations)},
-        table=lambda _: _table(SlurmClusterView(cluster=cluster, allocations=allocations)),
+        plain | {"allocations": msgspec.to_builtins(allocations), "scaling": msgspec.to_builtins(scaling)},
+        table=lambda _: _table(SlurmClusterView(cluster=cluster, allocations=allocations, scaling=scaling)),
         quiet=lambda _: [cluster.name] if cluster is not None else [],
     )
     if problem is not None and (held.folder.access_file.exists() or not allocations):
@@ -94,12 +120,45 @@ def allocation_view(standing: Standing, now: float) -> AllocationView:
     )  # fmt: skip
 
 
+def scaling_view(wanted: Plan | None, course: Course, now: float) -> ScalingView | None:
+    """None: the cluster stays as it is. Pure."""
+    if wanted is None:
+        return None
+    phases, limits, backoff = list(course.joined.values()), wanted.limits, course.backoff
+    return ScalingView(
+        min_nodes=limits.min_nodes, max_nodes=limits.max_nodes, idle_timeout_s=limits.idle_timeout_s,
+        joined={str(phase): phases.count(phase) for phase in Phase if phase in phases},
+        why=course.why or "has not looked yet", last=course.doing, failures=backoff.failures,
+        retry_s=max(0.0, backoff.until - now) if backoff.failures else None,
+        problem=course.problem, ended=course.ended,
+    )  # fmt: skip
+
+
+def scaling_lines(scaling: ScalingView) -> list[str]:
+    """`scaling  1 to 4 nodes, ends after 30m00s idle; asked for 1 more: 2 workers are wanted, 1 are there or coming`"""
+    ends = f", ends after {duration(scaling.idle_timeout_s)} idle" if scaling.idle_timeout_s else ""
+    joined = "".join(f", {count} {phase}" for phase, count in scaling.joined.items())
+    lines = [
+        f"scaling  {scaling.min_nodes} to {plural(scaling.max_nodes, 'node')}{ends}{joined}; {scaling.why}"
+    ]
+    if scaling.problem:
+        lines.append(f"scaling  cannot ask for nodes from inside the job: {scaling.problem}")
+    if scaling.failures:
+        lines.append(
+            f"scaling  {plural(scaling.failures, 'failure')}, tries again in {duration(scaling.retry_s)}"
+        )
+    if scaling.ended:
+        lines.append(f"scaling  the cluster was ended: {scaling.ended}")
+    return lines
+
+
 def _table(view: SlurmClusterView) -> RenderableType:
     from rich.console import Group
     from rich.text import Text
 
     parts = [cluster_table(view.cluster), Text()] if view.cluster is not None else []
-    return Group(*parts, allocation_table(view.allocations))
+    lines = [Text(line) for line in scaling_lines(view.scaling)] if view.scaling is not None else []
+    return Group(*parts, allocation_table(view.allocations), *lines)
 
 
 def allocation_table(allocations: list[AllocationView]) -> RenderableType:

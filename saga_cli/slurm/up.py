@@ -9,24 +9,23 @@ Rules of this file
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import msgspec
 
 from saga_cli.folder import ClusterFolder
 from saga_cli.settling import concrete, settle
-from saga_cli.slurm.asking import LEAD_S, Asked, allocation, site_for
+from saga_cli.slurm.asking import LEAD_S, Asked, allocation, plan, site_for
 from saga_cli.slurm.follow import Follower
 from saga_cli.slurm.picture import Times
 from saga_cli.slurm.show import Show
 from saga_core.errors import ClusterError, SagaError, UserError
 from saga_core.views import ClusterView
 from saga_slurm import jobs, records
+from saga_slurm import plan as scaling
 from saga_slurm.allocation import Allocation, Role
 from saga_slurm.backend import Backend
 from saga_slurm.records import Record
-from saga_slurm.rendering import render
 from saga_slurm.site import Site
 
 
@@ -44,7 +43,9 @@ class Launched:
 def script(asked: Asked, folder: ClusterFolder) -> str:
     """`--dry-run`: what would be submitted; nothing is written and Slurm is not asked."""
     settings = concrete(asked.resolved()) if asked.role is Role.CLUSTER else _held(folder)
-    return _render(allocation(asked, folder, settings), site_for(asked))
+    if asked.elastic:
+        _limits(asked, asked.nodes)
+    return jobs.rendered(allocation(asked, folder, settings), site_for(asked))
 
 
 async def launch(
@@ -56,9 +57,13 @@ async def launch(
     records.read_all(folder.path)
     live = [each.record for each in await jobs.standing(backend, folder.path) if each.live]
     heads = [record for record in live if record.allocation.role is Role.CLUSTER]
+    if asked.elastic:
+        _limits(asked, heads[0].allocation.nodes if heads else asked.nodes)
     if asked.role is Role.CLUSTER:
         settle(folder, asked.resolved(), running=bool(heads))
-        record = heads[0] if heads else await _submit_chain(backend, asked, folder, site)
+        record = (
+            _kept(heads[0], asked, folder) if heads else await _submit_chain(backend, asked, folder, site)
+        )
         already = bool(heads)
     else:
         if not heads:
@@ -83,9 +88,38 @@ async def _followed(
         view, times = await follower.until_ready(show, timeout_s=timeout_s)
     except SagaError:
         if not already:
+            scaling.remove_plan(folder.path)
             await backend.cancel([r.job for r in records.read_all(folder.path) if _same_launch(r, record)])
         raise
     return Launched(record, already, view, times)
+
+
+def _limits(asked: Asked, nodes: int) -> None:
+    """UserError for limits that cannot be."""
+    if asked.role is not Role.CLUSTER:
+        raise UserError(
+            "--min-nodes, --max-nodes, --idle-timeout: of a cluster (`saga up --slurm`), not of a join"
+        )
+    asked.limits(nodes)
+
+
+def _kept(head: Record, asked: Asked, folder: ClusterFolder) -> Record:
+    """The cluster that is there already, perhaps with other limits from here on."""
+    if asked.elastic and not head.allocation.elastic:
+        raise UserError(
+            "this cluster was started without --min-nodes, --max-nodes or --idle-timeout, and cannot be given them "
+            "while it runs (`saga down` first)"
+        )
+    if asked.elastic:
+        _write_plan(asked, head.allocation, folder)
+    return head
+
+
+def _write_plan(asked: Asked, first: Allocation, folder: ClusterFolder) -> None:
+    if asked.elastic:
+        scaling.write_plan(folder.path, plan(asked, first, _held(folder)))
+    else:
+        scaling.remove_plan(folder.path)
 
 
 def _same_launch(other: Record, record: Record) -> bool:
@@ -96,12 +130,14 @@ def _same_launch(other: Record, record: Record) -> bool:
 
 
 async def _submit(backend: Backend, wanted: Allocation, folder: ClusterFolder, site: Site) -> Record:
-    return await jobs.submit(backend, folder.path, wanted, _render(wanted, site))
+    return await jobs.submit(backend, folder.path, wanted, site)
 
 
 async def _submit_chain(backend: Backend, asked: Asked, folder: ClusterFolder, site: Site) -> Record:
     """The first allocation, and its successors, each of which waits for the one before it."""
     first = wanted = allocation(asked, folder, _held(folder))
+    scaling.remove_course(folder.path)
+    _write_plan(asked, first, folder)
     lead_s = min(LEAD_S, wanted.time_s // 4)
     record = before = await _submit(backend, first, folder, site)
     for _ in range(asked.chain - 1):
@@ -120,14 +156,3 @@ def _held(folder: ClusterFolder) -> dict[str, Any]:
     if settings is None:
         raise ClusterError(f"{folder.settings_file} is not there: no cluster was started at {folder.path}")
     return settings
-
-
-def _render(wanted: Allocation, site: Site) -> str:
-    return render(wanted, site, version=_version())
-
-
-def _version() -> str:
-    try:
-        return version("saga-llm")
-    except PackageNotFoundError:  # run from a source tree
-        return "0"

@@ -31,6 +31,7 @@ CASES = {
     "cluster-flags": (allocation(partition="gpu", account="a1", qos="high"), None),
     "successor": (allocation(predecessor="f" * 32, predecessor_job="41", lead_s=600), None),
     "join": (allocation(role=Role.JOIN, nodes=2, settings={"workers.count": "8", "workers.extra_args": "--a --b"}), None),
+    "elastic": (allocation(elastic=True), None),
     "tools": (allocation(role=Role.TOOLS, nodes=1, gpus_per_node=0, settings={"workers.count": "0"}), None),
     "odd-names": (allocation(name="it's mine; rm -rf", folder="/home/an n's/.saga/d"), None),
     **{f"site-{path.stem}": (allocation(gpus_per_node=0 if path.stem == "cpu" else 8), path) for path in sorted(SITES.glob("*.toml"))},

@@ -1,0 +1,81 @@
+"""A cluster that grows, shrinks and ends by itself, in real Slurm with fake engines."""
+
+from __future__ import annotations
+
+import json
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from slurm_rig import UP, Login, until
+
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(240)]
+
+SMALL = (
+    "--set",
+    "workers.kv_tokens=4096",
+    "--set",
+    "workers.max_model_len=2048",
+    "--set",
+    "workers.extra_args=--speed 0.2",
+)
+"""Engines that hold a few sessions, each of which takes its time."""
+SITE = "[scaling]\ngrow_after_s = 2\nspare_s = 4\n"
+
+
+@contextmanager
+def load(login: Login, clients: int) -> Iterator[None]:
+    """So many clients with a step each, again and again, until the end."""
+    over = threading.Event()
+    access = login.access()
+
+    def client(number: int) -> None:
+        body = {"model": "nano", "prompt": f"client {number} " * 300, "max_tokens": 200, "user": str(number)}
+        headers = {"Authorization": f"Bearer {access['api_key']}", "Content-Type": "application/json"}
+        request = urllib.request.Request(
+            f"{access['url']}/v1/completions", json.dumps(body).encode(), headers
+        )
+        while not over.is_set():
+            try:
+                urllib.request.urlopen(request, timeout=60).close()
+            except (urllib.error.URLError, OSError):
+                over.wait(0.5)
+
+    threads = [threading.Thread(target=client, args=(number,)) for number in range(clients)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+
+
+def scaled(login: Login) -> list[dict]:
+    """The allocations that the cluster asked for itself."""
+    return [record for record in login.records() if record["allocation"]["grown"]]
+
+
+def test_backlog_brings_a_node_and_idleness_ends_it_all(login: Login) -> None:
+    login.folder.parent.joinpath("site.toml").write_text(SITE)
+    login(*UP, *SMALL, "--nodes", "1", "--workers", "1", "--max-nodes", "2", "--idle-timeout", "12s",
+          "--site", "site.toml")  # fmt: skip
+    (first,) = login.records()
+    with load(login, 12):
+        until(lambda: scaled(login), 30, "a job for a further node")
+        until(lambda: login.ready() == 2, 40, "its worker")
+        status = login.json("status")["scaling"]
+        assert (status["max_nodes"], status["failures"], status["problem"]) == (2, 0, "")
+    (join,) = scaled(login)
+    assert join["allocation"]["time_s"] <= first["allocation"]["time_s"]
+    until(lambda: login.slurm.state(join["job"]) == "COMPLETED", 60, "its leaving")
+    until(lambda: not login.slurm.jobs(), 60, "the end of the cluster")
+    assert login.slurm.state(first["job"]) == "COMPLETED"
+    assert len(login.records()) == 2  # nothing swung
+    login.gone()
+    assert not (login.folder / "access.json").exists()
+    assert "--idle-timeout" in login("status", code=1)
