@@ -16,6 +16,8 @@ from clients_rig import CLIENTS, PROGRAMS, Cluster, Run, a_head, free_port, made
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    if not CLIENTS.exists():
+        pytest.skip("no .venv-clients: build it by scripts/clients.sh")
     folder = tmp_path_factory.mktemp("cluster")
     script = folder / "script.jsonl"
     script.write_text("".join(path.read_text() for path in sorted(PROGRAMS.glob("*.jsonl"))))
@@ -40,8 +42,6 @@ def run(cluster: Cluster) -> Run:
     """Run a client program; what it printed last as JSON, and the steps by rule that it made."""
 
     def run(name: str, *, base: str = "", key: str = "") -> tuple[Any, dict[str, int]]:
-        if not CLIENTS.exists():
-            pytest.skip("no .venv-clients: build it by scripts/clients.sh")
         before = cluster.rules()
         printed = cluster.run([str(CLIENTS), str(PROGRAMS / f"{name}.py")], cluster.environment(base, key))
         return json.loads(printed.strip().splitlines()[-1]), made_since(before, cluster)

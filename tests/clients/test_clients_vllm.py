@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ from clients_rig import Cluster, a_head, free_port, serving
 from saga_vllm.launch import LaunchSpec, render
 from saga_vllm.model import MODEL_SIZES, build_command
 from saga_vllm.platform import Platform
+
+openai = pytest.importorskip("openai", reason="the extra `openai` is not installed")
+anthropic = pytest.importorskip("anthropic", reason="its package is not installed")
 
 pytestmark = pytest.mark.vllm
 
@@ -65,9 +69,23 @@ def key(real: Cluster) -> str:
     return made
 
 
-def test_messages(real: Cluster, key: str) -> None:
-    anthropic = pytest.importorskip("anthropic")
-    client = anthropic.Anthropic(base_url=real.url, api_key=key, max_retries=0)
+@pytest.fixture
+def opened() -> Iterator[contextlib.ExitStack]:
+    """What clients keep open is closed after the test."""
+    with contextlib.ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def gpt(real: Cluster, opened: contextlib.ExitStack) -> Callable[[str], Any]:
+    def client(key: str) -> Any:
+        return opened.enter_context(openai.OpenAI(base_url=f"{real.url}/v1", api_key=key, max_retries=0))
+
+    return client
+
+
+def test_messages(real: Cluster, key: str, opened: contextlib.ExitStack) -> None:
+    client = opened.enter_context(anthropic.Anthropic(base_url=real.url, api_key=key, max_retries=0))
     asked: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": LONG}]}
     client.messages.create(max_tokens=8, **asked)
     with client.messages.stream(max_tokens=8, **asked) as stream:
@@ -81,9 +99,8 @@ def test_messages(real: Cluster, key: str) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_responses_that_continue_others(real: Cluster, key: str, stream: bool) -> None:
-    openai = pytest.importorskip("openai")
-    client = openai.OpenAI(base_url=f"{real.url}/v1", api_key=key, max_retries=0)
+def test_responses_that_continue_others(gpt: Callable[[str], Any], key: str, stream: bool) -> None:
+    client = gpt(key)
     first = client.responses.create(model="m", input=LONG, max_output_tokens=8)
     asked: dict[str, Any] = {"model": "m", "input": "and?", "previous_response_id": first.id}
     if stream:
@@ -96,20 +113,19 @@ def test_responses_that_continue_others(real: Cluster, key: str, stream: bool) -
     assert second.usage.input_tokens_details.cached_tokens > 400
 
 
-def test_another_tenant_finds_nothing_in_the_cache(real: Cluster, key: str) -> None:
-    openai = pytest.importorskip("openai")
+def test_another_tenant_finds_nothing_in_the_cache(
+    real: Cluster, gpt: Callable[[str], Any], key: str
+) -> None:
     cached = []
     for used in (key, key, real.key, real.key):
-        client = openai.OpenAI(base_url=f"{real.url}/v1", api_key=used, max_retries=0)
         prompt = [{"role": "user", "content": "a prompt of this test alone " * 40}]
-        usage = client.chat.completions.create(model="m", messages=prompt, max_tokens=2).usage
+        usage = gpt(used).chat.completions.create(model="m", messages=prompt, max_tokens=2).usage
         cached.append(usage.prompt_tokens_details.cached_tokens > 100)
     assert cached == [False, True, False, True]
 
 
-def test_a_worker_without_an_api_says_so_in_its_shape(real: Cluster) -> None:
-    openai = pytest.importorskip("openai")
-    client = openai.OpenAI(base_url=f"{real.url}/v1", api_key=real.key, max_retries=0)
+def test_a_worker_without_an_api_says_so_in_its_shape(real: Cluster, gpt: Callable[[str], Any]) -> None:
+    client = gpt(real.key)
     started = time.monotonic()
     with pytest.raises(openai.NotFoundError) as caught:
         client.embeddings.create(model="m", input="x")
