@@ -14,6 +14,8 @@ from saga_core.errors import ClusterError
 FILE: Final = "access.json"
 SETTINGS: Final = "settings.json"
 """Beside it: the settings of the running cluster, by dotted name (`saga_core.config.settings`)."""
+MOVING: Final = "moving"
+"""Folder beside it: KV of sessions on their way between nodes, one folder for each node that writes some."""
 VERSION: Final = 1
 
 

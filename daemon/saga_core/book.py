@@ -27,6 +27,7 @@ from saga_core.events import (
     ProfileChanged,
     ProgramGiven,
     ProgramStarted,
+    SessionMoved,
     SessionPaused,
     StepArrived,
     StepFinished,
@@ -110,7 +111,7 @@ class Book:
                 drain.duty = advance(DUTY, drain.duty, "empty", what=f"node {fact.node}")
             case NodeUndrained():
                 advance(DUTY, self.drains.pop(fact.node).duty, "undrain", what=f"node {fact.node}")
-            case NodeJoined() | NodeLost() | WorkerReady() | WorkerLost() | SessionPaused():
+            case NodeJoined() | NodeLost() | WorkerReady() | WorkerLost() | SessionPaused() | SessionMoved():
                 pass  # kept for readers of the journal; fleet and gate are soft state, never recovered
 
     def duty(self, node: NodeId) -> DutyState:

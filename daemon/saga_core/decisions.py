@@ -43,6 +43,8 @@ class Verdict(StrEnum):
     FORCED = "forced"
     """Let in although there was no room: it had waited for too long."""
     PLACED = "placed"
+    MIGRATED = "migrated"
+    """Its KV was brought to where it goes, or was to be."""
 
 
 class Decision(msgspec.Struct, frozen=True, gc=False):
@@ -169,6 +171,20 @@ class Decisions:
     def wait(self, workflow: WorkflowId, session: SessionId, step: StepId, rule: str, now: float) -> None:
         """A step waits, and not at a gate."""
         self._note(Decision(now, Verdict.HELD, workflow, session, step, None, rule, now, 1))
+
+    def migrated(
+        self,
+        workflow: WorkflowId,
+        session: SessionId,
+        step: StepId | None,
+        worker: WorkerId,
+        rule: str,
+        tokens: int,
+        now: float,
+    ) -> None:
+        """The KV of a session was brought to `worker`, `tokens` of it, or was to be."""
+        made = Decision(now, Verdict.MIGRATED, workflow, session, step, worker, rule, now, 1, tokens, tokens)
+        self._note(made)
 
     def _note(self, made: Decision) -> None:
         self._turned[made.verdict] += 1

@@ -163,12 +163,32 @@ class SessionPaused(_Kept, frozen=True, kw_only=True):
     why: str
 
 
+class SessionMoved(_Kept, frozen=True, kw_only=True):
+    """Its KV was brought to its new home, or was not: then what is missing there is computed again."""
+
+    session: SessionId
+    source: WorkerId
+    target: WorkerId
+    tokens: int = 0
+    """Of its beginning that are at the new home now."""
+    copied_bytes: int = 0
+    took_s: float = 0.0
+    priced_s: float = 0.0
+    """What it was expected to take."""
+    again_s: float = 0.0
+    """What computing it again would have taken, by the cost table."""
+    failed: str = ""
+    """Why it was not; empty: it was."""
+
+
 class StepLost(_Kept, frozen=True, kw_only=True):
-    """Its worker went away before the first byte of the answer: the step can go elsewhere."""
+    """Its worker went away, and the step can go elsewhere."""
 
     step: StepId
     worker: WorkerId
     detail: str = ""
+    begun: bool = False
+    """The client has a part of the answer: the rest is computed elsewhere, behind what was said."""
 
 
 class StepFinished(_Kept, frozen=True, kw_only=True):
@@ -293,6 +313,7 @@ Fact = (
     | StepArrived
     | StepPlaced
     | SessionPaused
+    | SessionMoved
     | StepLost
     | StepFinished
     | ProfileChanged

@@ -43,6 +43,8 @@ class Worker:
     """Whether it serves the smallest priority first."""
     values: bool = False
     """Whether its engine takes what sessions' KV is worth."""
+    kv_token_bytes: int = 0
+    """Of one token's KV in a file; 0: it cannot be moved."""
     capabilities: tuple[Capability, ...] = ()
     holes: int = 0
     healed: int = 0
@@ -107,6 +109,7 @@ class Worker:
         self.capacity_tokens, self.max_model_len = fact.capacity_tokens, fact.max_model_len
         self.host_tokens, self.ordered = max(0, fact.host_tokens), fact.ordered
         self.values, self.capabilities = fact.values, fact.capabilities
+        self.kv_token_bytes = max(0, fact.kv_token_bytes)
         self.holes, self.healed = fact.holes, fact.healed
         self.max_seqs = fact.max_seqs if fact.max_seqs > 0 else DEFAULT_MAX_SEQS
         self.running, self.waiting = fact.running, fact.waiting

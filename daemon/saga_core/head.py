@@ -166,6 +166,8 @@ class Head:
                 self._on_goodbye(event)
             case wire.Valued():
                 self.worths.arrived(event)
+            case wire.Exported() | wire.Adopted():
+                self._steps.hear(event)
             case ProfileChanged():
                 self._on_profile(event)
             case HeadStarted():

@@ -15,6 +15,7 @@ from saga_core import wire
 from saga_core.config import NodeConfig
 from saga_core.ids import NodeId, WorkerId
 from saga_core.node_desk import NodeDesk
+from saga_core.node_moves import Moves
 from saga_core.node_programs import Programs
 from saga_core.node_words import (
     Action,
@@ -23,6 +24,8 @@ from saga_core.node_words import (
     FindHead,
     HeadSaid,
     Ignored,
+    KvAdopted,
+    KvExported,
     ProgramExited,
     Quit,
     Residency,
@@ -62,6 +65,7 @@ class Node:
         self.id, self.config, self.incarnation = node, config, incarnation
         self.desk = NodeDesk(now)
         self.fleet = Workers(self.desk, config, node, incarnation, workers)
+        self.moves = Moves(self.desk, node, incarnation, self.fleet)
         self.programs = Programs(self.desk, incarnation=incarnation, slots=config.program_slots)
         self.stopping = False
         self.ends_at = ends_at
@@ -111,6 +115,10 @@ class Node:
                 self.fleet.on_silent(event)
             case Residency():
                 self.fleet.on_residency(event)
+            case KvExported():
+                self.moves.on_exported(event)
+            case KvAdopted():
+                self.moves.on_adopted(event)
             case ProgramExited():
                 self.programs.on_exited(event)
             case EndKnown():
@@ -126,6 +134,7 @@ class Node:
     def _on_tick(self) -> None:
         if not self.stopping:
             self.fleet.keep_running()
+            self.moves.tick()
             self._talk()
 
     # -- the head ------------------------------------------------------------------------
@@ -153,6 +162,12 @@ class Node:
                 self.fleet.value(message, self.head)
             case wire.RestartWorker():
                 self.fleet.restart(message)
+            case wire.ExportSession():
+                self.moves.export(message, self.head)
+            case wire.AdoptSession():
+                self.moves.adopt(message, self.head)
+            case wire.EndMove():
+                self.moves.end(message)
             case wire.Shutdown():
                 self._quit(message.reason, 0)
             case _:
@@ -164,6 +179,7 @@ class Node:
             return
         if welcome.head != self.head:
             self.fleet.void_worths()
+            self.moves.void()
         self.registered, self._ever = True, True
         self._every_s, self.head = welcome.report_every_s, welcome.head
         self._acked, self._base = 0, self.desk.seq
@@ -240,4 +256,5 @@ class Node:
         """Raise AssertionError where the state contradicts itself."""
         self.fleet.check(self._acked)
         self.programs.check()
+        self.moves.check()
         assert self._acked <= self.desk.seq

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import msgspec
 
 from saga_core import wire
-from saga_core.ids import SessionId, WorkerId, WorkflowId
+from saga_core.ids import NodeId, SessionId, WorkerId, WorkflowId
 
 # -- events ------------------------------------------------------------------------------
 
@@ -38,6 +38,8 @@ class WorkerUp(msgspec.Struct, frozen=True):
     gpus: int = 1
     values: bool = False
     """Whether it takes what sessions' KV is worth."""
+    kv_token_bytes: int = 0
+    """Of one token's KV in a file; 0: it cannot be moved."""
     capabilities: tuple[wire.Capability, ...] = ()
     """Found out at its start."""
 
@@ -81,6 +83,26 @@ class Residency(msgspec.Struct, frozen=True):
     """Times that the engine was asked instead."""
 
 
+class KvExported(msgspec.Struct, frozen=True):
+    """The answer to `ExportKv`; reason: why the file is not there."""
+
+    head: int
+    move: int
+    tokens: int = 0
+    copied_bytes: int = 0
+    reason: str = ""
+
+
+class KvAdopted(msgspec.Struct, frozen=True):
+    """The answer to `AdoptKv`; reason: why the engine has not taken it in."""
+
+    head: int
+    move: int
+    tokens: int = 0
+    copied_bytes: int = 0
+    reason: str = ""
+
+
 class ProgramExited(msgspec.Struct, frozen=True):
     workflow: WorkflowId
     attempt: int
@@ -111,6 +133,8 @@ Event = (
     | WorkerLoad
     | WorkerSilent
     | Residency
+    | KvExported
+    | KvAdopted
     | ProgramExited
     | EndKnown
     | StopAsked
@@ -156,6 +180,35 @@ class SetWorths(msgspec.Struct, frozen=True):
     worths: Mapping[SessionId, tuple[int, float] | None]
 
 
+class ExportKv(msgspec.Struct, frozen=True):
+    """Have the engine write a session's KV to the file of this move; `KvExported` is the answer."""
+
+    head: int
+    move: int
+    worker: WorkerId
+    incarnation: int
+    session: SessionId
+    to: NodeId
+
+
+class AdoptKv(msgspec.Struct, frozen=True):
+    """Have the engine take in what `source` has written to the file of this move; `KvAdopted` is the answer."""
+
+    head: int
+    move: int
+    worker: WorkerId
+    incarnation: int
+    session: SessionId
+    source: NodeId
+
+
+class RemoveKv(msgspec.Struct, frozen=True):
+    """Remove the file of this move, which was exported here; nothing where it is gone."""
+
+    head: int
+    move: int
+
+
 class FindHead(msgspec.Struct, frozen=True):
     """The head is silent: read its address again and connect anew."""
 
@@ -173,5 +226,16 @@ class Ignored(msgspec.Struct, frozen=True):
 
 
 Action = (
-    SpawnWorker | KillWorker | SendHead | StartProgram | EndProgram | SetWorths | FindHead | Quit | Ignored
+    SpawnWorker
+    | KillWorker
+    | SendHead
+    | StartProgram
+    | EndProgram
+    | SetWorths
+    | ExportKv
+    | AdoptKv
+    | RemoveKv
+    | FindHead
+    | Quit
+    | Ignored
 )

@@ -331,6 +331,7 @@ def _made(worker: Worker) -> wire.WorkerFact:
         host_tokens=up.host_tokens if up is not None else 0,
         ordered=up is not None and up.ordered,
         values=up is not None and up.values,
+        kv_token_bytes=up.kv_token_bytes if up is not None else 0,
         capabilities=up.capabilities if up is not None else (),
         gpus=up.gpus if up is not None else 1,
         holes=worker.holes,

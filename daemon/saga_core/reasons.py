@@ -26,6 +26,8 @@ def why(made: Decision) -> str:
             return _paused(made)
         case Verdict.PLACED:
             return made.rule if made.rule != "home" else f"home{_resident(made)}"
+        case Verdict.MIGRATED:
+            return f"{made.tokens:,} tokens of KV {made.rule}" if made.tokens else f"KV {made.rule}"
         case _:
             assert_never(made.verdict)
 
@@ -49,6 +51,8 @@ def otherwise(made: Decision, costs: CostTable, step_s: float) -> str:
             saved_s = _saved_s(made, costs)
             sign = ">" if saved_s > made.waited_s else "<"
             return f"re-prefill elsewhere {_seconds(saved_s)} {sign} its wait of {_seconds(made.waited_s)}"
+        case Verdict.MIGRATED:
+            return f"computed again there: {_seconds(_again_s(costs, made.tokens))}" if made.tokens else ""
         case Verdict.PLACED if made.resident_tokens:
             return _stayed(made, _saved_s(made, costs), made.waiting * step_s)
         case Verdict.PLACED | Verdict.MOVED if made.tokens:

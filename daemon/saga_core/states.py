@@ -51,6 +51,13 @@ class DutyState(StrEnum):
     DRAINED = "drained"  # nothing of ours is there any more
 
 
+class MoveState(StrEnum):
+    EXPORTING = "exporting"  # its old home is asked for it
+    ADOPTING = "adopting"  # it lies in a file; its new home is asked to take it
+    DONE = "done"
+    FAILED = "failed"  # it is where it was; at the new home it is computed again
+
+
 W, S, K, N, D = WorkflowState, SessionState, WorkerState, NodeState, DutyState
 
 WORKFLOW: Mapping[tuple[WorkflowState, str], WorkflowState] = {
@@ -109,9 +116,16 @@ DUTY: Mapping[tuple[DutyState, str], DutyState] = {
     (D.DRAINED, "undrain"): D.ACTIVE,
 }
 
+MOVE: Mapping[tuple[MoveState, str], MoveState] = {
+    (MoveState.EXPORTING, "exported"): MoveState.ADOPTING,
+    (MoveState.EXPORTING, "failed"): MoveState.FAILED,
+    (MoveState.ADOPTING, "adopted"): MoveState.DONE,
+    (MoveState.ADOPTING, "failed"): MoveState.FAILED,
+}
+
 ENDED = frozenset({W.DONE, W.FAILED, W.CANCELLED})
 
-State = TypeVar("State", WorkflowState, SessionState, WorkerState, NodeState, DutyState)
+State = TypeVar("State", WorkflowState, SessionState, WorkerState, NodeState, DutyState, MoveState)
 
 
 def advance(

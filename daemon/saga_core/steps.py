@@ -13,7 +13,7 @@ from functools import partial
 
 from msgspec.structs import replace
 
-from saga_core import arrivals
+from saga_core import arrivals, wire
 from saga_core.accounts import Account, Accounts, plausible, spent
 from saga_core.actions import Abort, Dispatch, Refuse
 from saga_core.book import Book, Session, Step, Workflow
@@ -26,6 +26,7 @@ from saga_core.fleet import Fleet, Pool, Worker
 from saga_core.gate import Gate
 from saga_core.ids import SessionId, StepId, WorkerId, WorkflowId
 from saga_core.lobby import Lobby
+from saga_core.moves import Move, Moves
 from saga_core.policy.ordering import virtual_finish
 from saga_core.policy.placement import Ask, Placement, place
 from saga_core.policy.profiles import PROFILES, Profile, profile_of
@@ -47,6 +48,7 @@ class Steps:
         self.gates: dict[str, Gate] = {}
         """By model; none where the profile has no gate."""
         self.worths = Worths(desk, fleet, self.gates)
+        self.moves = Moves(desk, fleet, config.migration, self.decisions)
         name = self.book.profile if self.book.profile in PROFILES else config.profile
         self.profile: Profile = profile_of(name, config.admission, config.mode)
         self.closing = False
@@ -152,9 +154,10 @@ class Steps:
         )
 
     def _place(self, step: Step, session: Session | None, worker: Worker, why: str) -> None:
+        move = self.moves.begin(session, worker) if session is not None and self.profile.migrates else None
         if session is not None:
             self.fleet.move_home(session.home, worker.id)
-            self.worths.moved(session.id, session.home, worker.id)
+            self.worths.moved(session.id, session.home if move is None else None, worker.id)
         placed = StepPlaced(
             step=step.id, worker=worker.id, why=why, incarnation=worker.incarnation, gpus=worker.gpus
         )
@@ -164,7 +167,28 @@ class Steps:
         worker.placed += 1
         self.fleet.touch(worker)
         priority = self._priority(step, session) if self.profile.engine_order and worker.ordered else None
-        self.desk.do(Dispatch(step.id, worker.id, session.id if session is not None else None, why, priority))
+        dispatch = Dispatch(step.id, worker.id, session.id if session is not None else None, why, priority)
+        if move is None:
+            self.desk.do(dispatch)
+        else:
+            self.moves.wait(move, dispatch)
+
+    def hear(self, said: wire.Exported | wire.Adopted) -> None:
+        """A node says how its half of a move went."""
+        if isinstance(said, wire.Exported):
+            self._release(self.moves.exported(said))
+        else:
+            self._release(self.moves.adopted(said))
+
+    def _release(self, ended: list[Move]) -> None:
+        """What waited for these moves is sent; where their new home is gone, it goes elsewhere."""
+        for move in ended:
+            self.worths.moved(move.session, move.source.worker, move.target.worker)
+            for dispatch in move.steps.values():
+                if self.moves.stands(move):
+                    self.desk.do(dispatch)
+                else:
+                    self.lose(StepLost(step=dispatch.step, worker=dispatch.worker, detail="it is gone"))
 
     def _priority(self, step: Step, session: Session | None) -> int:
         """The key in milliseconds; a step of no workflow goes by its own arrival or with the least served."""
@@ -176,6 +200,7 @@ class Steps:
         return int(1000 * self.profile.key(account, session.context_tokens if session is not None else 0))
 
     def _leave_worker(self, step: Step) -> None:
+        self.moves.drop(step.id)
         worker = self.fleet.workers.get(step.worker) if step.worker is not None else None
         if worker is not None:
             worker.placed -= 1
@@ -247,6 +272,7 @@ class Steps:
         self.coordinator.left(workflow, self.desk.now, complete=complete)
         self.decisions.leave(workflow.id)
         for session in workflow.sessions.values():
+            self.moves.over(session.id)
             self.worths.over(session.id, session.home)
         for gate in self.gates.values():
             for session in workflow.sessions.values():
@@ -270,6 +296,7 @@ class Steps:
         for gate in self.gates.values():
             gate.tick(self.desk.now)
             self._follow(gate)
+        self._release(self.moves.tick())
         self.worths.tick()
 
     # -- waiting -------------------------------------------------------------------------
@@ -422,6 +449,7 @@ class Steps:
         assert self.waiting.keys() <= self.book.steps.keys(), "a step waits that is over"
         self.coordinator.check()
         self.worths.check()
+        self.moves.check()
         self.decisions.check()
         for gate in self.gates.values():
             gate.check()

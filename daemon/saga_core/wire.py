@@ -59,6 +59,8 @@ class WorkerFact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Whether it serves the smallest priority first (vLLM --scheduling-policy priority), not as requests come."""
     values: bool = False
     """Whether its engine takes what sessions' KV is worth (`Worths`)."""
+    kv_token_bytes: int = 0
+    """Of one token's KV in a file, as its start was tried; 0: its sessions' KV cannot be moved."""
     capabilities: tuple[Capability, ...] = ()
     """Found out at its start."""
     holes: int = 0
@@ -141,6 +143,30 @@ class Valued(Message, frozen=True, kw_only=True):
     version: int
 
 
+class Exported(Message, frozen=True, kw_only=True):
+    """The KV that the move is about lies in its file; with a reason, it does not and why."""
+
+    node: NodeId
+    incarnation: int
+    head: int
+    move: int
+    tokens: int = 0
+    copied_bytes: int = 0
+    reason: str = ""
+
+
+class Adopted(Message, frozen=True, kw_only=True):
+    """The engine of the new home has taken it in; with a reason, it has not and why."""
+
+    node: NodeId
+    incarnation: int
+    head: int
+    move: int
+    tokens: int = 0
+    copied_bytes: int = 0
+    reason: str = ""
+
+
 class Welcome(Message, frozen=True, kw_only=True):
     """The head took the node in."""
 
@@ -220,13 +246,46 @@ class RestartWorker(Message, frozen=True, kw_only=True):
     reason: str
 
 
+class ExportSession(Message, frozen=True, kw_only=True):
+    """Want: what `worker` has of `session` lies in a file of this move. Repeated until an `Exported` of it arrives."""
+
+    head: int
+    move: int
+    """Counts up per head; head and move name the file."""
+    worker: WorkerId
+    incarnation: int
+    """Of the worker."""
+    session: SessionId
+    to: NodeId
+    """Whose engine will read it: the same node's by shared memory, another's in the cluster folder."""
+
+
+class AdoptSession(Message, frozen=True, kw_only=True):
+    """Want: `worker` has taken the KV in that the file of this move holds. Repeated until an `Adopted` of it arrives."""
+
+    head: int
+    move: int
+    worker: WorkerId
+    incarnation: int
+    session: SessionId
+    source: NodeId
+    """Where it was exported."""
+
+
+class EndMove(Message, frozen=True, kw_only=True):
+    """Nobody wants this move's file any more. Said once: a node removes a file by itself that nobody asks for."""
+
+    head: int
+    move: int
+
+
 class Shutdown(Message, frozen=True, kw_only=True):
     """Want: the node daemon stops its workers and programs and ends."""
 
     reason: str
 
 
-ToHead = Hello | Report | Goodbye | Valued
+ToHead = Hello | Report | Goodbye | Valued | Exported | Adopted
 ToNode = (
     Welcome
     | Refused
@@ -237,6 +296,9 @@ ToNode = (
     | ForgetProgram
     | Worths
     | RestartWorker
+    | ExportSession
+    | AdoptSession
+    | EndMove
     | Shutdown
 )
 

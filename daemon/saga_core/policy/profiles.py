@@ -35,6 +35,8 @@ class Profile:
     """Whether the paper's coordinator works: tenants' shares as priorities, and stealing (`saga_core.coordinator`)."""
     retention: Retention | None = None
     """What KV of sessions in a tool is worth to engines that take it; None: least recently used goes first."""
+    migrates: bool = False
+    """Whether a session that goes elsewhere takes its KV along where that is cheaper (`policy.migration`)."""
 
 
 THUNDER = Admission(
@@ -55,6 +57,7 @@ PROFILES: Mapping[str, Profile] = {
         victim=ordering.left,
         due=ordering.virtual_finish,
         retention=by_density,
+        migrates=True,
     ),
     "saga-blind": Profile(
         "the same, newest first, nothing learned of work",
@@ -63,6 +66,7 @@ PROFILES: Mapping[str, Profile] = {
         ordering.newest,
         due=ordering.arrival,
         retention=by_density,
+        migrates=True,
     ),
     "saga-paper": Profile(
         "the paper: home below load 0.8, stealing, Agent Fair Share in engines, WA-LRU (arXiv 2605.00528)",
