@@ -29,6 +29,8 @@ class Cluster:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.opened = contextlib.ExitStack()
+        """Clients; closed at the end."""
 
     def saga(self, *words: str, check: bool = True, output: str = "json") -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
@@ -60,9 +62,10 @@ class Cluster:
         return view
 
     def client(self, **more: object) -> openai.OpenAI:
-        return openai.OpenAI(
+        found = openai.OpenAI(
             base_url=self.access["url"] + "/v1", api_key=self.access["api_key"], max_retries=0, **more
         )
+        return self.opened.enter_context(found)
 
     def family(self) -> list[psutil.Process]:
         """Every process that names this folder, and its descendants."""
@@ -83,6 +86,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         found.up()
         yield found
     finally:
+        found.opened.close()
         found.saga("down", "--force", check=False)
         for process in found.family():
             process.kill()
