@@ -11,6 +11,7 @@ built_from=$(cat scripts/clients.sh scripts/clients.txt | cksum)
 
 if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$built_from" ]; then exit 0; fi
 rm -rf "$venv"
+trap 'rm -rf "$venv"' EXIT # half of it is none: tests look for its interpreter
 "${PYTHON:-.venv/bin/python}" -m venv "$venv"
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r scripts/clients.txt
 if command -v npm >/dev/null 2>&1; then
@@ -18,3 +19,4 @@ if command -v npm >/dev/null 2>&1; then
         @openai/codex@0.169.0 @anthropic-ai/claude-code@2.1.197 || echo "clients.sh: no Codex, no Claude Code: npm failed" >&2
 fi
 echo "$built_from" > "$stamp"
+trap - EXIT
