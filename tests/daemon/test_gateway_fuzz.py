@@ -221,6 +221,7 @@ def hostile(draw: st.DrawFn) -> bytes:
 @example(post() + post(), [])
 @example(CHUNKED + post(), [40, 150, 190])
 @example(CHUNKED.replace(b"0\r\nt: r", b"0\r\n\rt: r"), [])
+@example(CHUNKED.replace(b"0\r\nt: r", b"0\r\n\nt: r"), [])  # a bare LF is no empty line
 def test_hostile_bytes(data: bytes, places: list[int]) -> None:
     scheduler, transport, _ = play(cut(data, places))
     statuses = answers(bytes(transport.sent))

@@ -107,7 +107,7 @@ class ChunkedBody:
             )
         line = bytes(self._buffer[self._at : end])
         self._at = end + 1
-        if line.find(b"\r") != len(line) - 1:
+        if not line or line.find(b"\r") != len(line) - 1:  # of an empty one, both would be -1
             return bad("a line of the chunked body does not end with CRLF, or a CR stands alone in it")
         return line[:-1]
 
