@@ -27,7 +27,7 @@ from saga_core.views import (
     SubmitRequest,
     WorkflowView,
 )
-from saga_head import explanation, show
+from saga_head import explanation, openapi, show
 from saga_head.control_api import ApiControl
 from saga_head.control_nodes import NodeControl
 from saga_head.control_tenants import TenantControl
@@ -66,9 +66,7 @@ class Control:
         close_after_reply(app)
         app.add_routes(
             [
-                web.get("/health", self.health),
-                web.get("/metrics", self.metrics),
-                *ApiControl(self.shell, self.started_at).routes(),
+                *self._open_routes(),
                 web.get("/saga/v1/cluster", self.cluster),
                 web.get("/saga/v1/events", self.events),
                 web.get("/saga/v1/workflows", self.workflows),
@@ -104,7 +102,21 @@ class Control:
 
     # -- open to any key -----------------------------------------------------------------
 
+    def _open_routes(self) -> list[web.RouteDef]:
+        """What clients may ask beside the hot path."""
+        return [
+            web.get("/health", self.health),
+            web.get("/metrics", self.metrics),
+            web.get("/openapi.json", self.openapi),
+            *ApiControl(self.shell, self.started_at).routes(),
+        ]
+
+    async def openapi(self, request: web.Request) -> web.Response:  # noqa: ARG002
+        """What clients may send, as an OpenAPI document."""
+        return json(openapi.document(self.version, self._open_routes()))
+
     async def health(self, request: web.Request) -> web.Response:  # noqa: ARG002
+        """The head serves."""
         return json({"status": "ok"})
 
     async def metrics(self, request: web.Request) -> web.Response:  # noqa: ARG002
