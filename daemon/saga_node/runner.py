@@ -44,8 +44,15 @@ class Program:
 class Runner:
     """The programs of this node."""
 
-    def __init__(self, processes: Processes, slots: int, tell: Callable[[ProgramExited], None]) -> None:
-        self._processes, self._slots, self._tell = processes, slots, tell
+    def __init__(
+        self,
+        processes: Processes,
+        slots: int,
+        tell: Callable[[ProgramExited], None],
+        here: Callable[[Mapping[str, str]], Mapping[str, str]] = dict,
+    ) -> None:
+        """`here` puts this node's own address into a program's environment, in the place of the head's."""
+        self._processes, self._slots, self._tell, self._here = processes, slots, tell, here
         self._waiting: dict[tuple[WorkflowId, int], Program] = {}
         self._running: dict[tuple[WorkflowId, int], Program] = {}
         self._tasks = Tasks()
@@ -116,7 +123,7 @@ class Runner:
     async def _start(self, want: wire.RunProgram, output: int) -> Tree:
         if not want.argv:
             raise ClusterError("no program given: its command line is empty")
-        env = environment(os.environ, want.env)
+        env = environment(os.environ, self._here(want.env))
         try:
             return await self._processes.start(want.argv, env=env, output=output, cwd=want.cwd)
         except FileNotFoundError:
