@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -61,7 +61,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Template:
-    """The command line that each entry is put into."""
+    """A program with what is said of it: run once as it is, or once for each entry that is put into it."""
 
     program: tuple[str, ...]
     name: str = ""
@@ -73,20 +73,27 @@ class Template:
 
     def of(self, entry: Entry) -> SubmitRequest:
         """What to submit for `entry`. Raises UserError as a single submission does."""
-        asked = request(
-            [entry.put(word) for word in self.program],
-            name=entry.put(self.name),
-            agent_type=self.agent_type,
-            tenant=self.tenant,
-            env=[entry.put(pair) for pair in self.env],
-            workdir=Path(entry.put(str(self.workdir))) if self.workdir is not None else None,
-            said=self.said,
-        )
+        asked = self._request(entry.put)
         if not self.name:
             asked = msgspec.structs.replace(asked, name=f"{asked.name} {entry.name}"[:200])
         if INSTANCE in entry.values and not asked.instance:
             asked = msgspec.structs.replace(asked, instance=entry.name[:128])
         return asked
+
+    def alone(self) -> SubmitRequest:
+        """What to submit without a list, every word as it is. Raises UserError as `request` does."""
+        return self._request(str)
+
+    def _request(self, put: Callable[[str], str]) -> SubmitRequest:
+        return request(
+            [put(word) for word in self.program],
+            name=put(self.name),
+            agent_type=self.agent_type,
+            tenant=self.tenant,
+            env=[put(pair) for pair in self.env],
+            workdir=Path(put(str(self.workdir))) if self.workdir is not None else None,
+            said=self.said,
+        )
 
 
 def read(path: Path) -> list[Entry]:

@@ -2,17 +2,61 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from saga_cli.options import Given
+from saga_core.errors import UserError
 from saga_core.views import SubmitRequest, WorkflowView
 
 if TYPE_CHECKING:
+    from saga_cli.entries import Template
     from saga_cli.replaying import Report, Workload
     from saga_cli.runs import Run
 
 INTERRUPTED = 130
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What one call of `saga submit` asks for: a program, one for each line of a list, or a workload."""
+
+    template: Template
+    """Without a program: `load` is meant."""
+    load: Workload
+    tasks: Path | None
+    results: Path | None
+    retries: int
+    wait: bool
+
+    def go(self, held: Given) -> int:
+        """Do it. Raises UserError for options that do not go together."""
+        self._check()
+        if not self.template.program:
+            return replay_workload(held, self.load)
+        if self.tasks is None:
+            return send(held, self.template.alone(), wait=self.wait, retries=self.retries)
+        from saga_cli import entries, runs
+
+        listed = entries.read(self.tasks)
+        named = Path("tasks") if str(self.tasks) == entries.STDIN else self.tasks
+        into = self.results or named.with_suffix(".results.jsonl")
+        run = runs.of(listed, self.template, into, retries=self.retries, at_once=self.load.concurrency)
+        return run_list(held, run)
+
+    def _check(self) -> None:
+        program = bool(self.template.program)
+        if bool(self.load.files or self.load.synth) == program:
+            raise UserError(
+                "give either a program (`saga submit -- python agent.py`), or --replay FILE, or --synth demo"
+            )
+        if self.tasks is not None and not program:
+            raise UserError("--tasks goes with a program: it runs once per line")
+        if self.tasks is None and self.results is not None:
+            raise UserError("--results goes with --tasks")
+        if program and self.tasks is None and self.retries and not self.wait:
+            raise UserError("--retries goes with --tasks or --wait: somebody has to see that it failed")
 
 
 def send(held: Given, asked: SubmitRequest, *, wait: bool, retries: int = 0) -> int:

@@ -104,6 +104,12 @@ class Arrivals:
         rate = arrival_rate(spec.preset, spec.workers, pace, workflows, self.pressure)
         return Pace(time_scale=self.scale_time, max_gap_s=self.max_gap_s, arrivals_per_s=rate, seed=seed)
 
+    def pressure_of(self, spec: ClusterSpec, workflows: Sequence[Workflow], pace: Pace) -> float | None:
+        """The memory that they want, as a multiple of all there is; None where a number at a time decides."""
+        if self.max_live:
+            return None
+        return pressure_of(spec.preset, spec.workers, pace, workflows, pace.arrivals(workflows))
+
 
 def fitted(workflows: Sequence[Workflow], spec: ClusterSpec) -> list[Workflow]:
     """The workflows, each scaled down until its longest context fits the engine."""
@@ -172,53 +178,41 @@ def simulate(
     """One run of `workflows` (they must fit the engine) under one profile. `faults` are spread by the same seed.
 
     slo: the slowdown that meets the objective. on_fact: told of every fact and its time; what it raises ends the run.
-    declared: the engine seconds that a workflow says it will take; by default none says anything.
-    mode: what for (`saga_core.policy.modes`). instances: whether it names the item that it works on, where it is one. fair: follow the fairness bound of every workflow (docs/fairness.md).
+    declared: the engine seconds that a workflow says it will take; by default none says anything. instances: whether
+    it names its item, where it has one. fair: follow every workflow's bound (docs/fairness.md). mode: what for.
     """
     if witness is not None and faults is not None:
         raise UserError("the oracle needs a run without faults: leave them out, or the Belady ratio")
     pace = arrivals.pace(spec, workflows, seed)
     digest = TraceHash()
-    told = digest.add if on_fact is None else _both(digest.add, on_fact)
+    told = _both(digest.add, on_fact)
     told = told if watch is None else watch.beside(told)
-    told = told if witness is None else _both(told, witness.fact)
-    told = told if not fair else _both(told, lambda at, fact: checker.saw(at, fact))  # noqa: PLW0108 - it is made below
-    if faults is None:
-        world = World(
-            spec,
-            quiet_config(profile, spec.preset.costs, mode),
-            on_fact=told,
-            declared=declared,
-            instances=instances,
-        )
-    else:
-        config = Config(profile=profile, mode=mode, name="simulated", costs=spec.preset.costs)
-        world = World(
-            spec,
-            config,
-            faults=seeded(faults, seed=seed),
-            on_fact=told,
-            declared=declared,
-            instances=instances,
-        )
+    told = _both(told, None if witness is None else witness.fact)
+    told = _both(told, (lambda at, fact: checker.saw(at, fact)) if fair else None)  # noqa: PLW0108 - made below
+    config = _config(profile, spec, mode, quiet=faults is None)
+    spoilt = faults and seeded(faults, seed=seed)
+    world = World(spec, config, faults=spoilt, on_fact=told, declared=declared, instances=instances)
     checker = Fairness(world.head.accounts, world.config.admission.grace_s)
-    if watch is not None:
-        watch.look_at(world)
-    if witness is not None:
-        witness.look_at(world)
+    for onlooker in (watch, witness):
+        if onlooker is not None:
+            onlooker.look_at(world)
     began_s = perf_counter()
     result = world.run(workflows, pace, max_live=arrivals.max_live, on_ended=lambda _: on_ended())
     wall_s = perf_counter() - began_s
-    due = pace.arrivals(workflows)
-    pressure = None if arrivals.max_live else pressure_of(spec.preset, spec.workers, pace, workflows, due)
-    alone_s = isolated_s(spec.preset, spec.link, pace, workflows)
-    slowed = slowdowns(result, workflows, alone_s, slo)
-    figures = _figures(profile, seed, world, result, pressure, slowed, wall_s, digest.text)
+    wanted = arrivals.pressure_of(spec, workflows, pace)
+    slowed = slowdowns(result, workflows, isolated_s(spec.preset, spec.link, pace, workflows), slo)
+    figures = _figures(profile, seed, world, result, wanted, slowed, wall_s, digest.text)
     if fair:
         figures = replace(figures, fairness=checker.figures())
     if witness is not None:
         figures = replace(figures, belady=_belady(witness, figures, spec))
     return figures, result
+
+
+def _config(profile: str, spec: ClusterSpec, mode: str, *, quiet: bool) -> Config:
+    if quiet:
+        return quiet_config(profile, spec.preset.costs, mode)
+    return Config(profile=profile, mode=mode, name="simulated", costs=spec.preset.costs)
 
 
 def _belady(witness: Witness, figures: Figures, spec: ClusterSpec) -> Belady:
@@ -228,8 +222,11 @@ def _belady(witness: Witness, figures: Figures, spec: ClusterSpec) -> Belady:
 
 
 def _both(
-    one: Callable[[float, Fact], None], other: Callable[[float, Fact], None]
+    one: Callable[[float, Fact], None], other: Callable[[float, Fact], None] | None
 ) -> Callable[[float, Fact], None]:
+    if other is None:
+        return one
+
     def told(at: float, fact: Fact) -> None:
         one(at, fact)
         other(at, fact)

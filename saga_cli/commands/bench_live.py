@@ -9,50 +9,55 @@ import typer
 
 from saga_cli.options import given
 
+Profiles = Annotated[
+    str,
+    typer.Option(
+        "--profile",
+        help="Comma-separated, the first is the baseline; NAME+declared is told the work, NAME+warm has learned.",
+    ),
+]
 Trace = Annotated[
     list[str] | None, typer.Option(help="A trace, FILE[:ID], instead; may be repeated.", metavar="FILE")
 ]
+Synth = Annotated[str | None, typer.Option(help="A made workload. [live-gate if no trace is given]")]
+Workflows = Annotated[int, typer.Option(help="Workflows per run; 20 are below the cliff.", min=1)]
+Over = Annotated[
+    float | None, typer.Option(help="Seconds over which they arrive. [20; a trace's: as recorded]", min=0.001)
+]
+Rounds = Annotated[int, typer.Option(help="Runs of each profile, in alternation.", min=1)]
+Workers = Annotated[int, typer.Option(help="Workers, with an equal share of the cores each.", min=1)]
+KvTokens = Annotated[int, typer.Option(help="KV pool of each worker.", min=1)]
+Preset = Annotated[str, typer.Option(help="What the engine costs: agent-cpu, or a file of `saga calibrate`.")]
+Engine = Annotated[str, typer.Option(help="vllm, or fake for a look at the way alone.")]
+Warm = Annotated[bool, typer.Option("--warm", help="Let every profile that learns see another draw first.")]
+Declare = Annotated[bool, typer.Option("--declare", help="Tell every profile that heeds it the work.")]
+Redraw = Annotated[bool, typer.Option("--redraw", help="Other workflows and arrivals in each round.")]
+Seed = Annotated[int, typer.Option(help="Of workload and arrivals.", min=0)]
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", "-o", help="Write the JSON answer there after each run.", metavar="FILE"),
+]
+Keep = Annotated[bool, typer.Option("--keep", help="Keep the clusters' folders with their logs.")]
 
 
 def live(
     ctx: typer.Context,
-    profile: Annotated[
-        str,
-        typer.Option(
-            help="Comma-separated, the first is the baseline; NAME+declared is told the work, NAME+warm has learned."
-        ),
-    ] = "sticky,thunder,saga,saga+declared",
+    profile: Profiles = "sticky,thunder,saga,saga+declared",
     trace: Trace = None,
-    synth: Annotated[
-        str | None, typer.Option(help="A made workload. [live-gate if no trace is given]")
-    ] = None,
-    workflows: Annotated[int, typer.Option(help="Workflows per run; 20 are below the cliff.", min=1)] = 48,
-    over: Annotated[
-        float | None,
-        typer.Option(help="Seconds over which they arrive. [20; a trace's: as recorded]", min=0.001),
-    ] = None,
-    rounds: Annotated[int, typer.Option(help="Runs of each profile, in alternation.", min=1)] = 3,
-    workers: Annotated[int, typer.Option(help="Workers, with an equal share of the cores each.", min=1)] = 2,
-    kv_tokens: Annotated[int, typer.Option(help="KV pool of each worker.", min=1)] = 32768,
-    preset: Annotated[
-        str, typer.Option(help="What the engine costs: agent-cpu, or a file of `saga calibrate`.")
-    ] = "agent-cpu",
-    engine: Annotated[str, typer.Option(help="vllm, or fake for a look at the way alone.")] = "vllm",
-    warm: Annotated[
-        bool, typer.Option("--warm", help="Let every profile that learns see another draw first.")
-    ] = False,
-    declare: Annotated[
-        bool, typer.Option("--declare", help="Tell every profile that heeds it the work.")
-    ] = False,
-    redraw: Annotated[
-        bool, typer.Option("--redraw", help="Other workflows and arrivals in each round.")
-    ] = False,
-    seed: Annotated[int, typer.Option(help="Of workload and arrivals.", min=0)] = 0,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", "-o", help="Write the JSON answer there after each run.", metavar="FILE"),
-    ] = None,
-    keep: Annotated[bool, typer.Option("--keep", help="Keep the clusters' folders with their logs.")] = False,
+    synth: Synth = None,
+    workflows: Workflows = 48,
+    over: Over = None,
+    rounds: Rounds = 3,
+    workers: Workers = 2,
+    kv_tokens: KvTokens = 32768,
+    preset: Preset = "agent-cpu",
+    engine: Engine = "vllm",
+    warm: Warm = False,
+    declare: Declare = False,
+    redraw: Redraw = False,
+    seed: Seed = 0,
+    out: Out = None,
+    keep: Keep = False,
 ) -> None:
     """Run the same workflows live under several profiles.
 
@@ -70,19 +75,10 @@ def live(
         raise choose("engine", engine, ENGINES, "--engine")
     renderer, made = given(ctx).renderer, synth or (None if trace else benching.SYNTH)
     plan = benching.Plan(
-        arms=arms(profile, declared=declare, warm=warm),
-        workload=Workload(files=trace or (), synth=made, seed=seed),
-        workflows=workflows,
-        over_s=over or (None if trace else benching.OVER_S),
-        rounds=rounds,
-        workers=workers,
-        kv_tokens=kv_tokens,
-        preset=preset_of(preset),
-        engine=engine,
-        redraw=redraw,
-        keep=keep,
-        out=out,
-    )
+        arms=arms(profile, declared=declare, warm=warm), workload=Workload(files=trace or (), synth=made, seed=seed),
+        workflows=workflows, over_s=over or (None if trace else benching.OVER_S), rounds=rounds, workers=workers,
+        kv_tokens=kv_tokens, preset=preset_of(preset), engine=engine, redraw=redraw, keep=keep, out=out,
+    )  # fmt: skip
     with progress(renderer) as show:
         answer = benching.bench(plan, show)
     renderer.show(answer, table=benched.table, quiet=benched.quiet)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,25 +11,42 @@ from saga_cli.commands.sim_options import (
     DEFAULT_PRESET,
     DEFAULT_PROFILE,
     MAX_GAP_S,
+    AllSeeds,
     ArrivalRate,
+    CheckFairness,
     Concurrency,
     FaultPlan,
     Gpus,
     Host,
+    HtmlFile,
     Limit,
     Lose,
     MaxGap,
+    MaxWorkers,
+    Mode,
     OneProfile,
     PerNode,
     PresetName,
     Pressure,
+    Profiles,
     ScaleTime,
+    Seed,
+    Seeds,
+    Slo,
+    SloOfAll,
     Synth,
+    Targets,
     Trace,
+    Which,
+    WithOracle,
     Workers,
     Workflows,
 )
 from saga_cli.options import command, given, group
+
+if TYPE_CHECKING:
+    from saga_cli.output import Renderer
+    from saga_cli.simulating import Setup
 
 
 def declare(app: typer.Typer) -> None:
@@ -48,12 +65,8 @@ def run(
     ctx: typer.Context,
     trace: Trace = None,
     synth: Synth = None,
-    profile: Annotated[
-        str, typer.Option(help="Comma-separated; the first is the baseline.")
-    ] = "sticky,saga-paper,thunder,saga",
-    mode: Annotated[
-        str, typer.Option(help="What saga and saga-blind are for: latency, balanced or throughput.")
-    ] = "balanced",
+    profile: Profiles = "sticky,saga-paper,thunder,saga",
+    mode: Mode = "balanced",
     gpus: Gpus = None,
     workers: Workers = None,
     per_node: PerNode = None,
@@ -66,56 +79,43 @@ def run(
     max_gap: MaxGap = MAX_GAP_S,
     workflows: Workflows = None,
     limit: Limit = None,
-    seeds: Annotated[int, typer.Option(help="Runs per profile, with seeds 0 to N-1.", min=1)] = 1,
-    slo: Annotated[
-        float, typer.Option(help="Slowdown, as a multiple of its time alone, that a workflow may have.")
-    ] = 2.5,
-    belady: Annotated[
-        bool,
-        typer.Option("--belady", help="Hold the caches against an oracle; takes about half as long again."),
-    ] = False,
-    check_fairness: Annotated[
-        bool, typer.Option("--check-fairness", help="Hold every workflow's waits against the fairness bound.")
-    ] = False,
+    seeds: Seeds = 1,
+    slo: Slo = 2.5,
+    belady: WithOracle = False,
+    check_fairness: CheckFairness = False,
     fault: FaultPlan = None,
     lose: Lose = 0.0,
-    html_file: Annotated[
-        Path | None,
-        typer.Option("--html", "-o", help="Write the report with plots there as well.", metavar="FILE"),
-    ] = None,
+    html_file: HtmlFile = None,
 ) -> None:
     """Run a workload under several profiles and compare them.
 
     Contexts longer than the engine takes are scaled down, workflow by workflow.
     """
-    from saga_cli import simulated, simulating
-    from saga_cli.output import Output
-    from saga_cli.progress import progress
+    from saga_cli import simulating
     from saga_cli.replaying import Workload
     from saga_sim.experiment import Arrivals
 
-    renderer = given(ctx).renderer
     spec = simulating.cluster(preset, gpus, workers, per_node, host)
-    setup = simulating.Setup(
-        spec=spec,
-        faults=simulating.faults(spec, fault or (), lose),
-        profiles=simulating.profiles(profile),
-        mode=simulating.mode(mode),
-        workload=Workload(files=trace or (), synth=synth, workflows=workflows, limit=limit),
-        arrivals=Arrivals(
-            pressure=pressure,
-            per_s=arrival_rate,
-            scale_time=scale_time,
-            max_gap_s=max_gap,
-            max_live=concurrency,
-        ),
-        seeds=seeds,
-        slo=simulating.objective(slo),
-        belady=belady,
-        fair=check_fairness,
-        workflows=workflows,
-        faults_given=[*(fault or ()), *([f"{lose:g} of the control messages lost"] if lose else [])],
+    arrivals = Arrivals(
+        pressure=pressure, per_s=arrival_rate, scale_time=scale_time, max_gap_s=max_gap, max_live=concurrency
     )
+    setup = simulating.Setup(
+        spec=spec, arrivals=arrivals, workflows=workflows, seeds=seeds, belady=belady, fair=check_fairness,
+        workload=Workload(files=trace or (), synth=synth, workflows=workflows, limit=limit),
+        profiles=simulating.profiles(profile), mode=simulating.mode(mode), slo=simulating.objective(slo),
+        faults=simulating.faults(spec, fault or (), lose),
+        faults_given=[*(fault or ()), *([f"{lose:g} of the control messages lost"] if lose else [])],
+    )  # fmt: skip
+    if not _show_runs(given(ctx).renderer, setup, html_file):
+        raise typer.Exit(1)
+
+
+def _show_runs(renderer: Renderer, setup: Setup, html_file: Path | None) -> bool:
+    """Run it, print the answer, write the page where one is wanted; whether every workflow finished."""
+    from saga_cli import simulated, simulating
+    from saga_cli.output import Output
+    from saga_cli.progress import progress
+
     wanted = html_file is not None or renderer.mode is Output.HTML
     kept = simulating.Kept() if wanted else None
     with progress(renderer) as show:
@@ -129,23 +129,16 @@ def run(
         quiet=lambda a: [f"{f.profile} {f.seed} {f.summary.tct_mean_s}" for f in a.runs],
         html=lambda _: html if html_file is None else "",
     )
-    if simulating.failures(answer):
-        raise typer.Exit(1)
+    return not simulating.failures(answer)
 
 
 def plan(
     ctx: typer.Context,
-    target: Annotated[
-        list[str],
-        typer.Option(
-            help="p50, p95, p99, mean, geomean of completion time, ttft p95 or slo, such as 'p95 <= 5m and slo >= 95%'; repeatable.",
-            metavar="TARGET",
-        ),
-    ],
+    target: Targets,
     trace: Trace = None,
     synth: Synth = None,
     profile: OneProfile = DEFAULT_PROFILE,
-    max_workers: Annotated[int, typer.Option(help="The largest size to try.", min=1)] = 1024,
+    max_workers: MaxWorkers = 1024,
     per_node: PerNode = None,
     preset: PresetName = DEFAULT_PRESET,
     pressure: Pressure = None,
@@ -155,8 +148,8 @@ def plan(
     max_gap: MaxGap = MAX_GAP_S,
     workflows: Workflows = None,
     limit: Limit = None,
-    seeds: Annotated[int, typer.Option(help="Seeds 0 to N-1; all must reach the targets.", min=1)] = 1,
-    slo: Annotated[float, typer.Option(help="Multiple of its time alone that a workflow may take.")] = 2.5,
+    seeds: AllSeeds = 1,
+    slo: SloOfAll = 2.5,
     fault: FaultPlan = None,
     lose: Lose = 0.0,
 ) -> None:
@@ -169,30 +162,19 @@ def plan(
     from saga_cli.replaying import Workload
     from saga_sim.experiment import Arrivals, fitted, repeated
     from saga_sim.sizing import Question
-    from saga_sim.slowdown import check_slo
     from saga_sim.targets import parse_all
 
     targets = parse_all(target)
-    check_slo(slo)
     spec = simulating.cluster(preset, None, max_workers, per_node)
     arrivals = Arrivals(
-        pressure=pressure,
-        per_s=arrival_rate,
-        scale_time=scale_time,
-        max_gap_s=max_gap,
-        max_live=concurrency,
+        pressure=pressure, per_s=arrival_rate, scale_time=scale_time, max_gap_s=max_gap, max_live=concurrency
     )
     loaded = fitted(Workload(files=trace or (), synth=synth, workflows=workflows, limit=limit).load(), spec)
     question = Question(
-        spec=spec,
-        profile=_single(profile),
-        workflows=repeated(loaded, workflows or len(loaded)),
-        arrivals=arrivals,
-        targets=targets,
-        seeds=seeds,
-        slo=slo,
+        spec=spec, profile=_single(profile), arrivals=arrivals, targets=targets, seeds=seeds,
+        slo=simulating.objective(slo), workflows=repeated(loaded, workflows or len(loaded)),
         faults=lambda sized: simulating.faults(sized, fault or (), lose),
-    )
+    )  # fmt: skip
     renderer = given(ctx).renderer
     with progress(renderer) as show:
         answer = planning.plan(question, max_workers, show)
@@ -203,9 +185,7 @@ def plan(
 
 def explain(
     ctx: typer.Context,
-    workflow: Annotated[
-        str, typer.Argument(help="Its id, or slowest, median, fastest, p95, #12.", metavar="WORKFLOW")
-    ],
+    workflow: Which,
     trace: Trace = None,
     synth: Synth = None,
     profile: OneProfile = DEFAULT_PROFILE,
@@ -220,7 +200,7 @@ def explain(
     max_gap: MaxGap = MAX_GAP_S,
     workflows: Workflows = None,
     limit: Limit = None,
-    seed: Annotated[int, typer.Option(help="Of arrivals, gaps and faults.", min=0)] = 0,
+    seed: Seed = 0,
     fault: FaultPlan = None,
     lose: Lose = 0.0,
 ) -> None:
@@ -236,22 +216,14 @@ def explain(
 
     renderer = given(ctx).renderer
     spec = simulating.cluster(preset, gpus, workers, per_node)
-    asked = telling.Asked(
-        which=workflow,
-        spec=spec,
-        profile=_single(profile),
-        workload=Workload(files=trace or (), synth=synth, workflows=workflows, limit=limit),
-        arrivals=Arrivals(
-            pressure=pressure,
-            per_s=arrival_rate,
-            scale_time=scale_time,
-            max_gap_s=max_gap,
-            max_live=concurrency,
-        ),
-        workflows=workflows,
-        faults=simulating.faults(spec, fault or (), lose),
-        seed=seed,
+    arrivals = Arrivals(
+        pressure=pressure, per_s=arrival_rate, scale_time=scale_time, max_gap_s=max_gap, max_live=concurrency
     )
+    asked = telling.Asked(
+        which=workflow, spec=spec, profile=_single(profile), arrivals=arrivals, workflows=workflows, seed=seed,
+        workload=Workload(files=trace or (), synth=synth, workflows=workflows, limit=limit),
+        faults=simulating.faults(spec, fault or (), lose),
+    )  # fmt: skip
     with progress(renderer) as show:
         answer = telling.explain(asked, show)
     renderer.show(

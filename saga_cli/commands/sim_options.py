@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -39,6 +40,36 @@ FaultPlan = Annotated[
     ),
 ]
 Lose = Annotated[float, typer.Option(help="Share of control messages that are lost.")]
+Profiles = Annotated[str, typer.Option("--profile", help="Comma-separated; the first is the baseline.")]
+Mode = Annotated[str, typer.Option(help="What saga and saga-blind are for: latency, balanced or throughput.")]
+Seeds = Annotated[int, typer.Option(help="Runs per profile, with seeds 0 to N-1.", min=1)]
+Slo = Annotated[
+    float, typer.Option(help="Slowdown, as a multiple of its time alone, that a workflow may have.")
+]
+WithOracle = Annotated[
+    bool, typer.Option("--belady", help="Hold the caches against an oracle; takes about half as long again.")
+]
+CheckFairness = Annotated[
+    bool, typer.Option("--check-fairness", help="Hold every workflow's waits against the fairness bound.")
+]
+HtmlFile = Annotated[
+    Path | None,
+    typer.Option("--html", "-o", help="Write the report with plots there as well.", metavar="FILE"),
+]
+Targets = Annotated[
+    list[str],
+    typer.Option(
+        help="p50, p95, p99, mean, geomean of completion time, ttft p95 or slo, such as 'p95 <= 5m and slo >= 95%'; repeatable.",
+        metavar="TARGET",
+    ),
+]
+MaxWorkers = Annotated[int, typer.Option(help="The largest size to try.", min=1)]
+AllSeeds = Annotated[int, typer.Option(help="Seeds 0 to N-1; all must reach the targets.", min=1)]
+SloOfAll = Annotated[float, typer.Option(help="Multiple of its time alone that a workflow may take.")]
+Which = Annotated[
+    str, typer.Argument(help="Its id, or slowest, median, fastest, p95, #12.", metavar="WORKFLOW")
+]
+Seed = Annotated[int, typer.Option(help="Of arrivals, gaps and faults.", min=0)]
 OneProfile = Annotated[str, typer.Option("--profile", help="The profile that decides.")]
 
 DEFAULT_PRESET = "llama3-70b-a100"

@@ -2,13 +2,35 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
 import typer
 
+from saga_cli.commands.submit_options import (
+    AgentType,
+    Concurrency,
+    Deadline,
+    Entries,
+    Env,
+    Graph,
+    Instance,
+    Limit,
+    MaxContext,
+    Name,
+    Program,
+    Replay,
+    Results,
+    Retries,
+    ScaleTime,
+    ScaleTokens,
+    Seed,
+    Steps,
+    Synth,
+    Tenant,
+    Wait,
+    Work,
+    Workdir,
+    Workflows,
+)
 from saga_cli.options import command, given
-from saga_core.errors import UserError
 
 EXAMPLES = (
     "saga submit -- python agent.py                       # one program, one workflow",
@@ -26,55 +48,30 @@ def declare(app: typer.Typer) -> None:
 
 def submit(
     ctx: typer.Context,
-    program: Annotated[
-        list[str] | None, typer.Argument(help="The program and its arguments.", metavar="[--] PROGRAM ARGS")
-    ] = None,
-    name: Annotated[str, typer.Option(help="Name of the workflow; by default the program's.")] = "",
-    agent_type: Annotated[str, typer.Option(help="Class of workflows with the same habits.")] = "",
-    tenant: Annotated[str, typer.Option(help="Who it counts for.")] = "default",
-    env: Annotated[list[str] | None, typer.Option(help="K=V for the program.", metavar="K=V")] = None,
-    workdir: Annotated[Path | None, typer.Option(help="Where it runs; by default here.")] = None,
-    work_s: Annotated[
-        float | None, typer.Option("--work-s", help="Engine seconds that it will take in all.", metavar="S")
-    ] = None,
-    steps: Annotated[int | None, typer.Option(help="Steps that it will take in all.")] = None,
-    instance: Annotated[str, typer.Option(help="What it works on; runs of one instance are alike.")] = "",
-    deadline: Annotated[
-        float | None, typer.Option(help="Seconds within which it should be over.", metavar="S")
-    ] = None,
-    aeg: Annotated[
-        Path | None, typer.Option(help="Its steps, declared in TOML or JSON.", metavar="FILE")
-    ] = None,
-    wait: Annotated[
-        bool, typer.Option("--wait", help="Until it ends; exit code 1 unless it is done.")
-    ] = False,
-    tasks: Annotated[
-        Path | None,
-        typer.Option(
-            help="Run it once per JSON line; {instance} and other fields are put in.", metavar="FILE"
-        ),
-    ] = None,
-    results: Annotated[
-        Path | None, typer.Option(help="Of --tasks; by default FILE with .results.jsonl.", metavar="FILE")
-    ] = None,
-    retries: Annotated[int, typer.Option(help="How often one that failed runs again (--tasks, --wait).")] = 0,
-    replay: Annotated[
-        list[str] | None, typer.Option(help="Replay a recording (repeatable).", metavar="FILE[:ID]")
-    ] = None,
-    synth: Annotated[
-        str | None, typer.Option(help="Replay a made workload, such as demo.", metavar="PRESET")
-    ] = None,
-    workflows: Annotated[int | None, typer.Option(help="How many --synth makes.")] = None,
-    limit: Annotated[int | None, typer.Option(help="At most so many workflows.")] = None,
-    scale_tokens: Annotated[float, typer.Option(help="Factor on token counts.")] = 1.0,
-    scale_time: Annotated[float, typer.Option(help="Factor on tool gaps and arrivals; 0: none.")] = 1.0,
-    max_context: Annotated[
-        int | None, typer.Option(help="Shrink workflows to this context; by default the workers'.")
-    ] = None,
-    concurrency: Annotated[
-        int | None, typer.Option(help="At most so many at once; by default the cluster chooses.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of prompts and drawn times.")] = 0,
+    program: Program = None,
+    name: Name = "",
+    agent_type: AgentType = "",
+    tenant: Tenant = "default",
+    env: Env = None,
+    workdir: Workdir = None,
+    work_s: Work = None,
+    steps: Steps = None,
+    instance: Instance = "",
+    deadline: Deadline = None,
+    aeg: Graph = None,
+    wait: Wait = False,
+    tasks: Entries = None,
+    results: Results = None,
+    retries: Retries = 0,
+    replay: Replay = None,
+    synth: Synth = None,
+    workflows: Workflows = None,
+    limit: Limit = None,
+    scale_tokens: ScaleTokens = 1.0,
+    scale_time: ScaleTime = 1.0,
+    max_context: MaxContext = None,
+    concurrency: Concurrency = None,
+    seed: Seed = 0,
 ) -> None:
     """Run a program, or replay recorded workflows.
 
@@ -84,43 +81,18 @@ def submit(
     With --tasks, what is done is kept in the result file and never runs again: after an interruption, the same
     command goes on. How many run at once follows from what the workers' memory takes.
     """
-    if bool(replay or synth) == bool(program):
-        raise UserError(
-            "give either a program (`saga submit -- python agent.py`), or --replay FILE, or --synth demo"
-        )
-    if tasks is None and results is not None:
-        raise UserError("--results goes with --tasks")
-    if program and tasks is None and retries and not wait:
-        raise UserError("--retries goes with --tasks or --wait: somebody has to see that it failed")
-    if program and tasks is not None:
-        from saga_cli import entries, runs
-        from saga_cli.submission import Said
-        from saga_cli.submitting import run_list
-
-        said = Said(work_s=work_s, steps=steps, instance=instance, deadline_s=deadline, file=aeg)
-        template = entries.Template(
-            program=tuple(program), name=name, agent_type=agent_type, tenant=tenant, env=tuple(env or ()),
-            workdir=workdir, said=said,
-        )  # fmt: skip
-        into = results or Path("tasks" if str(tasks) == entries.STDIN else tasks).with_suffix(
-            ".results.jsonl"
-        )
-        run = runs.of(entries.read(tasks), template, into, retries=retries, at_once=concurrency)
-        raise typer.Exit(run_list(given(ctx), run))
-    if program:
-        from saga_cli.submission import Said, request
-        from saga_cli.submitting import send
-
-        said = Said(work_s=work_s, steps=steps, instance=instance, deadline_s=deadline, file=aeg)
-        asked = request(
-            program, name=name, agent_type=agent_type, tenant=tenant, env=env or [], workdir=workdir, said=said
-        )  # fmt: skip
-        raise typer.Exit(send(given(ctx), asked, wait=wait, retries=retries))
+    from saga_cli.entries import Template
     from saga_cli.replaying import Workload
-    from saga_cli.submitting import replay_workload
+    from saga_cli.submission import Said
+    from saga_cli.submitting import Asked
 
+    template = Template(
+        program=tuple(program or ()), name=name, agent_type=agent_type, tenant=tenant, env=tuple(env or ()), workdir=workdir,
+        said=Said(work_s=work_s, steps=steps, instance=instance, deadline_s=deadline, file=aeg),
+    )  # fmt: skip
     load = Workload(
         files=replay or (), synth=synth, workflows=workflows, limit=limit, scale_tokens=scale_tokens,
         scale_time=scale_time, max_context=max_context, concurrency=concurrency, seed=seed,
     )  # fmt: skip
-    raise typer.Exit(replay_workload(given(ctx), load))
+    asked = Asked(template=template, load=load, tasks=tasks, results=results, retries=retries, wait=wait)
+    raise typer.Exit(asked.go(given(ctx)))

@@ -95,3 +95,19 @@ def test_a_file_that_is_none_is_refused(tmp_path: Path, name: str, text: bytes, 
     (tmp_path / name).write_bytes(text)
     with pytest.raises(UserError, match=says):
         said(tmp_path, file=tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        ([], "give either a program"),
+        (["--synth", "demo", "--", "agent"], "give either a program"),
+        (["--tasks", "list.jsonl", "--synth", "demo"], "--tasks goes with a program"),
+        (["--results", "r.jsonl", "--", "agent"], "--results goes with --tasks"),
+        (["--retries", "1", "--", "agent"], "--retries goes with --tasks or --wait"),
+    ],
+)
+def test_options_that_do_not_go_together(saga, words: list[str], why: str) -> None:
+    refused = saga("submit", *words)
+    assert (refused.code, refused.out) == (2, "")
+    assert why in refused.err
