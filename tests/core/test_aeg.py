@@ -279,6 +279,16 @@ def test_a_constant_bias_is_taken_out():
     assert stream.learner.total_work(stream.begin(hints=Hints(work_s=2.3))).median == pytest.approx(23.0)
 
 
+def test_hints_that_were_wrong_by_any_factor_break_no_estimate():
+    stream = Stream()
+    for _ in range(400):  # until what it says, corrected, is right again
+        stream.run(10, hints=Hints(work_s=5e-324))
+    assert stream.learner.total_work(stream.begin(hints=Hints(work_s=5e-324))).median == pytest.approx(10.0)
+    liar = stream.learner.total_work(stream.begin(hints=Hints(work_s=9e8)))
+    assert liar.source == "declared"
+    assert 1e9 < liar.low <= liar.median <= liar.high <= 1e12 * (1 + 1e-9)
+
+
 def test_a_hint_that_is_used_up_says_no_more():
     stream = Stream()
     for _ in range(20):

@@ -21,6 +21,8 @@ ENOUGH = 12
 """Samples from which a level says how wide the band is: fewer have no 10th percentile."""
 MOST_SPREAD = 2.5
 """A band wider than this raises the mean no further: e^(s^2/2) of three strange workflows would be without measure."""
+MOST_LOG = log(1e12)
+"""Beyond any true amount of seconds or steps. Hints that were wrong by any factor correct the next one by as much."""
 
 DECLARED = -2
 """Depth of a spot that the client declared."""
@@ -65,6 +67,8 @@ def whole(levels: Mapping[Key, Level], chain: Keys, attained: float, *, steps: b
 def estimate(spot: Spot, attained: float) -> Estimate:
     """The spot in its own unit, never below what is attained."""
     low, mid, high, samples, depth = spot
+    if high > MOST_LOG:
+        low, mid, high = min(low, MOST_LOG), min(mid, MOST_LOG), MOST_LOG
     spread = min(max(high - low, 0.0) / BAND_Z, MOST_SPREAD)
     middle = max(exp(mid), attained)
     return Estimate(
