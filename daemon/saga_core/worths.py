@@ -34,6 +34,8 @@ UNSETTLED = 512
 """Worths in one message; more wait until these have arrived."""
 REPEAT_S = 2.0
 """After so long without an answer it is said again, as other wants are."""
+SLACK = 64
+"""Plans that may be past beside as many as there are."""
 WANTED = 1e15
 """Of a session whose step is on its worker, less the number of its turn: of those that wait in the engine's line, the
 last one is served last. Turns are whole numbers far below, and other held sessions far below that."""
@@ -269,9 +271,16 @@ class Worths:
         prospect = Prospect(self.desk.book.accounts.learner, workflow, own)
         rating = rule(scene, Away(context_tokens, since, now - since, prospect))
         if rating.again_s < inf:
-            self._again[name] = now + rating.again_s
-            heapq.heappush(self._due, (now + rating.again_s, name))
+            self._plan(name, now + rating.again_s)
         return rating.worth
+
+    def _plan(self, name: SessionId, at: float) -> None:
+        """Look at it again then. Where most plans are past, as tools come back sooner than feared, they are tidied."""
+        self._again[name] = at
+        heapq.heappush(self._due, (at, name))
+        if len(self._due) > 4 * len(self._again) + SLACK:
+            self._due = [(due, known) for known, due in self._again.items()]
+            heapq.heapify(self._due)
 
     def _say(self, channel: Channel) -> None:
         """All that may not have arrived, if some of it is new or it is time to repeat it.

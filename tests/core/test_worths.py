@@ -274,3 +274,17 @@ def test_a_session_that_moves_is_over_where_it_was():
     begin(head, workflow=1)
     assert head.head.book.sessions["1.main"].home == other
     assert one(head.tick()).worths == {"1.main": wanted(2)}
+
+
+def test_plans_that_are_past_are_tidied():
+    head = Rig(config("ttl", node_timeout_s=1e6))
+    head.up(W, values=True)
+    workflow = None
+    for pause_s in [600.0] * 60 + [
+        0.1
+    ] * 200:  # its tool takes far less than it once did: no plan's time comes
+        workflow = begin(head, workflow)
+        finish(head, tool="bash")
+        head.tick()
+        head.now += pause_s
+    assert len(head.head.worths._due) <= 4 + worths.SLACK
