@@ -7,14 +7,14 @@ from math import exp, floor, log
 
 import msgspec
 
-from saga_core.observed import Case, Course
+from saga_core.observed import LEAST_LIFE_S, Case, Course
 
 BIN = log(1.05)
 """Width of a histogram's bins: quantiles are right to 5 %."""
 ROUNDING = 1e-6
 """Relative: sums of a million floats."""
-LEAST_S = 1e-3
-"""A life shorter than this counts as this long."""
+LEAST = 1e-3
+"""What is smaller than this is in the lowest bin."""
 
 
 class FairnessFigures(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,7 +47,7 @@ class Spread:
     most: float = 0.0
 
     def add(self, value: float) -> None:
-        at = floor(log(max(value, 1e-3)) / BIN)
+        at = floor(log(max(value, LEAST)) / BIN)
         self.bins[at] = self.bins.get(at, 0) + 1
         self.count += 1
         self.most = max(self.most, value)
@@ -95,7 +95,7 @@ class Verdicts:
     def judge(self, at: float, course: Course, case: Case) -> None:
         """`case` has ended."""
         self.ended += 1
-        own_s = max(at - case.arrived_at - case.waited_s, LEAST_S)
+        own_s = max(at - case.arrived_at - case.waited_s, LEAST_LIFE_S)
         self.lateness.add((at - case.overdue_at) / own_s if case.overdue_at is not None else 0.0)
         self.overdue += case.overdue_at is not None
         self.violations += not holds(course, case)

@@ -9,6 +9,9 @@ from saga_core.accounts import Account
 from saga_core.ids import WorkerId, WorkflowId
 from saga_core.policy.ordering import virtual_finish
 
+LEAST_LIFE_S = 1e-3
+"""A life without waiting that is shorter than this counts as this long: it divides."""
+
 
 @dataclass(frozen=True, slots=True)
 class Life:
@@ -19,6 +22,11 @@ class Life:
     """Held back while no step of it was on a worker."""
     attained_s: float
     """Useful work in engine seconds."""
+
+    @property
+    def slowdown(self) -> float:
+        """Its life over its life without waiting."""
+        return self.life_s / max(LEAST_LIFE_S, self.life_s - self.waited_s)
 
 
 @dataclass(slots=True, eq=False)

@@ -5,6 +5,7 @@ A fact costs nothing here but for the end of a workflow. Memory is bounded by th
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -14,9 +15,6 @@ from saga_core.ids import TenantId
 from saga_core.observed import Life
 from saga_core.states import WorkflowState
 from saga_core.views import TenantView
-
-LEAST_LIFE_S = 1e-3
-"""A life without waiting shorter than this counts as this: the slowdown is a quotient."""
 
 
 @dataclass(slots=True)
@@ -38,7 +36,7 @@ class Tally:
             self.kept += done and at - item.submitted_at <= item.deadline_s
         if life is not None:
             self.attained_s += life.attained_s
-            self.slowdown += life.life_s / max(LEAST_LIFE_S, life.life_s - life.waited_s)
+            self.slowdown += life.slowdown
             self.stepped += 1
 
 
@@ -59,7 +57,7 @@ class Tallies:
 
     def views(self, held: Iterable[TenantId]) -> list[TenantView]:
         """All tenants that have or had a workflow, by name. `held`: once for each workflow that waits."""
-        waits = list(held)
+        waits = Counter(held)
         live: dict[TenantId, list[Workflow]] = {tenant: [] for tenant in self._by_tenant}
         for item in self._book.workflows.values():
             if item.live:
@@ -67,8 +65,7 @@ class Tallies:
         had = {tenant: self._attained_s(tenant, items) for tenant, items in live.items()}
         whole_s = sum(had.values())
         return [
-            self._view(tenant, live[tenant], had[tenant], whole_s, waits.count(tenant))
-            for tenant in sorted(live)
+            self._view(tenant, live[tenant], had[tenant], whole_s, waits[tenant]) for tenant in sorted(live)
         ]
 
     def _attained_s(self, tenant: TenantId, live: list[Workflow]) -> float:
