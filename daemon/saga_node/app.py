@@ -20,17 +20,14 @@ from saga_core.ids import NodeId, worker_id
 from saga_core.node import Node
 from saga_core.node_words import (
     Action,
-    AdoptKv,
     EndKnown,
     EndProgram,
     Event,
-    ExportKv,
     FindHead,
     HeadSaid,
     Ignored,
     KillWorker,
     Quit,
-    RemoveKv,
     SendHead,
     SetWorths,
     SpawnWorker,
@@ -41,7 +38,6 @@ from saga_core.node_words import (
 from saga_core.policy.profiles import PROFILES
 from saga_node import engines, places
 from saga_node.endpoint import Address, Endpoint
-from saga_node.mover import Mover
 from saga_node.processes import Processes
 from saga_node.runner import Runner
 from saga_node.supervisor import Supervisor
@@ -90,7 +86,6 @@ class Daemon:
         # A program waits for a head as long as we do.
         self._endpoint = Endpoint(self._head_address, config.node.orphan_timeout_s)
         self._endpoint.moved(_address(access))
-        self._mover = Mover(name, folder, processes, self._supervisor.control, inbox.put_nowait)
         self._runner = Runner(
             processes, config.node.program_slots, inbox.put_nowait, here=self._endpoint.here
         )
@@ -132,7 +127,6 @@ class Daemon:
         if self._again is not None:
             self._again.cancel()
         grace_s = self._config.head.stop_grace_s
-        await self._mover.close()
         await asyncio.gather(self._link.close(), self._runner.close(grace_s), self._supervisor.close())
         await self._endpoint.close()
 
@@ -150,12 +144,6 @@ class Daemon:
                 self._runner.end(action.workflow, action.attempt, action.grace_s)
             case SetWorths():
                 self._supervisor.set_worths(action.worker, action.incarnation, action.worths)
-            case ExportKv():
-                self._mover.export(action)
-            case AdoptKv():
-                self._mover.adopt(action)
-            case RemoveKv():
-                self._mover.remove(action)
             case FindHead():
                 self._find_head()
             case Quit():
