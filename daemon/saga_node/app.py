@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, assert_never
-from urllib.parse import urlsplit
 
 from saga_core.access import FILE, SETTINGS, Access
 from saga_core.config import Config, NodeConfig, with_settings
@@ -20,14 +19,17 @@ from saga_core.ids import NodeId, worker_id
 from saga_core.node import Node
 from saga_core.node_words import (
     Action,
+    AdoptKv,
     EndKnown,
     EndProgram,
     Event,
+    ExportKv,
     FindHead,
     HeadSaid,
     Ignored,
     KillWorker,
     Quit,
+    RemoveKv,
     SendHead,
     SetWorths,
     SpawnWorker,
@@ -37,7 +39,7 @@ from saga_core.node_words import (
 )
 from saga_core.policy.profiles import PROFILES
 from saga_node import engines, places
-from saga_node.endpoint import Address, Endpoint
+from saga_node.mover import Mover
 from saga_node.processes import Processes
 from saga_node.runner import Runner
 from saga_node.supervisor import Supervisor
@@ -83,12 +85,8 @@ class Daemon:
             log_folder=folder / "log",
             tell=inbox.put_nowait,
         )
-        # A program waits for a head as long as we do.
-        self._endpoint = Endpoint(self._head_address, config.node.orphan_timeout_s)
-        self._endpoint.moved(_address(access))
-        self._runner = Runner(
-            processes, config.node.program_slots, inbox.put_nowait, here=self._endpoint.here
-        )
+        self._mover = Mover(name, folder, processes, self._supervisor.control, inbox.put_nowait)
+        self._runner = Runner(processes, config.node.program_slots, inbox.put_nowait)
         now = self._clock()
         self.node = _node(name, engine.served_name, config, now, end_of_allocation(ends_in_s, now))
         self._link = Link(
@@ -103,7 +101,6 @@ class Daemon:
         loop.set_exception_handler(self._on_bug)
         loop.add_signal_handler(signal.SIGUSR1, self._on_notice)
         self._tasks.start(self._tick(), "tick")
-        await self._endpoint.start()
         try:
             while self._quit is None:
                 event = await self._inbox.get()
@@ -127,8 +124,8 @@ class Daemon:
         if self._again is not None:
             self._again.cancel()
         grace_s = self._config.head.stop_grace_s
+        await self._mover.close()
         await asyncio.gather(self._link.close(), self._runner.close(grace_s), self._supervisor.close())
-        await self._endpoint.close()
 
     def _perform(self, action: Action) -> None:
         match action:
@@ -144,6 +141,12 @@ class Daemon:
                 self._runner.end(action.workflow, action.attempt, action.grace_s)
             case SetWorths():
                 self._supervisor.set_worths(action.worker, action.incarnation, action.worths)
+            case ExportKv():
+                self._mover.export(action)
+            case AdoptKv():
+                self._mover.adopt(action)
+            case RemoveKv():
+                self._mover.remove(action)
             case FindHead():
                 self._find_head()
             case Quit():
@@ -172,29 +175,17 @@ class Daemon:
         self._inbox.put_nowait(Tick())
 
     def _find_head(self) -> None:
-        if (access := self._known_head()) is not None:
-            self._link.find(access)
-            self._endpoint.moved(_address(access))
-
-    def _known_head(self) -> Access | None:
-        """What the folder says of the head, if that is not one before ours."""
-        where = self._folder / FILE
         try:
             access = cluster.read_access(self._folder)
         except ClusterError as error:
             log.warning("head-unknown", reason=error)
-            return None
+            return
         if access is None:
-            log.warning("head-unknown", reason=f"{where} is gone: the head is down")
+            log.warning("head-unknown", reason=f"{self._folder / FILE} is gone: the head is down")
         elif access.epoch < self._link.access.epoch:
-            log.warning("head-unknown", reason=f"{where} is of a head before ours")
+            log.warning("head-unknown", reason=f"{self._folder / FILE} is of a head before ours")
         else:
-            return access
-        return None
-
-    def _head_address(self) -> Address | None:
-        access = self._known_head()
-        return None if access is None else _address(access)
+            self._link.find(access)
 
     def _on_refused(self) -> None:
         """The head, or who listens in its place, takes no word from us."""
@@ -212,12 +203,6 @@ class Daemon:
             self._link.reopen(before)
         else:
             self._leave(REFUSED.format(self._folder / FILE))
-
-
-def _address(access: Access) -> Address:
-    """Of the head's gateway. The file is the head's own word: what it holds has a host and a port."""
-    url = urlsplit(access.url)
-    return url.hostname or "", url.port or 0
 
 
 def end_of_allocation(ends_in_s: float | None, now: float) -> float | None:

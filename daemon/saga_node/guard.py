@@ -1,7 +1,7 @@
 """Takes the daemon's whole process tree down when the daemon dies, however it dies.
 
 A tiny process of its own that reads a pipe from the daemon: lines `+GROUP` and `-GROUP` name the process groups that
-live, `=PATH` a file in shared memory that an engine would leave. At the end of the pipe, which no `kill -9` can
+live, `=PATH` a file in shared memory that an engine would leave, `*PATH` a folder of the daemon. At the end of the pipe, which no `kill -9` can
 prevent, it kills every process of those groups and every process that carries the daemon's mark in its environment
 (a program may have left its group), and removes the daemon's folders and those files that nobody else uses.
 
@@ -107,6 +107,8 @@ def main(mark: str, folders: list[str]) -> None:
         sign, word = line[0], line[1:].rstrip("\n")
         if sign == "=":
             files.add(word)
+        elif sign == "*":
+            folders.append(word)
         else:
             (groups.add if sign == "+" else groups.discard)(int(word))
     kill([mark], groups)

@@ -71,6 +71,7 @@ class Processes:
         self._started = 0
         self._groups: set[int] = set()
         self._files: set[Path] = set()
+        self._folders: list[Path] = []
         self._guard = self._start_guard()
 
     async def start(
@@ -115,6 +116,12 @@ class Processes:
             self._files.add(file)
             self._tell(f"={file}\n")
 
+    def own(self, folder: Path) -> None:
+        """A further folder that is private to this daemon and goes with it, however it ends."""
+        if folder not in self._folders:
+            self._folders.append(folder)
+            self._tell(f"*{folder}\n")
+
     def check_guard(self) -> None:
         """Start the guard again where somebody killed it."""
         if self._guard.poll() is not None:
@@ -127,7 +134,8 @@ class Processes:
         self._hang_up()
         while self._guard.poll() is None:  # noqa: ASYNC110 - another process tells nobody
             await asyncio.sleep(POLL_S)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        for folder in (self.folder, *self._folders):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _hang_up(self) -> None:
         assert self._guard.stdin is not None
@@ -141,7 +149,8 @@ class Processes:
         )
         assert process.stdin is not None
         with contextlib.suppress(OSError):
-            lines = [*(f"+{group}\n" for group in self._groups), *(f"={file}\n" for file in self._files)]
+            lines = [f"+{group}\n" for group in self._groups]
+            lines += [f"={file}\n" for file in self._files] + [f"*{folder}\n" for folder in self._folders]
             process.stdin.write("".join(lines).encode())
         return process
 

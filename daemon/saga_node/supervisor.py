@@ -41,7 +41,7 @@ from saga_vllm.diagnose import TAIL_BYTES, plugin_fault, reason_from_log
 from saga_vllm.kv_events import KvEvents
 from saga_vllm.listener import listener_is_ours
 from saga_vllm.probe import Ready, probe
-from saga_vllm.proving import CONTROL, PREFIX_HITS, PRIORITY, TIERS, Trial, prove
+from saga_vllm.proving import CONTROL, PREFIX_HITS, PRIORITY, TIERS, Findings, Trial, prove
 
 KILL_GRACE_S = 5.0
 """Between TERM and KILL of a worker; vLLM ends in 1 to 2 s."""
@@ -67,6 +67,8 @@ class Start:
     ending: asyncio.Event = field(default_factory=asyncio.Event)
     residence: Residence | None = None
     teller: Teller | None = None
+    control: Control | None = None
+    """Proven, while it is open."""
     was_ready: bool = False
     plugin_fault: str = ""
     """What the log of its end says of our plugin."""
@@ -119,6 +121,11 @@ class Supervisor:
         start = self._starts.get(worker)
         if start is not None and start.incarnation == incarnation and start.teller is not None:
             start.teller.tell(worths)
+
+    def control(self, worker: WorkerId, incarnation: int) -> Control | None:
+        """The way to its engine's session control; None when it is over, or has none."""
+        start = self._starts.get(worker)
+        return start.control if start is not None and start.incarnation == incarnation else None
 
     async def close(self) -> None:
         """End all of them, together."""
@@ -219,6 +226,7 @@ class Supervisor:
         try:
             exit_code = await tree.process.wait()
         finally:
+            start.control = None
             watching.cancel()
             await asyncio.wait([watching])
             await tree.kill()
@@ -250,15 +258,17 @@ class Supervisor:
         async with Control(seat.url, seat.key, start.incarnation) as control, asyncio.TaskGroup() as group:
             group.create_task(_follow(seat, residence))
             trial = self._trial(seat, ready, control, residence)
-            proven = {found.name: found for found in await prove(trial)}
-            _note(start, proven.values())
+            findings = await prove(trial)
+            proven = {found.name: found for found in findings.capabilities}
+            _note(start, findings.capabilities)
             if proven[CONTROL].works:
+                start.control = control
                 start.teller = Teller(start.worker, control)
                 group.create_task(start.teller.run())
                 group.create_task(Checker(control, residence).run())
             if proven[PREFIX_HITS].works:
                 start.residence = residence
-            self._tell(self._up(start, seat, ready, proven))
+            self._tell(self._up(start, seat, ready, findings))
             group.create_task(self._read_load(start, seat))
 
     def _trial(self, seat: Seat, ready: Ready, control: Control, residence: Residence) -> Trial:
@@ -272,10 +282,12 @@ class Supervisor:
             ordered=self._engine.ordered,
             host_tokens=self._engine.host_tokens if seat.control else 0,
             heard=lambda _: residence.probed_tokens,
+            folder=seat.scratch,
         )
 
-    def _up(self, start: Start, seat: Seat, ready: Ready, proven: Mapping[str, Capability]) -> WorkerUp:
+    def _up(self, start: Start, seat: Seat, ready: Ready, findings: Findings) -> WorkerUp:
         """What was disproved is not said of it."""
+        proven = {found.name: found for found in findings.capabilities}
         return WorkerUp(
             worker=start.worker,
             incarnation=start.incarnation,
@@ -289,7 +301,8 @@ class Supervisor:
             ordered=self._engine.ordered and proven[PRIORITY].works is not False,
             host_tokens=self._engine.host_tokens if proven[TIERS].works else 0,
             values=bool(proven[CONTROL].works),
-            capabilities=tuple(proven.values()),
+            kv_token_bytes=findings.kv_token_bytes,
+            capabilities=findings.capabilities,
             gpus=len(seat.gpus) or 1,
         )
 

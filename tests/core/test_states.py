@@ -18,6 +18,7 @@ TABLES = {
     "Worker": states.WORKER,
     "Node": states.NODE,
     "Duty": states.DUTY,
+    "Move": states.MOVE,
 }
 DOC = Path(__file__).parents[2] / "docs" / "states.md"
 

@@ -67,6 +67,7 @@ async def test_worths_reach_the_engine_and_its_capabilities_the_head(head, runti
         found = {c.name: c.works for c in worker.capabilities}
         assert found == {
             "prefix hits": True, "events": True, "session control": True, "tiers": None, "priority": True,
+            "moving": True,
         }  # fmt: skip
         await complete(worker, "1.main", "x" * 900)
         await until(lambda: head.resident.get(("n1/0", "1.main")), "resident")

@@ -126,6 +126,7 @@ def test_what_the_engines_can_do_was_tried_and_is_told(cluster: Cluster) -> None
             "session control": True,
             "tiers": None,
             "priority": found["priority"][0],
+            "moving": True,
         }, found
         assert found["priority"][0] is not False
         assert (worker["holes"], worker["healed"]) == (0, 0)

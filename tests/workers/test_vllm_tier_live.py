@@ -41,9 +41,9 @@ async def metric(worker: Worker, name: str) -> float:
 async def test_the_probe_finds_the_tier(worker: Worker, control: Control) -> None:
     trial = Trial(
         url=worker.url, key=KEY, model="nano", block_tokens=BLOCK, control=control, why_not="", ordered=True,
-        host_tokens=HOST_TOKENS, heard=lambda _: 64,
+        host_tokens=HOST_TOKENS, heard=lambda _: 64, folder=worker.scratch,
     )  # fmt: skip
-    found = {capability.name: capability for capability in await prove(trial)}
+    found = {capability.name: capability for capability in (await prove(trial)).capabilities}
     assert all(capability.works for capability in found.values()), found
     assert "were loaded from there" in found["tiers"].detail
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import assert_never
+
+import msgspec
 
 from saga_core.errors import RemoteProtocolError
 from saga_core.kv import commands
@@ -15,6 +19,14 @@ from saga_fake.requests import EngineRequest
 
 MOST_CHAINS = 4096
 """As in the plugin."""
+
+
+class Saved(msgspec.Struct, frozen=True):
+    """What a file of this double's holds: names of blocks, for there is nothing in them."""
+
+    model: str
+    block_tokens: int
+    contents: list[int]
 
 
 class SessionControl:
@@ -39,7 +51,7 @@ class SessionControl:
             if order.incarnation != self._incarnation:
                 return commands.encode(commands.Stale(incarnation=self._incarnation))
             return commands.encode(self._do(order.command))
-        except (RemoteProtocolError, ValueError) as error:
+        except (RemoteProtocolError, ValueError, OSError) as error:
             return commands.encode(commands.Failed(reason=str(error)))
 
     def _do(self, command: Command) -> Answer:
@@ -63,11 +75,44 @@ class SessionControl:
                 return self._holdings()
             case commands.Snapshot():
                 return self._resident(command.sessions)
-            case commands.Export() | commands.Adopt():
-                return commands.Failed(reason="this engine has no KV that could be moved")
+            case commands.Export():
+                return self._export(command)
+            case commands.Adopt():
+                return self._adopt(command)
             case _:
                 assert_never(command)
         return commands.Done()
+
+    def _export(self, command: commands.Export) -> Answer:
+        contents = list(self._found(command.session)) if command.session in self._chains else []
+        if not contents:
+            return commands.Failed(reason=f"nothing of session {command.session} is here")
+        pool, path = self._engine.pool, Path(command.path)
+        data = msgspec.msgpack.encode(Saved("double", pool.block_tokens, contents))
+        beside = path.with_name(f".{path.name}.{os.getpid()}")
+        with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            file.write(data)
+        beside.replace(path)
+        return commands.Moved(tokens=len(contents) * pool.block_tokens, copied_bytes=len(data))
+
+    def _adopt(self, command: commands.Adopt) -> Answer:
+        data, pool = Path(command.path).read_bytes(), self._engine.pool
+        saved = msgspec.msgpack.decode(data, type=Saved)
+        if saved.block_tokens != pool.block_tokens:
+            return commands.Failed(reason=f"{command.path} is of another layout than this engine's")
+        missing = [at for at, content in enumerate(saved.contents) if not pool.holds(content)]
+        if len(missing) > pool.free_blocks:
+            return commands.Failed(reason=f"{len(missing)} blocks are needed, {pool.free_blocks} are free")
+        blocks = pool.take(len(missing))
+        for block, at in zip(blocks, missing, strict=True):
+            parent = saved.contents[at - 1] if at else None
+            pool.store([block], [saved.contents[at]], [], parent=parent, session=command.session, salt=None)
+        pool.use(command.session, blocks)
+        pool.give_back(blocks[::-1])
+        self._chains[command.session] = saved.contents
+        self._chains.move_to_end(command.session)
+        whole = len(saved.contents) * pool.block_tokens
+        return commands.Moved(tokens=whole, copied_bytes=len(data) if missing else 0)
 
     def _holdings(self) -> Answer:
         pool = self._engine.pool

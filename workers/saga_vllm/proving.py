@@ -10,6 +10,8 @@ import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from http import HTTPStatus
+from pathlib import Path
+from typing import NamedTuple
 
 import aiohttp
 
@@ -19,12 +21,13 @@ from saga_core.kv.retention import Standing
 from saga_core.wire import Capability
 from saga_vllm.control import Control
 
-PREFIX_HITS, EVENTS, CONTROL, TIERS, PRIORITY = (
+PREFIX_HITS, EVENTS, CONTROL, TIERS, PRIORITY, MOVING = (
     "prefix hits",
     "events",
     "session control",
     "tiers",
     "priority",
+    "moving",
 )
 
 SESSION = "0.saga-probe"
@@ -53,27 +56,41 @@ class Trial:
     """KV in host memory that it was started with."""
     heard: Callable[[str], int]
     """Tokens of a session that its KV events have told of."""
+    folder: Path | None = None
+    """Where a session's KV may be written to; None: moving is not tried."""
 
 
 Found = tuple[bool | None, str]
 """Whether it works, and what was seen."""
 
 
-async def prove(trial: Trial) -> tuple[Capability, ...]:
-    """The findings, in the order of the table of `saga doctor`."""
+class Findings(NamedTuple):
+    """What was found out of one start."""
+
+    capabilities: tuple[Capability, ...]
+    """In the order of the table of `saga doctor`."""
+    kv_token_bytes: int
+    """Of one token's KV in a file; 0: it cannot be moved."""
+
+
+async def prove(trial: Trial) -> Findings:
+    """Try it."""
     headers = {"Authorization": f"Bearer {trial.key}", "X-Session-ID": SESSION}
     limits = aiohttp.ClientTimeout(total=STEP_S)
     async with aiohttp.ClientSession(trial.url, headers=headers, timeout=limits, trust_env=False) as http:
         prompt = [LOWEST_TOKEN + secrets.randbelow(TOKENS) for _ in range(2 * trial.block_tokens + 1)]
         steps = Steps(http, trial.model, prompt)
+        moves = _Moves(trial)
         hits = await _told(PREFIX_HITS, _prefix_hits(steps))
-        return (
+        found = (
             hits,
             await _told(EVENTS, _events(trial, len(prompt))),
             await _told(CONTROL, _session_control(trial, steps, hits=bool(hits.works))),
             await _told(TIERS, _tiers(trial, steps)),
             await _told(PRIORITY, _priority(trial, steps)),
+            await _told(MOVING, moves.find(steps)),
         )
+        return Findings(found, moves.token_bytes if found[-1].works else 0)
 
 
 async def _told(name: str, finding: Awaitable[Found]) -> Capability:
@@ -170,3 +187,32 @@ async def _priority(trial: Trial, steps: Steps) -> Found:
     if isinstance(held, commands.Holdings) and held.smallest_first:
         return True, "the smallest goes first"
     return False, "the smallest does not go first"
+
+
+class _Moves:
+    """A session's KV written, dropped, read again, and found by the next step."""
+
+    def __init__(self, trial: Trial) -> None:
+        self._trial = trial
+        self.token_bytes = 0
+
+    async def find(self, steps: Steps) -> Found:
+        control, folder = self._trial.control, self._trial.folder
+        if control is None or folder is None:
+            return None, "it comes with session control"
+        path = folder / "trial.kv"
+        try:
+            await steps.step()
+            sent = await control.ask(commands.Export(session=SESSION, path=str(path)))
+            await control.ask(commands.Drop(session=SESSION))
+            taken = await control.ask(commands.Adopt(session=SESSION, path=str(path)))
+            found = await steps.step()
+            await control.ask(commands.Drop(session=SESSION))
+        finally:
+            path.unlink(missing_ok=True)
+        if not isinstance(sent, commands.Moved) or not isinstance(taken, commands.Moved):
+            return False, "it gave an answer to another order"
+        if not sent.tokens or not found or not taken.copied_bytes:
+            return False, f"of {sent.tokens} tokens that were written {found} were found again"
+        self.token_bytes = -(-sent.copied_bytes // sent.tokens)
+        return True, f"{sent.tokens} tokens were written and read, {self.token_bytes:,} bytes each"
