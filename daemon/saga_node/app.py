@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, assert_never
+from urllib.parse import urlsplit
 
 from saga_core.access import FILE, SETTINGS, Access
 from saga_core.config import Config, NodeConfig, with_settings
@@ -39,6 +40,7 @@ from saga_core.node_words import (
 )
 from saga_core.policy.profiles import PROFILES
 from saga_node import engines, places
+from saga_node.endpoint import Address, Endpoint
 from saga_node.mover import Mover
 from saga_node.processes import Processes
 from saga_node.runner import Runner
@@ -85,8 +87,13 @@ class Daemon:
             log_folder=folder / "log",
             tell=inbox.put_nowait,
         )
+        # A program waits for a head as long as we do.
+        self._endpoint = Endpoint(self._head_address, config.node.orphan_timeout_s)
+        self._endpoint.moved(_address(access))
         self._mover = Mover(name, folder, processes, self._supervisor.control, inbox.put_nowait)
-        self._runner = Runner(processes, config.node.program_slots, inbox.put_nowait)
+        self._runner = Runner(
+            processes, config.node.program_slots, inbox.put_nowait, here=self._endpoint.here
+        )
         now = self._clock()
         self.node = _node(name, engine.served_name, config, now, end_of_allocation(ends_in_s, now))
         self._link = Link(
@@ -101,6 +108,7 @@ class Daemon:
         loop.set_exception_handler(self._on_bug)
         loop.add_signal_handler(signal.SIGUSR1, self._on_notice)
         self._tasks.start(self._tick(), "tick")
+        await self._endpoint.start()
         try:
             while self._quit is None:
                 event = await self._inbox.get()
@@ -126,6 +134,7 @@ class Daemon:
         grace_s = self._config.head.stop_grace_s
         await self._mover.close()
         await asyncio.gather(self._link.close(), self._runner.close(grace_s), self._supervisor.close())
+        await self._endpoint.close()
 
     def _perform(self, action: Action) -> None:
         match action:
@@ -175,17 +184,29 @@ class Daemon:
         self._inbox.put_nowait(Tick())
 
     def _find_head(self) -> None:
+        if (access := self._known_head()) is not None:
+            self._link.find(access)
+            self._endpoint.moved(_address(access))
+
+    def _known_head(self) -> Access | None:
+        """What the folder says of the head, if that is not one before ours."""
+        where = self._folder / FILE
         try:
             access = cluster.read_access(self._folder)
         except ClusterError as error:
             log.warning("head-unknown", reason=error)
-            return
+            return None
         if access is None:
-            log.warning("head-unknown", reason=f"{self._folder / FILE} is gone: the head is down")
+            log.warning("head-unknown", reason=f"{where} is gone: the head is down")
         elif access.epoch < self._link.access.epoch:
-            log.warning("head-unknown", reason=f"{self._folder / FILE} is of a head before ours")
+            log.warning("head-unknown", reason=f"{where} is of a head before ours")
         else:
-            self._link.find(access)
+            return access
+        return None
+
+    def _head_address(self) -> Address | None:
+        access = self._known_head()
+        return None if access is None else _address(access)
 
     def _on_refused(self) -> None:
         """The head, or who listens in its place, takes no word from us."""
@@ -203,6 +224,12 @@ class Daemon:
             self._link.reopen(before)
         else:
             self._leave(REFUSED.format(self._folder / FILE))
+
+
+def _address(access: Access) -> Address:
+    """Of the head's gateway. The file is the head's own word: what it holds has a host and a port."""
+    url = urlsplit(access.url)
+    return url.hostname or "", url.port or 0
 
 
 def end_of_allocation(ends_in_s: float | None, now: float) -> float | None:
