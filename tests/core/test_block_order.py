@@ -6,9 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from saga_core.kv.blocks import EMPTY, MOST_MEMBERS, BlockOrder
+from saga_core.kv.blocks import MOST_MEMBERS, BlockOrder
 from saga_core.kv.retention import OVER, UNVALUED, Standing
 
+EMPTY = (-1, 0.0)
+"""Of blocks without content: below everything that can be found."""
 WORTHS = [
     OVER,
     (Standing.PAUSED, 0.0),
@@ -108,7 +110,7 @@ class Pair:
 
     def __init__(self, seed, blocks=48, sessions=8):
         self.rng, self.clock = Random(seed), Clock()
-        self.order = BlockOrder(range(blocks), self.clock)
+        self.order = BlockOrder(blocks, self.clock)
         self.model = Model(blocks)
         self.sessions = [f"{i // 2}.{i}" for i in range(sessions)]
         self.used = set(range(blocks))
@@ -116,9 +118,6 @@ class Pair:
             self.find, self.find, self.retain, self.retain, self.release, self.drop, self.wait, self.reset,
         ]  # fmt: skip
         self.weights = [1] * (len(self.deeds) - 1) + [0.05]
-
-    def slots(self, ids):
-        return [self.order.slots[i] for i in ids]
 
     def step(self):
         """New blocks, of a session or of nobody."""
@@ -129,29 +128,30 @@ class Pair:
         self.used |= set(expected)
         if self.rng.random() < 0.9:
             session = self.rng.choice(self.sessions)
-            self.order.use(session, self.slots(expected))
+            self.order.use(session, expected)
             self.model.use(session, expected)
 
     def finish(self):
         ids = self.rng.sample(sorted(self.used), self.rng.randint(0, len(self.used)))
         self.used -= set(ids)
         if self.rng.random() < 0.8:
-            self.order.free(self.slots(ids))
+            self.order.free(ids)
             self.model.free(ids)
         else:
-            self.order.free_empty(self.slots(ids))
+            self.order.free_empty(ids)
             self.model.empty(ids)
 
     def find(self):
         """A session finds blocks of others, free ones and some in use."""
         full = [i for i, b in self.model.blocks.items() if not b.empty]
         ids = self.rng.sample(full, min(len(full), self.rng.randint(0, 12)))
-        for slot in self.slots(i for i in ids if i not in self.used):
-            self.order.touch(slot)
-            self.model.blocks[slot.item].place = None
+        for i in ids:
+            if i not in self.used:
+                self.order.touch(i)
+                self.model.blocks[i].place = None
         self.used |= set(ids)
         session = self.rng.choice(self.sessions)
-        self.order.use(session, self.slots(ids))
+        self.order.use(session, ids)
         self.model.use(session, ids)
 
     def retain(self):
@@ -183,7 +183,7 @@ class Pair:
 
     def finish_all(self):
         ids, self.used = sorted(self.used), set()
-        self.order.free(self.slots(ids))
+        self.order.free(ids)
         self.model.free(ids)
 
     def play(self, deeds, look_every=5):
@@ -214,18 +214,18 @@ def test_ten_thousand_deeds_lose_and_repeat_no_block():
 
 
 def holding(order, session, ids, worth=None):
-    order.use(session, [order.slots[i] for i in ids])
+    order.use(session, ids)
     if worth is not None:
         order.retain(session, worth)
 
 
 def test_a_shared_prefix_counts_once_and_as_its_dearest_user():
-    order = BlockOrder(range(6), Clock())
+    order = BlockOrder(6, Clock())
     holding(order, "1.a", [0, 1, 2], (Standing.LIVE, 1.0))
     holding(order, "2.b", [0, 1, 3], (Standing.LIVE, 5.0))
     holding(order, "3.c", [4], (Standing.LIVE, 2.0))
     assert order.sessions() == {"1.a": (1, 2), "2.b": (1, 2), "3.c": (1, 0)}
-    order.free([order.slots[i] for i in (3, 1, 0, 2, 4, 5)])
+    order.free((3, 1, 0, 2, 4, 5))
     assert list(order) == [5, 2, 4, 3, 1, 0]
     order.retain("2.b", OVER)
     assert list(order) == [3, 5, 1, 0, 2, 4], "its own is over; what 1.a shares is worth what that is"
@@ -234,17 +234,17 @@ def test_a_shared_prefix_counts_once_and_as_its_dearest_user():
 
 
 def test_sub_agents_of_one_workflow_share_what_is_over_with_it():
-    order = BlockOrder(range(4), Clock())
+    order = BlockOrder(4, Clock())
     holding(order, "1.main", [0, 1])
     holding(order, "1.sub", [0])
-    order.free([order.slots[i] for i in (3, 1, 0)])
+    order.free((3, 1, 0))
     order.retain("1.main", OVER)
     order.retain("1.sub", OVER)
     assert list(order) == [1, 0, 3]
 
 
 def test_a_prompt_that_everybody_begins_with_forgets_who_was_not_valued():
-    order = BlockOrder(range(2), Clock())
+    order = BlockOrder(2, Clock())
     order.retain("0.kept", (Standing.LIVE, 1.0))
     for number in range(3 * MOST_MEMBERS):
         holding(order, f"{number}.kept", [0, 1])
@@ -256,11 +256,11 @@ def test_a_prompt_that_everybody_begins_with_forgets_who_was_not_valued():
 
 
 def test_nothing_is_kept_of_sessions_whose_blocks_are_gone():
-    order = BlockOrder(range(4), Clock())
+    order = BlockOrder(4, Clock())
     for number in range(500):
         session = f"{number}.s"
         holding(order, session, [0, 1], (Standing.LIVE, 1.0))
-        order.free([order.slots[0], order.slots[1]])
+        order.free([0, 1])
         order.retain(session, OVER) if number % 2 else order.release(session)
         assert order.take(2) == [0, 1]
     assert order.queue.sessions == 0
@@ -270,4 +270,4 @@ def test_nothing_is_kept_of_sessions_whose_blocks_are_gone():
 @pytest.mark.parametrize("bad", [((Standing.LIVE, float("nan")), 1.0), ((Standing.LIVE, 1.0), float("nan"))])
 def test_what_is_no_number_is_refused(bad):
     with pytest.raises(ValueError, match="session s: a worth of"):
-        BlockOrder(range(2), Clock()).retain("s", *bad)
+        BlockOrder(2, Clock()).retain("s", *bad)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from saga_core.kv.blocks import BlockOrder, Slot
+from saga_core.kv.blocks import BlockOrder
 from saga_fake.kv_events import AllBlocksCleared, BlockRemoved, BlockStored, KVEvent
 
 MEDIUM = "GPU"
@@ -35,8 +35,8 @@ class BlockPool:
         self.block_tokens = block_tokens
         self.events: list[KVEvent] = []
         self._blocks = [Block() for _ in range(blocks)]
-        self.order: BlockOrder[int] = BlockOrder(range(blocks), now)
-        self.order.free_empty(self.order.slots[1:])
+        self.order = BlockOrder(blocks, now)
+        self.order.free_empty(range(1, blocks))
         self._found: dict[int, dict[int, None]] = {}
 
     @property
@@ -70,7 +70,7 @@ class BlockPool:
         """Take one more reference on each cached block."""
         for block in blocks:
             if not self._blocks[block].references:
-                self.order.touch(self.order.slots[block])
+                self.order.touch(block)
             self._blocks[block].references += 1
 
     def take(self, blocks: int) -> list[int]:
@@ -88,19 +88,19 @@ class BlockPool:
 
     def give_back(self, blocks: Sequence[int]) -> None:
         """Drop one reference on each block; the first of them is evicted first (so pass a request's tail first)."""
-        full: list[Slot[int]] = []
-        empty: list[Slot[int]] = []
+        full: list[int] = []
+        empty: list[int] = []
         for block in blocks:
             state = self._blocks[block]
             state.references -= 1
             if not state.references:
-                (full if state.content is not None else empty).append(self.order.slots[block])
+                (full if state.content is not None else empty).append(block)
         self.order.free_empty(empty)
         self.order.free(full)
 
     def use(self, session: str, blocks: Iterable[int]) -> None:
         """A request of `session` uses these blocks."""
-        self.order.use(session, [self.order.slots[block] for block in blocks])
+        self.order.use(session, blocks)
 
     def drop(self, session: str) -> int:
         """Forget what `session` alone has and nobody uses; how many blocks that were."""
@@ -162,11 +162,11 @@ class BlockPool:
     def check(self) -> None:
         """AssertionError unless references, free queue and cache agree: for tests."""
         for block, state in enumerate(self._blocks[1:], start=1):
-            assert (state.references == 0) == self.order.slots[block].is_free, f"block {block}: {state}"
+            assert (state.references == 0) == self.order.is_free(block), f"block {block}: {state}"
             assert state.references >= 0, f"block {block}: {state}"
             if state.content is not None:
                 assert block in self._found[state.content], f"block {block}: {state}"
-        assert not self.order.slots[0].is_free
+        assert not self.order.is_free(0)
         self.order.check()
         assert all(
             self._blocks[block].content == content

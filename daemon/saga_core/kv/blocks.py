@@ -1,7 +1,7 @@
 """Which session uses which block of a paged KV pool, and in which order free blocks are given away.
 
 The engine's plugin and the engine's double put this in the place of their free list. It knows no engine: it is told
-who uses which blocks, which become free and how many are wanted.
+who uses which blocks, which become free and how many are wanted. Blocks are numbers from 0 on.
 
 Rules of this file
   1. A block belongs to a holding from its first use until it is given away: through being shared, freed, found again,
@@ -11,6 +11,10 @@ Rules of this file
   3. Free blocks without content go first of all; what nobody has valued goes least recently used first. Without any
      worth the order is vLLM's own.
   4. A time to live is soft: when it has passed, nobody has said anything of that session.
+
+How: blocks of one holding that become free one after the other are one entry of `saga_core.kv.queue`, a run. What costs
+per block is one reference in one list; all else is per run. A block that is found again is taken out of its run by that
+reference alone: its number stays there, dead, until the run comes up or half of it is dead.
 """
 
 from __future__ import annotations
@@ -19,31 +23,24 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from heapq import heappop, heappush
 from itertools import groupby
 from math import inf, isnan
-from operator import attrgetter
-from typing import Generic, TypeVar
 
 from saga_core.kv.queue import Entry, FreeQueue, Party
 from saga_core.kv.retention import OVER, UNVALUED, Worth
 
-EMPTY: Worth = (-1, 0.0)
-"""Of blocks without content: below everything that can be found."""
 MOST_MEMBERS = 1024
 """Sessions of one holding, beyond which those that nobody has valued leave it, the oldest first: a prompt that everybody
 begins with would otherwise remember all who ever did."""
 
-T = TypeVar("T")
-_holding = attrgetter("holding")
 
+class Run(Entry):
+    """Free blocks of one holding, the next to go at the end; `live` of them still are."""
 
-class Slot(Entry, Generic[T]):
-    """One block of the pool, `item` in the engine's words."""
+    __slots__ = ("blocks", "holding", "live")
 
-    __slots__ = ("holding", "item")
-
-    def __init__(self, item: T) -> None:
+    def __init__(self, blocks: list[int], holding: Holding | None) -> None:
         super().__init__()
-        self.item = item
-        self.holding: Holding | None = None
+        self.blocks, self.live = blocks, len(blocks)
+        self.holding = holding
         """None: of no session."""
 
 
@@ -59,17 +56,21 @@ class Holding(Party):
         """The session whose new blocks come here; "": none, several use it."""
 
 
-class BlockOrder(Generic[T]):
+class BlockOrder:
     """The blocks of one pool. They begin in use; `free_empty` them."""
 
-    def __init__(self, items: Iterable[T], now: Callable[[], float]) -> None:
+    def __init__(self, blocks: int, now: Callable[[], float]) -> None:
         """`now` is a clock in seconds, for times to live."""
-        self.slots = [Slot(item) for item in items]
-        self.queue: FreeQueue[Slot[T]] = FreeQueue()
+        self.queue: FreeQueue[Run] = FreeQueue()
+        self.count = 0
+        """Free blocks."""
         self.evicted_blocks = 0
         """Blocks with content that were given away."""
         self._now = now
-        self._empty = self.queue.make_party(EMPTY)
+        self._at: list[Run | Holding | None] = [None] * blocks
+        """Of each block its run while it is free, else its holding; None: in use, of no session."""
+        self._empty = Run([], None)
+        """What holds nothing; it goes before the queue."""
         self._own: dict[str, Holding] = {}
         self._until: dict[str, float] = {}
         self._ends: list[tuple[float, str]] = []
@@ -77,45 +78,94 @@ class BlockOrder(Generic[T]):
 
     # -- free blocks ---------------------------------------------------------------------
 
-    def free(self, slots: Iterable[Slot[T]]) -> None:
+    def free(self, blocks: Iterable[int]) -> None:
         """These can be found and nobody uses them now; of equals the first goes first (so a tail before its head)."""
-        for holding, run in groupby(slots, _holding):
-            self.queue.extend(run, holding or self.queue.common)
+        at = self._at
+        for holding, some in groupby(blocks, at.__getitem__):
+            assert holding.__class__ is not Run, "free already"
+            freed = [*some]
+            freed.reverse()
+            run = Run(freed, holding)  # type: ignore[arg-type]
+            for block in freed:
+                at[block] = run
+            self.count += run.live
+            self.queue.append(run, holding or self.queue.common)  # type: ignore[arg-type]
 
-    def free_empty(self, slots: Sequence[Slot[T]]) -> None:
+    def free_empty(self, blocks: Sequence[int]) -> None:
         """These hold nothing; the first goes first, before all others."""
-        for slot in reversed(slots):
-            self._disown(slot)
-            self.queue.prepend(slot, self._empty)
+        empty = self._empty
+        for block in reversed(blocks):
+            self._disown(block)
+            self._at[block] = empty
+            empty.blocks.append(block)
+        empty.live += len(blocks)
+        self.count += len(blocks)
 
-    def touch(self, slot: Slot[T]) -> None:
-        """A free block is in use again, with what it holds."""
-        self.queue.remove(slot)
+    def touch(self, block: int) -> None:
+        """A free block is in use again, with what it holds. ValueError: it is not free."""
+        run = self._at[block]
+        if run.__class__ is not Run:
+            raise ValueError(f"block {block} is not free")
+        self._at[block] = run.holding
+        run.live -= 1
+        self.count -= 1
+        if run is self._empty:
+            run.blocks.remove(block)
+        elif not run.live:
+            self.queue.remove(run)
+        elif 2 * run.live < len(run.blocks):
+            run.blocks = self._live(run)
 
-    def take(self, count: int) -> list[T]:
+    def take(self, count: int) -> list[int]:
         """The next `count` to be given away; whose they were is forgotten. IndexError: there are fewer."""
+        if count > self.count:
+            raise IndexError(f"{count} blocks wanted, {self.count} are free")
         if self._ends and self._ends[0][0] <= self._now():
             self._expire()
-        taken: list[T] = []
-        for holding, run in self.queue.pop_runs(count):
-            if isinstance(holding, Holding):
-                for slot in run:
-                    slot.holding = None
-                self.evicted_blocks += len(run)
-                self._shrink(holding, len(run))
-            taken += [slot.item for slot in run]
+        taken = self._pop(self._empty, count) if count and self._empty.live else []
+        while len(taken) < count:
+            run = self.queue.first()
+            assert run is not None
+            some = self._pop(run, count - len(taken))
+            if not run.live:
+                self.queue.remove(run)
+            if run.holding is not None:
+                self.evicted_blocks += len(some)
+                self._shrink(run.holding, len(some))
+            taken += some
+        self.count -= count
         return taken
 
-    def __iter__(self) -> Iterator[T]:
-        """The free blocks, the next to be given away first. It sorts."""
-        return (slot.item for slot in self.queue)
+    def _pop(self, run: Run, most: int) -> list[int]:
+        """The next of a run, at most so many; they are nobody's."""
+        if run.live < len(run.blocks):
+            run.blocks = self._live(run)
+        taken = run.blocks[-most:]
+        taken.reverse()
+        del run.blocks[-most:]
+        run.live -= len(taken)
+        for block in taken:
+            self._at[block] = None
+        return taken
 
-    def _disown(self, slot: Slot[T]) -> None:
-        holding = slot.holding
-        if holding is None:
-            return
-        slot.holding = None
-        self._shrink(holding, 1)
+    def _live(self, run: Run) -> list[int]:
+        at = self._at
+        return [block for block in run.blocks if at[block] is run]
+
+    def __iter__(self) -> Iterator[int]:
+        """The free blocks, the next to be given away first. It sorts."""
+        yield from reversed(self._empty.blocks)
+        for run in self.queue:
+            yield from reversed(self._live(run))
+
+    def is_free(self, block: int) -> bool:
+        return self._at[block].__class__ is Run
+
+    def _disown(self, block: int) -> None:
+        holding = self._at[block]
+        self._at[block] = None
+        if holding.__class__ is Holding:
+            self._shrink(holding, 1)
 
     def _shrink(self, holding: Holding, blocks: int) -> None:
         holding.blocks -= blocks
@@ -129,19 +179,15 @@ class BlockOrder(Generic[T]):
 
     # -- who uses them -------------------------------------------------------------------
 
-    def use(self, session: str, slots: Iterable[Slot[T]]) -> None:
+    def use(self, session: str, blocks: Iterable[int]) -> None:
         """A request of `session` uses these blocks, all in use now: new ones, and found ones whoever stored them."""
-        found: dict[Holding, list[Slot[T]]] = {}
-        own = self._own.get(session)
-        for holding, run in groupby(slots, _holding):
+        found: dict[Holding, list[int]] = {}
+        for holding, some in groupby(blocks, self._at.__getitem__):
+            assert holding.__class__ is not Run, "not in use"
             if holding is None:
-                own = own or self._open(session)
-                new = list(run)
-                for slot in new:
-                    slot.holding = own
-                own.blocks += len(new)
-            elif session not in holding.members:
-                found.setdefault(holding, []).extend(run)
+                self._add(self._own.get(session) or self._open(session), [*some])
+            elif session not in holding.members:  # type: ignore[union-attr]
+                found.setdefault(holding, []).extend(some)  # type: ignore[arg-type]
         for holding, shared in found.items():
             self._share(holding, shared, session)
 
@@ -150,27 +196,32 @@ class BlockOrder(Generic[T]):
         self.queue.join(own, session)
         return own
 
-    def _share(self, holding: Holding, slots: list[Slot[T]], session: str) -> None:
-        """`slots` of `holding` are used by `session` as well."""
-        if len(slots) < holding.blocks:
-            holding = self._split(holding, slots)
-        elif holding.owner:
-            del self._own[holding.owner]
-            holding.owner = ""
+    def _add(self, holding: Holding, blocks: list[int]) -> None:
+        holding.blocks += len(blocks)
+        for block in blocks:
+            self._at[block] = holding
+
+    def _share(self, holding: Holding, blocks: list[int], session: str) -> None:
+        """`blocks` of `holding` are used by `session` as well."""
+        holding = self._part(holding, blocks)
         if any(_workflow(member) != _workflow(session) for member in holding.members):
             self.queue.raise_floor(holding, UNVALUED)
         self.queue.join(holding, session)
         if len(holding.members) > MOST_MEMBERS:
             self._thin(holding)
 
-    def _split(self, holding: Holding, slots: list[Slot[T]]) -> Holding:
+    def _part(self, holding: Holding, blocks: list[int]) -> Holding:
+        """A holding of these blocks of `holding`, all in use, and of nothing else; nobody's new blocks come there."""
+        if len(blocks) == holding.blocks:
+            if holding.owner:
+                del self._own[holding.owner]
+                holding.owner = ""
+            return holding
         part = Holding(holding.floor)
         for member in holding.members:
             self.queue.join(part, member)
-        for slot in slots:
-            slot.holding = part
-        holding.blocks -= len(slots)
-        part.blocks = len(slots)
+        holding.blocks -= len(blocks)
+        self._add(part, blocks)
         return part
 
     def _thin(self, holding: Holding) -> None:
@@ -198,20 +249,19 @@ class BlockOrder(Generic[T]):
         self._until.pop(session, None)
         self.queue.value(session, UNVALUED)
 
-    def drop(self, session: str) -> list[T]:
+    def drop(self, session: str) -> list[int]:
         """Nothing of `session` is wanted: what it alone uses is empty now, if it is free. Those blocks, to be forgotten.
 
         What others use or used as well stays, and what a request of it still computes goes first once it is freed.
         """
-        parties = self.queue.parties(session)
-        mine = [party for party in parties if len(party.members) == 1 and party.floor == OVER]
-        freed = [slot for party in mine for slot in self.queue.entries(party)]
-        for slot in freed:
-            self.queue.remove(slot)
+        mine = [p for p in self.queue.parties(session) if len(p.members) == 1 and p.floor == OVER]
+        freed = [block for p in mine for run in self.queue.entries(p) for block in reversed(self._live(run))]
+        for block in freed:
+            self.touch(block)
         self._until.pop(session, None)
         self._end(session)
         self.free_empty(freed)
-        return [slot.item for slot in freed]
+        return freed
 
     def _end(self, session: str) -> None:
         own = self._own.pop(session, None)
@@ -228,19 +278,16 @@ class BlockOrder(Generic[T]):
 
     def reset(self) -> None:
         """No block holds anything any more. What sessions are worth still stands."""
-        free = list(self.queue)
-        for slot in free:
-            self.queue.remove(slot)
-        for slot in self.slots:
-            self._disown(slot)
+        free = list(self)
+        for run in list(self.queue):
+            self.queue.remove(run)
+        for block in range(len(self._at)):
+            self._at[block] = self._whose(block)
+            self._disown(block)
+        self._empty, self.count = Run([], None), 0
         self.free_empty(free)
 
     # -- looking -------------------------------------------------------------------------
-
-    @property
-    def count(self) -> int:
-        """Free blocks."""
-        return self.queue.count
 
     def sessions(self) -> dict[str, tuple[int, int]]:
         """(blocks that it alone uses, blocks that it shares) of every session with something here."""
@@ -253,19 +300,32 @@ class BlockOrder(Generic[T]):
         return found
 
     def holdings(self) -> Collection[Holding]:
-        return {slot.holding: None for slot in self.slots if slot.holding is not None}
+        """Every one that has blocks."""
+        return {
+            holding: None for block in range(len(self._at)) if (holding := self._whose(block)) is not None
+        }
+
+    def _whose(self, block: int) -> Holding | None:
+        at = self._at[block]
+        return at.holding if isinstance(at, Run) else at
 
     def check(self) -> None:
-        """AssertionError where slots, holdings and queue disagree: for tests."""
+        """AssertionError where blocks, runs, holdings and queue disagree: for tests."""
         self.queue.check()
         counts: dict[Holding, int] = {}
-        for slot in self.slots:
-            if slot.holding is not None:
-                counts[slot.holding] = counts.get(slot.holding, 0) + 1
-                assert slot.party in (None, slot.holding), "in another's ring"
+        for block in range(len(self._at)):
+            if (holding := self._whose(block)) is not None:
+                counts[holding] = counts.get(holding, 0) + 1
         for holding, blocks in counts.items():
             assert holding.blocks == blocks, "blocks miscounted"
             assert not holding.owner or self._own[holding.owner] is holding
+        for run in [self._empty, *self.queue]:
+            assert len(self._live(run)) == run.live, "a run miscounted"
+            assert run is self._empty or run.party is (run.holding or self.queue.common), "in another's ring"
+            assert run is self._empty or 0 < run.live <= len(run.blocks) <= 2 * run.live, "too many dead"
+        assert self.count == sum(at.__class__ is Run for at in self._at) == len(list(self)), (
+            "free blocks miscounted"
+        )
         assert set(self._own.values()) <= counts.keys(), "a holding without blocks"
         assert all(own.owner == session and session in own.members for session, own in self._own.items())
 

@@ -1,6 +1,6 @@
 """The order in which free KV blocks are given away: by what their sessions are worth, else least recently used.
 
-One structure for the engine's plugin (an entry is a block) and for the simulator (an entry is a run of blocks). It moves
+One structure for the engine's plugin and for the simulator: an entry is a run of blocks, however long. It moves
 no memory and knows no engine: whoever frees blocks appends entries, whoever needs some takes the first.
 
 Rules of this file
@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from heapq import heapify, heappop, heappush, heapreplace
-from typing import Any, Generic, TypeVar, cast
+from typing import Generic, TypeVar, cast
 
 from saga_core.kv.retention import OVER, UNVALUED, Worth
 
@@ -194,21 +194,6 @@ class FreeQueue(Generic[E]):
         if entry.before is party:
             self._file(party)
 
-    def extend(self, entries: Iterable[E], party: Party) -> None:
-        """`append` each of them, in this order."""
-        first = last = party.before
-        place = self._newest
-        for entry in entries:
-            place += 1
-            entry.party, entry.place, entry.before = party, place, last
-            last.after = entry  # type: ignore[union-attr]
-            last = entry
-        self.count += place - self._newest
-        self._newest = place
-        last.after, party.before = party, last  # type: ignore[union-attr]
-        if first is party:
-            self._file(party)
-
     def prepend(self, entry: E, party: Party) -> None:
         """In front of all that is worth the same, as vLLM does with blocks that nobody can find."""
         self._oldest -= 1
@@ -236,37 +221,13 @@ class FreeQueue(Generic[E]):
 
     def pop(self, count: int) -> list[E]:
         """The next `count`, taken out. IndexError, and nothing done, when there are fewer."""
-        return [entry for _, run in self.pop_runs(count) for entry in run]
-
-    def pop_runs(self, count: int) -> list[tuple[Party, list[E]]]:
-        """The same, in runs of entries of one party."""
         if count > self.count:
             raise IndexError(f"{count} entries wanted, {self.count} are free")
-        runs: list[tuple[Party, list[E]]] = []
-        while count > 0 and (party := self._top()) is not None:
-            run = self._cut(party, count)
-            count -= len(run)
-            runs.append((party, run))
-        return runs
-
-    def _cut(self, party: Party, most: int) -> list[E]:
-        """Take out the first entries of the party on top, until another one's turn has come."""
-        heap = self._heap
-        worth, place = heap[0][:2]
-        rival = heap[2] if len(heap) > 2 and heap[2] < heap[1] else heap[1] if len(heap) > 1 else None
-        last = rival[1] if rival is not None and rival[0] == worth else None
-        run: list[E] = []
-        entry: Any = party.after
-        while entry is not party and len(run) < most:
-            if last is not None and place != entry.place > last:
-                break
-            after = entry.after
-            entry.before = entry.after = entry.party = None
-            run.append(entry)
-            entry = after
-        party.after, entry.before = entry, party
-        self.count -= len(run)
-        return run
+        popped: list[E] = []
+        while len(popped) < count and (entry := self.first()) is not None:
+            self.remove(entry)
+            popped.append(entry)
+        return popped
 
     def __iter__(self) -> Iterator[E]:
         """All of them, the next to be given away first. For tests and samples: it sorts."""

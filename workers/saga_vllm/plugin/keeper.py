@@ -10,6 +10,7 @@ import os
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, assert_never
 
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
     from vllm.v1.core.kv_cache_utils import KVCacheBlock
     from vllm.v1.core.sched.output import SchedulerOutput
     from vllm.v1.request import Request
-
-    from saga_core.kv.blocks import Slot
 
 MOST_CHAINS = 4096
 """Sessions of which the latest prompt's block hashes are kept, for snapshots; the longest unused are forgotten."""
@@ -97,16 +96,18 @@ class Keeper:
         if request.session_id:
             self._chain(request)
             for blocks in groups:
-                self.order.use(request.session_id, self._slots(blocks))
+                self.order.use(request.session_id, self._numbers([block.block_id for block in blocks]))
 
     @_guarded
     def scheduled(self, output: SchedulerOutput) -> None:
         """One step was planned: the new blocks of requests that were running already."""
-        cached, slots = output.scheduled_cached_reqs, self.queue.slots
-        for name, groups in zip(cached.req_ids, cached.new_block_ids, strict=True):
-            if groups and name not in cached.resumed_req_ids and (request := self._requests.get(name)):
-                for ids in groups:
-                    self.order.use(request.session_id, [slots[i] for i in ids if i])
+        cached = output.scheduled_cached_reqs
+        for name, groups in compress(
+            zip(cached.req_ids, cached.new_block_ids, strict=True), cached.new_block_ids
+        ):
+            if name not in cached.resumed_req_ids and (request := self._requests.get(name)):
+                for numbers in groups:
+                    self.order.use(request.session_id, self._numbers(numbers))
 
     @_guarded
     def finished(self, request: Request) -> None:
@@ -114,11 +115,10 @@ class Keeper:
         if self._requests.pop(request.request_id, None) is not None:
             self._chain(request)
 
-    def _slots(self, blocks: Iterable[KVCacheBlock]) -> list[Slot[KVCacheBlock]]:
+    def _numbers(self, numbers: list[int]) -> list[int]:
         """Null blocks stand where a model with a window needs nothing any more."""
-        slots = self.queue.slots_of(blocks)
-        null = self.queue.slots[self.pool.null_block.block_id]
-        return [slot for slot in slots if slot is not null] if null in slots else slots
+        null = self.pool.null_block.block_id
+        return [number for number in numbers if number != null] if null in numbers else numbers
 
     def _chain(self, request: Request) -> None:
         self._chains[request.session_id] = request.block_hashes
@@ -130,8 +130,7 @@ class Keeper:
         """Something of ours or of vLLM's is not as we know it: its own queue is back, serving goes on."""
         logger.error("saga: session control is off: %s", reason)
         self.fault = reason
-        used = {id(slot.item) for slot in self.queue.slots if not slot.is_free}
-        free = [block for block in self.pool.blocks if id(block) not in used]
+        free = [block for block in self.pool.blocks if self.order.is_free(block.block_id)]
         free.sort(key=lambda block: block.block_hash is not None)
         queue = FreeKVCacheBlockQueue([])
         queue.append_n(free)
@@ -186,7 +185,7 @@ class Keeper:
 
     def _drop(self, session: str) -> Answer:
         blocks = self.order.drop(session)
-        self.pool.evict_blocks({block.block_id for block in blocks})
+        self.pool.evict_blocks(set(blocks))
         self._chains.pop(session, None)
         return commands.Done(blocks=len(blocks))
 
@@ -265,7 +264,7 @@ class Keeper:
             for at, block in zip(missing, blocks, strict=True):
                 name = make_block_hash_with_group_id(header.hashes[at], 0)
                 self.pool._insert_block_hash(name, block, num_tokens=(at + 1) * self.block_tokens)  # noqa: SLF001
-            self.order.use(session, self.queue.slots_of(blocks))
+            self.order.use(session, ids)
             self._tell_stored(session, header, missing)
         finally:
             self.pool.free_blocks(reversed(blocks))  # those that got no name hold nothing

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 from vllm.v1.core.kv_cache_utils import FreeKVCacheBlockQueue
 
-from saga_core.kv.blocks import BlockOrder, Slot
+from saga_core.kv.blocks import BlockOrder
 
 if TYPE_CHECKING:
     from vllm.v1.core.block_pool import BlockPool
     from vllm.v1.core.kv_cache_utils import KVCacheBlock
-
-
-_block_id = attrgetter("block_id")
 
 
 class SessionQueue(FreeKVCacheBlockQueue):  # type: ignore[misc]
@@ -27,9 +23,8 @@ class SessionQueue(FreeKVCacheBlockQueue):  # type: ignore[misc]
         self._pool = pool
         self._index = pool.cached_block_hash_to_block
         free = pool.free_block_queue.get_all_free_blocks()
-        self.order: BlockOrder[KVCacheBlock] = BlockOrder(pool.blocks, now)
-        self.slots: list[Slot[Any]] = self.order.slots
-        self._remove = self.order.queue.remove
+        self._blocks = pool.blocks
+        self.order = BlockOrder(len(pool.blocks), now)
         self.num_free_blocks = 0
         """Kept beside the order's own count, since vLLM reads it for each running request at each step."""
         for block in free:
@@ -37,10 +32,6 @@ class SessionQueue(FreeKVCacheBlockQueue):  # type: ignore[misc]
         held = [block for block in free if block.block_hash is not None]
         self.prepend_n([block for block in free if block.block_hash is None])
         self.append_n(held)
-
-    def slots_of(self, blocks: Iterable[KVCacheBlock]) -> list[Slot[KVCacheBlock]]:
-        """Theirs, in the same order."""
-        return list(map(self.slots.__getitem__, map(_block_id, blocks)))
 
     def popleft(self) -> KVCacheBlock:
         """The next free block. ValueError when there is none."""
@@ -55,14 +46,15 @@ class SessionQueue(FreeKVCacheBlockQueue):  # type: ignore[misc]
         assert self.num_free_blocks >= n
         self.num_free_blocks -= n
         self.follow_reset()
-        return self.order.take(n)
+        blocks = self._blocks
+        return [blocks[number] for number in self.order.take(n)]
 
     def remove(self, block: KVCacheBlock) -> None:
         """A free block is found and used again. RuntimeError when it is not free."""
-        slot = self.slots[block.block_id]
-        if slot.after is None:
-            raise RuntimeError(f"remove() called on an invalid block: {block}")
-        self._remove(slot)
+        try:
+            self.order.touch(block.block_id)
+        except ValueError:
+            raise RuntimeError(f"remove() called on an invalid block: {block}") from None
         self.num_free_blocks -= 1
 
     def append(self, block: KVCacheBlock) -> None:
@@ -72,22 +64,22 @@ class SessionQueue(FreeKVCacheBlockQueue):  # type: ignore[misc]
     def append_n(self, blocks: list[KVCacheBlock]) -> None:
         """These can be found and are free now; of equals the first goes first."""
         if blocks:
-            self.order.free(self.slots_of(blocks))
+            self.order.free([block.block_id for block in blocks])
             self.num_free_blocks += len(blocks)
 
     def prepend_n(self, blocks: list[KVCacheBlock]) -> None:
         """These hold nothing and are free now; the first goes before all others."""
         if blocks:
-            self.order.free_empty(self.slots_of(blocks))
+            self.order.free_empty([block.block_id for block in blocks])
             self.num_free_blocks += len(blocks)
 
     def get_all_free_blocks(self) -> list[KVCacheBlock]:
         """All of them, the next to be given away first. It sorts: for tests."""
-        return list(self.order)
+        return [self._blocks[number] for number in self.order]
 
     def iter_blocks_after(self, cursor: KVCacheBlock | None) -> Iterator[KVCacheBlock]:
         """All that go after `cursor`; None: all."""
-        blocks = iter(self.order)
+        blocks = (self._blocks[number] for number in self.order)
         if cursor is not None:
             for block in blocks:
                 if block is cursor:
