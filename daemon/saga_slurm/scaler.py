@@ -4,12 +4,13 @@ Rules of this file
   1. Only beside the head: where another job has it, this process rests.
   2. What is known is in the folder: a scaler that starts anew, here or elsewhere, goes on with the course.
   3. Before anything is asked for, Slurm is asked what there is.
+  4. One that only asks runs elsewhere, where the head's machine may not ask Slurm: it gives nothing back, ends nothing
+     and keeps no course.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -27,7 +28,7 @@ from saga_slurm.backend import Backend
 from saga_slurm.elastic import Backoff, Decision, Demand, End, Grow, Hold, Phase, Release, decide
 from saga_slurm.facts import SlurmAway
 from saga_slurm.jobs import Standing
-from saga_slurm.plan import Plan
+from saga_slurm.plan import Course, Plan
 from saga_slurm.scene import Own, joined_of, scene_of, wanted
 
 ASK_S: Final = 10.0
@@ -52,19 +53,18 @@ class Scaler:
     """One cluster's. `step` is one look and what follows from it."""
 
     def __init__(
-        self, folder: Path, backend: Backend, door: HeadDoor, *, ends_at: float | None = None,
+        self, folder: Path, backend: Backend, door: HeadDoor, *, job: str | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:  # fmt: skip
-        """ends_at: the end of this job's wall time. clock: seconds since the epoch."""
+        """job: in which it runs, and beside whose head it acts; None: it only asks. clock: seconds since the epoch."""
         self._folder, self._backend, self._door, self._clock = folder, backend, door, clock
-        self._job = os.environ.get("SLURM_JOB_ID", "")
-        self._ends_at = ends_at
+        self._own_job, self._job = job, job or ""
         self._serves_since: float | None = None
         self._demand = Demand(0.0)
         self._standings: list[Standing] = []
         self._asked_at = float("-inf")
         self._left_at: dict[str, float] = {}
-        self.course = plan.read_course(folder)
+        self.course = plan.read_course(folder) if job is not None else Course()
 
     def note_problem(self, problem: str) -> None:
         """That nodes cannot be asked for from here, and why; empty: they can."""
@@ -94,7 +94,10 @@ class Scaler:
     def _look(self) -> ClusterView | None:
         """None while there is no head, or another job has it."""
         access = cluster.read_access(self._folder)
-        return self._door.look(self._folder) if access is not None and access.job == self._job else None
+        if access is None or access.job != (self._own_job or access.job):
+            return None
+        self._job = access.job
+        return self._door.look(self._folder)
 
     def _note(self, view: ClusterView, wanted_plan: Plan) -> None:
         now, pace = self._clock(), wanted_plan.site.scaling
@@ -121,8 +124,15 @@ class Scaler:
             job=self._job,
             workers_per_node=int(wanted_plan.join.settings["workers.count"]),
             serves_since=self._serves_since,
-            ends_at=self._ends_at,
+            ends_at=self._ends_at(),
         )
+
+    def _ends_at(self) -> float | None:
+        """Of the head's job, if nobody comes after it."""
+        if any(each.live and each.record.allocation.predecessor_job == self._job for each in self._standings):
+            return None
+        mine = (each.job for each in self._standings if each.record.job == self._job)
+        return next((job.ends_at for job in mine if job is not None), None)
 
     def _follow(self, view: ClusterView, wanted_plan: Plan, own: Own) -> None:
         """Keep the course in step with what has become of the allocations."""
@@ -152,9 +162,12 @@ class Scaler:
         if all(getattr(self.course, name) == value for name, value in changes.items()):
             return
         self.course = replace(self.course, at=self._clock(), **changes)
-        plan.write_course(self._folder, self.course)
+        if self._own_job is not None:
+            plan.write_course(self._folder, self.course)
 
     async def _do(self, decision: Decision, view: ClusterView, wanted_plan: Plan) -> None:
+        if self._own_job is None and not isinstance(decision, Grow):
+            return
         match decision:
             case Hold(why):
                 self._write(why=why)
@@ -187,11 +200,9 @@ class Scaler:
 
     def _join(self, wanted_plan: Plan) -> Allocation:
         """As planned, but for no longer than the cluster itself has."""
-        join = wanted_plan.join
-        left_s = float("inf") if self._ends_at is None else self._ends_at - self._clock()
-        if not any(each.record.allocation.predecessor_job == self._job for each in self._standings):
-            join = replace(join, time_s=int(max(60, min(join.time_s, left_s))))
-        return replace(join, tag=uuid.uuid4().hex, grown=True)
+        join, ends_at = wanted_plan.join, self._ends_at()
+        time_s = join.time_s if ends_at is None else int(max(60, min(join.time_s, ends_at - self._clock())))
+        return replace(join, tag=uuid.uuid4().hex, grown=True, time_s=time_s)
 
     def _fail(self, reason: str, wanted_plan: Plan) -> None:
         backoff = self.course.backoff.after(reason, self._clock(), wanted_plan.site.scaling)
@@ -224,6 +235,7 @@ class Scaler:
         leaving = {tag for tag, phase in self.course.joined.items() if phase is Phase.LEAVING}
         self._left_at = {tag: self._left_at.get(tag, now) for tag in leaving}
         late = {tag for tag, at in self._left_at.items() if now - at > DRAIN_S + GRACE_S}
+        self._left_at |= dict.fromkeys(late, now)
         await self._backend.cancel([each.record.job for each in self._standings if each.record.tag in late])
 
     async def _end(self, why: str) -> None:

@@ -28,9 +28,8 @@ async def _run(folder: Path) -> None:
     wanted = plan.read_plan(folder)
     if wanted is None:
         return
-    ends_at = float(os.environ.get("SLURM_JOB_END_TIME", "") or "inf")
     async with backend_for(wanted.site.slurm) as backend:
-        scaler = Scaler(folder, backend, head, ends_at=None if ends_at == float("inf") else ends_at)
+        scaler = Scaler(folder, backend, head, job=os.environ.get("SLURM_JOB_ID", ""))
         scaler.note_problem(await _problem(folder, wanted))
         while await _stepped(scaler):  # noqa: ASYNC110 - what it looks at lies elsewhere
             await asyncio.sleep(LOOK_S)

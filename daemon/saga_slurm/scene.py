@@ -23,6 +23,7 @@ class Own:
     serves_since: float | None = None
     """When it first saw a worker ready."""
     ends_at: float | None = None
+    """Of the head's job; None: it does not end, or another one comes in its place."""
 
 
 def scene_of(
@@ -39,7 +40,7 @@ def scene_of(
         starting=_starting(view, coming),
         idle_s=view.idle_s,
         serves_s=None if own.serves_since is None else now - own.serves_since,
-        ends_s=None if own.ends_at is None or _succeeded(live, own.job) else own.ends_at - now,
+        ends_s=None if own.ends_at is None else own.ends_at - now,
         base_nodes=_base_nodes(live, own.job),
         joined=joined,
         workers_per_node=own.workers_per_node,
@@ -99,7 +100,3 @@ def _base_nodes(live: Sequence[Standing], job: str) -> int:
         if each.record.job == job
         or (each.record.allocation.role is Role.JOIN and not each.record.allocation.grown)
     )
-
-
-def _succeeded(live: Sequence[Standing], job: str) -> bool:
-    return any(each.record.allocation.predecessor_job == job for each in live)

@@ -1,4 +1,4 @@
-"""`saga node list`, `drain`, `undrain`, `remove`: machines of the cluster, one by one."""
+"""`saga node list`, `drain`, `undrain`, `remove`, `grow`: machines of the cluster, one by one."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ def declare(app: typer.Typer) -> None:
     )(drain)
     command(nodes, "undrain")(undrain)
     command(nodes, "remove")(remove)
+    command(nodes, "grow")(grow)
     app.add_typer(nodes, name="node")
 
 
@@ -56,6 +57,20 @@ def undrain(ctx: typer.Context, nodes: Names) -> None:
     """Let nodes take sessions again."""
     control = given(ctx).control()
     _show(ctx, [control.undrain(node) for node in nodes])
+
+
+def grow(ctx: typer.Context) -> None:
+    """Slurm: ask for nodes from here as the cluster wants them, where its own job may not. Ctrl-C ends it."""
+    import asyncio
+
+    from saga_cli.slurm import growing
+    from saga_shell import log
+
+    held = given(ctx)
+    growing.growable(held.folder)
+    log.start()
+    held.renderer.note("asking for nodes as they are wanted; Ctrl-C ends this, not the cluster")
+    asyncio.run(growing.grow(held.folder))
 
 
 def _empty(
