@@ -155,7 +155,7 @@ def _decisions(told: Explanation, now: float) -> Iterator[str]:
 
 def _line(made: DecisionView, now: float) -> str:
     ago = f"{duration(max(0.0, now - made.at))} ago"
-    to = {"held": " at ", "paused": " at "}.get(made.verdict, " -> ")
+    to = {"held": " at ", "paused": " at ", "lost": " at "}.get(made.verdict, " -> ")
     where = f"{to}{made.worker}" if made.worker else ""
     many = f", {made.times} steps in {duration(made.at - made.since_at)}" if made.times > 1 else ""
     step = f" (saga-{made.step})" if made.step is not None else ""

@@ -43,6 +43,8 @@ class Verdict(StrEnum):
     FORCED = "forced"
     """Let in although there was no room: it had waited for too long."""
     PLACED = "placed"
+    LOST = "lost"
+    """Its worker went away; it is placed again."""
     MIGRATED = "migrated"
     """Its KV was brought to where it goes, or was to be."""
 
@@ -171,6 +173,18 @@ class Decisions:
     def wait(self, workflow: WorkflowId, session: SessionId, step: StepId, rule: str, now: float) -> None:
         """A step waits, and not at a gate."""
         self._note(Decision(now, Verdict.HELD, workflow, session, step, None, rule, now, 1))
+
+    def lost(
+        self,
+        workflow: WorkflowId,
+        session: SessionId,
+        step: StepId,
+        worker: WorkerId,
+        rule: str,
+        now: float,
+    ) -> None:
+        """The worker of a step is gone: it is placed again."""
+        self._note(Decision(now, Verdict.LOST, workflow, session, step, worker, rule, now, 1))
 
     def migrated(
         self,

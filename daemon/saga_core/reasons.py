@@ -24,6 +24,8 @@ def why(made: Decision) -> str:
             return f"it had waited for {made.waited_s:,.0f} s, as long as anybody has to; {_space(made)}"
         case Verdict.PAUSED:
             return _paused(made)
+        case Verdict.LOST:
+            return made.rule
         case Verdict.PLACED:
             return made.rule if made.rule != "home" else f"home{_resident(made)}"
         case Verdict.MIGRATED:

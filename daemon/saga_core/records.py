@@ -137,7 +137,7 @@ class Step:
     """Of `worker`, when the step was placed."""
     body_bytes: int = 0
     lost: int = 0
-    """Times that its worker went away before the first byte."""
+    """Times that its worker went away."""
 
 
 @dataclass(slots=True, eq=False)

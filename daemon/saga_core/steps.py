@@ -346,7 +346,7 @@ class Steps:
     # -- ends ----------------------------------------------------------------------------
 
     def lose(self, event: StepLost) -> None:
-        """Its worker went away before the first byte: elsewhere, if it has not happened too often."""
+        """Its worker went away: elsewhere, if it has not happened too often."""
         step = self.book.steps.get(event.step)
         if step is None or step.worker != event.worker:
             self.desk.ignore("stale", f"loss of step {event.step} at {event.worker}")
@@ -355,6 +355,7 @@ class Steps:
         self._suspect(step)
         gate = self._land(step, None, over=False)
         self.desk.record(event)
+        self._note_lost(step, event)
         if gate is not None:
             self._follow(gate)
         if step.lost > self.config.head.max_step_losses:
@@ -362,6 +363,12 @@ class Steps:
             self._give_up(step, Refuse(step.id, 502, "api_error", "worker_lost", message))
             return
         self._place_or_wait(step, avoid=event.worker)
+
+    def _note_lost(self, step: Step, event: StepLost) -> None:
+        session = self.book.session_of(step)
+        answer = "its answer had begun and is gone on with elsewhere" if event.begun else "no answer had begun"
+        workflow, rule = step.workflow or WorkflowId(0), f"{event.detail or 'it is gone'}; {answer}"
+        self.decisions.lost(workflow, _claimant(step, session), step.id, event.worker, rule, self.desk.now)
 
     def _suspect(self, step: Step) -> None:
         """A connection failed: its worker is not used before a later report says that it is ready."""

@@ -69,7 +69,7 @@ class Metrics:
         self._tokens: Counter[str] = Counter()
         self._ignored: Counter[str] = Counter()
         self._identified: Counter[str] = Counter()
-        self._submitted = self._lost = self._moved = 0
+        self._submitted = self._lost = self._moved = self._resumed = 0
         self._ttft, self._step_s = Histogram(), Histogram()
         self.registry = CollectorRegistry()
         self.registry.register(self)
@@ -90,6 +90,7 @@ class Metrics:
                 self._workflows[fact.state] += 1
             case StepLost():
                 self._moved += 1
+                self._resumed += fact.begun
             case WorkerLost():
                 self._lost += 1
             case _:
@@ -129,6 +130,8 @@ class Metrics:
         yield CounterMetricFamily("saga_workers_lost", "Workers lost while ready", self._lost)
         moved = "Steps placed again after their worker was lost"
         yield CounterMetricFamily("saga_steps_moved", moved, self._moved)
+        resumed = "Of these, steps whose answer had begun"
+        yield CounterMetricFamily("saga_steps_resumed", resumed, self._resumed)
         yield self._ttft.family("saga_ttft_seconds", "Arrival to first byte")
         yield self._step_s.family("saga_step_seconds", "Arrival to end of a step")
         yield from self._gauges()

@@ -212,11 +212,11 @@ class Shell:
             done = events.FinishAsked(workflow=known.workflow, state=WorkflowState.DONE, reason=reason)
             self.handle(done)
 
-    def lost(self, step: int, worker: str, detail: str) -> bool:
+    def lost(self, step: int, worker: str, detail: str, *, begun: bool) -> bool:
         number = StepId(step)
         if number not in self.head.book.steps:
             return False
-        self.handle(events.StepLost(step=number, worker=WorkerId(worker), detail=detail))
+        self.handle(events.StepLost(step=number, worker=WorkerId(worker), detail=detail, begun=begun))
         return True
 
     # -- submissions ---------------------------------------------------------------------

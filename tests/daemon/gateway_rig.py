@@ -57,6 +57,7 @@ class FakeScheduler:
         self.results: dict[int, Result] = {}
         self.firsts: dict[int, float] = {}
         self.losses: list[tuple[int, str, str]] = []
+        self.begun: list[bool] = []
         self.steps = 0
 
     def authenticate(self, token: str | None, bearer: str | None) -> Caller | Refusal:
@@ -85,8 +86,9 @@ class FakeScheduler:
         assert 1 <= step <= self.steps
         self.results[step] = result
 
-    def lost(self, step: int, worker: str, detail: str) -> bool:
+    def lost(self, step: int, worker: str, detail: str, *, begun: bool = False) -> bool:
         self.losses.append((step, worker, detail))
+        self.begun.append(begun)
         return False if self.on_lost is None else self.on_lost(self.exchanges[step - 1], worker)
 
     @property
@@ -294,6 +296,7 @@ async def gateway_rig(
         await worker.stop()
         await runner.cleanup()
         assert gateway.ledger.held_bytes == 0
+        assert gateway.spoken.held_bytes == 0
         assert gateway.exchanges == 0
         assert len(scheduler.results) == len(scheduler.calls), "a step without its finish()"
         assert not any(call.body for call in scheduler.calls), "a body outlives its step"

@@ -220,10 +220,24 @@ async def test_the_openai_client_raises_on_a_broken_stream() -> None:
         assert rig.scheduler.asked == [("tok", "k")]
 
 
+@pytest.mark.parametrize("cut_at", [1, 5, 80, len(event("b")) - 3])
+async def test_of_a_torn_event_nothing_is_passed_on(cut_at: int) -> None:
+    async def torn(line: Line, request: Request) -> None:
+        await line.send(SSE_HEAD + event("a") + event("b")[:cut_at])
+        await asyncio.sleep(0.02)
+        line.kill()
+
+    async with gateway_rig() as rig:
+        rig.worker.answer = torn
+        status, _, body = await rig.ask(post())
+        first, error, end = body.decode().split("\n\n")
+        assert (status, end, json.loads(error[6:])["error"]["code"]) == (200, "", "worker_lost")
+        assert json.loads(first[6:])["choices"][0]["delta"]["content"] == "a"
+
+
 @pytest.mark.parametrize(
     "sent",
     [
-        SSE_HEAD + event("a")[:-9],
         SSE_HEAD + b"ffff\r\ndata: x\n\n\r\n",
         json_reply()[:-5],
         b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n",

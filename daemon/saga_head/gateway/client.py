@@ -236,6 +236,11 @@ class ClientLink(asyncio.BufferedProtocol):
         elif received is not None:
             self.fail(received)
 
+    def awaits(self) -> None:
+        """A reply has stopped and will go on: its reader hears comments meanwhile."""
+        if not self.paused:
+            self._due(self._gateway.limits.held_beat_s)
+
     def release_body(self) -> None:
         """Count the body out of what all connections hold."""
         self._intake.release()

@@ -1,7 +1,8 @@
 """One request between a client and the workers it is sent to, from arrive() to finish().
 
 States, by what is set: waiting (nothing), connecting (`_connecting`), on a worker (`_link`), settled.
-`_answered` parts the two worlds: before it the request can go elsewhere, after it bytes are with the client.
+`_answered` parts the two worlds: before it the request can go elsewhere as it came, after it bytes are with the
+client, and some streams can be gone on with elsewhere (`_resumption`).
 """
 
 import asyncio
@@ -10,22 +11,16 @@ from typing import TYPE_CHECKING
 from saga_core.aeg import UNKNOWN
 from saga_core.events import Outcome
 from saga_head.gateway.asked import Asked, asked_of
-from saga_head.gateway.errors import error_event, late_event, shaped
+from saga_head.gateway.endings import broken_off, failure, told
 from saga_head.gateway.head import RequestHead
 from saga_head.gateway.held import LAST_CHUNK, beat, chunk, early_head
 from saga_head.gateway.outgoing import outgoing
 from saga_head.gateway.port import NO_JSON, Call, Refusal, Result, Target
 from saga_head.gateway.refusals import CANCELLED, worker_lost
 from saga_head.gateway.relay import Client, Relay, ReplyHead
-from saga_head.gateway.reply import (
-    at_event_boundary,
-    error_answer,
-    header_lines,
-    last_chunk,
-    read_usage,
-    rewrite_head,
-    worker_error,
-)
+from saga_head.gateway.reply import at_event_boundary, header_lines, read_usage, rewrite_head
+from saga_head.gateway.resumption import Resumption
+from saga_head.gateway.sequel import STREAM_END, Sequel
 from saga_head.gateway.stored import Keeper
 from saga_head.gateway.upstream import WorkerLink
 
@@ -38,16 +33,12 @@ class WorkerExchange:
 
     __slots__ = (
         "_answered", "_arrived_s", "_asked", "_client", "_connecting", "_early", "_gateway", "_head", "_keeper",
-        "_late", "_link", "_relay", "_retried", "_status", "_stream", "_target", "_ttft_s", "_wire_chunked", "call", "settled",
+        "_late", "_link", "_relay", "_resumption", "_retried", "_status", "_stream", "_target", "_ttft_s", "_wire_chunked", "call",
+        "settled",
     )  # fmt: skip
 
     def __init__(
-        self,
-        call: Call,
-        head: RequestHead,
-        client: Client,
-        gateway: "Gateway",
-        keeper: Keeper | None,
+        self, call: Call, head: RequestHead, client: Client, gateway: "Gateway", keeper: Keeper | None
     ) -> None:
         self.call = call
         self.settled = False
@@ -68,6 +59,7 @@ class WorkerExchange:
         self._relay: Relay | None = None
         self._asked: Asked | None = None
         self._keeper = keeper
+        self._resumption: Resumption | None = None
         self._connecting: asyncio.Task[None] | None = None
 
     # from the scheduler
@@ -80,7 +72,7 @@ class WorkerExchange:
             raise RuntimeError(f"step {self.call.step} is on worker {self._target.worker} already")
         self._target = target
         self._retried = False
-        link = self._gateway.pool.take((target.host, target.port))
+        link = self._gateway.pool.take((target.host, target.port)) if self._sequel is None else None
         if link is None:
             self._connect(target)
         else:
@@ -91,10 +83,8 @@ class WorkerExchange:
         if self.settled:
             return
         if self._target is not None:
-            raise RuntimeError(
-                f"step {self.call.step} is on worker {self._target.worker}; abort() it instead"
-            )
-        self._fail(refusal, Outcome.REJECTED, refusal.code)
+            raise RuntimeError(f"step {self.call.step} is on worker {self._target.worker}: abort() it")
+        self._give_up(refusal, Outcome.REJECTED, refusal.code)
 
     def abort(self) -> None:
         """Stop at once, wherever it is."""
@@ -106,10 +96,7 @@ class WorkerExchange:
             return
         tail = self._leave_worker()
         self._target = None
-        if self._answered:
-            self._break_off(refusal, detail, tail)
-        else:
-            self._fail(refusal, Outcome.REJECTED, detail)
+        self._give_up(refusal, Outcome.REJECTED, detail, tail)
 
     def lose(self, detail: str) -> None:
         """Treat the worker as dead."""
@@ -136,6 +123,9 @@ class WorkerExchange:
 
     def keep_waiting(self) -> bool:
         """The client has heard nothing for long: let it hear something. False: the reply has begun."""
+        if self._sequel is not None and (self._relay is None or self._relay.head is None):
+            self._client.transport.write(beat(stream=True))
+            return True
         if self._answered or self.settled or self._head.http10:
             return False
         write, stream = self._client.transport.write, bool(self.call.fields.stream)
@@ -151,8 +141,9 @@ class WorkerExchange:
         self._connecting = asyncio.get_running_loop().create_task(self._open(target))
 
     async def _open(self, target: Target) -> None:
+        connect, resumption = self._gateway.pool.connect, self._resumption
         try:
-            link = await self._gateway.pool.connect((target.host, target.port))
+            link = await (resumption.open(target) if resumption else connect((target.host, target.port)))
         except OSError as error:
             self._connecting = None
             why = str(error) or f"no answer within {self._gateway.limits.connect_timeout_s:g} s"
@@ -165,9 +156,10 @@ class WorkerExchange:
         client, head = self._client, self._head
         self._link = link
         self._asked = asked_of(self.call.api, offered=self.call.fields.tools is not NO_JSON)
+        sequel = self._sequel
         self._relay = relay = Relay(
-            self, client.transport.write, self._gateway.limits.reply_head_bytes,
-            decode=head.http10, asked=self._asked, hear=self._keeper.feed if self._keeper is not None else None,
+            self, client.transport.write if sequel is None else sequel.feed, self._gateway.limits.reply_head_bytes,
+            decode=head.http10 or sequel is not None, asked=self._asked, hear=self._keeper.feed if self._keeper is not None else None,
         )  # fmt: skip
         link.send(relay, *outgoing(self.call, head, target))
         if client.paused:
@@ -178,11 +170,19 @@ class WorkerExchange:
     def on_head(self, head: ReplyHead) -> bytes:
         """The worker answers: from here on the request cannot go elsewhere."""
         assert self._target is not None
+        if self._resumption is not None:
+            self._resumption.on_head(head)
+            self._release_body()
+            return b""
         client, http10 = self._client, self._head.http10
         self._answered = True
         self._status = head.status
         self._wire_chunked = head.chunked
         self._stream = (head.chunked or head.until_eof) and b"text/event-stream" in head.lower
+        if self._stream and head.chunked and head.status < 400 and not http10:
+            assert self._relay is not None
+            self._resumption = Resumption(self.call, client, self._gateway)
+            self._relay.align(self._resumption.spoken)
         self._release_body()
         if self._early or head.status >= 400:
             self._join(head)
@@ -195,6 +195,10 @@ class WorkerExchange:
             b"" if client.keep else b"connection: close\r\n",
         )
         return rewrite_head(head.raw, head.lower, extra, drop_coding=http10)
+
+    @property
+    def _sequel(self) -> Sequel | None:
+        return None if self._resumption is None else self._resumption.sequel
 
     def _release_body(self) -> None:
         """From here on nobody needs it: its room is given back, and nothing keeps it."""
@@ -213,8 +217,9 @@ class WorkerExchange:
 
     def on_first_byte(self) -> None:
         """The first byte of the reply's body."""
-        self._ttft_s = self._gateway.clock() - self._arrived_s
-        self._gateway.scheduler.first_byte(self.call.step, self._ttft_s)
+        if self._ttft_s is None:
+            self._ttft_s = self._gateway.clock() - self._arrived_s
+            self._gateway.scheduler.first_byte(self.call.step, self._ttft_s)
 
     def on_complete(self) -> None:
         """The reply is whole."""
@@ -223,33 +228,29 @@ class WorkerExchange:
         self._link = None
         if link is not None:
             self._gateway.pool.give(link, reusable=relay.reusable)
+        sequel = self._sequel
+        if sequel is not None and not self._goes_on(sequel):
+            return
         late, early = self._late, self._early and not self._wire_chunked
         replied = self._target.reply_headers if self._target is not None else ()
         self._settle(Outcome.DONE if self._status < 400 else Outcome.REFUSED, "")
         if late is not None:
-            self._tell_error(shaped(bytes(late), self._status, self.call.api), replied)
+            keep = self._client.keep
+            self._end_with(told(self.call, bytes(late), self._status, replied, early=self._early, keep=keep))
             return
         if early:
             self._client.transport.write(LAST_CHUNK)
         self._client.replied()
 
-    def _tell_error(self, body: bytes, headers: tuple[tuple[bytes, bytes], ...]) -> None:
-        """The worker's error, with its status where that can still be said."""
-        client = self._client
-        if self._early:
-            self._tell_late(late_event(body, self.call.api))
-            return
-        request_id = b"saga-%d" % self.call.step
-        client.transport.write(worker_error(self._status, body, request_id, headers, keep_alive=client.keep))
-        client.replied()
-
-    def _tell_late(self, event: bytes) -> None:
-        """An error after the head: an event in a stream, else no end at all."""
-        if self.call.fields.stream:
-            self._client.transport.write(last_chunk(event))
-            self._client.replied()
-        else:
-            self._client.cut()
+    def _goes_on(self, sequel: Sequel) -> bool:
+        """The reply of another worker is whole; whether it was one."""
+        if not sequel.refused:
+            sequel.close()
+            return True
+        assert self._target is not None
+        detail = f"it was asked to go on with a stream of a lost worker and answered {sequel.refused}"
+        self._break_off(worker_lost(self._target.worker, detail), detail, b"")
+        return False
 
     def on_broken(self, detail: str) -> None:
         """The worker, or the connection to it, is gone before the end of its reply."""
@@ -265,43 +266,44 @@ class WorkerExchange:
     def _lost(self, detail: str, tail: bytes) -> None:
         target, self._target = self._target, None
         assert target is not None
-        refusal = worker_lost(target.worker, detail)
-        if self._answered:
-            self._break_off(refusal, detail, tail)
-        elif not self._gateway.scheduler.lost(self.call.step, target.worker, detail) and not self.settled:
-            self._fail(refusal, Outcome.LOST, detail)
+        step, begun = self.call.step, self._answered
+        why_not = self._resumption.lost(tail) if begun and self._resumption is not None else ""
+        if why_not or (begun and self._resumption is None):
+            detail = f"{detail}; {why_not or 'an answer of its kind is not gone on with elsewhere'}"
+            self._break_off(worker_lost(target.worker, detail), detail, tail)
+        elif (sequel := self._sequel) is not None and sequel.over:
+            self._settle(Outcome.DONE, f"all was said when its worker was lost: {detail}")
+            self._end_with(STREAM_END)
+        elif not self._gateway.scheduler.lost(step, target.worker, detail, begun=begun) and not self.settled:
+            self._give_up(worker_lost(target.worker, detail), Outcome.LOST, detail)
 
     # the ends
 
-    def _fail(self, refusal: Refusal, outcome: Outcome, detail: str) -> None:
-        """Answer with an error; no byte has been sent."""
-        client = self._client
-        self._status = refusal.status
-        if self._early:
-            self._settle(outcome, detail)
-            self._tell_late(error_event(refusal, self.call.api))
+    def _give_up(self, refusal: Refusal, outcome: Outcome, detail: str, tail: bytes = b"") -> None:
+        """No worker has it, or will have it: an error, where it can still be said."""
+        if self._answered:
+            self._break_off(refusal, detail, tail)
             return
-        request_id = b"saga-%d" % self.call.step
-        client.transport.write(error_answer(refusal, request_id, keep_alive=client.keep, api=self.call.api))
+        self._status = refusal.status
         self._settle(outcome, detail)
-        client.replied()
+        self._end_with(failure(self.call, refusal, early=self._early, keep=self._client.keep))
 
     def _break_off(self, refusal: Refusal, detail: str, tail: bytes) -> None:
         """End a reply that cannot be completed: an error event where one fits, else a cut connection."""
-        client = self._client
-        fits = self._stream and self._late is None and at_event_boundary(tail, chunked=self._wire_chunked)
-        if fits:
-            event = error_event(refusal, self.call.api)
-            client.transport.write(
-                last_chunk(event) if (self._wire_chunked or self._early) and not self._head.http10 else event
-            )
+        known = self._resumption is not None and self._resumption.whole
+        whole = known or at_event_boundary(tail, chunked=self._wire_chunked)
+        chunked = (self._wire_chunked or self._early) and not self._head.http10
+        unsaid = self._late is not None and self._early
         self._settle(Outcome.BROKEN, detail)
-        if self._late is not None and self._early:
-            self._tell_late(error_event(refusal, self.call.api))
-        elif fits:
-            client.replied()
-        else:
-            client.cut()
+        fits = self._stream and self._late is None and whole
+        self._end_with(broken_off(self.call, refusal, whole=fits, chunked=chunked, unsaid=unsaid))
+
+    def _end_with(self, last: bytes | None) -> None:
+        if last is None:
+            self._client.cut()
+            return
+        self._client.transport.write(last)
+        self._client.replied()
 
     def _leave_worker(self) -> bytes:
         """Close the connection to the worker, or stop opening one; return the reply's tail."""
@@ -311,7 +313,7 @@ class WorkerExchange:
         relay, self._relay = self._relay, None
         tail = b""
         if relay is not None:
-            tail = bytes(relay.tail)
+            tail = bytes(relay.tail) if self._sequel is None else b""  # what a sequel passes on is whole
             relay.drop()
         link, self._link = self._link, None
         if link is not None:
@@ -324,15 +326,18 @@ class WorkerExchange:
         assert not self.settled
         self.settled = True
         relay, self._relay = self._relay, None
-        usage, tool, response = None, UNKNOWN, ""
+        sequel, tool, response = self._sequel, UNKNOWN, ""
+        usage = None if sequel is None else sequel.usage
         if relay is not None:
-            usage = read_usage(relay.tail)
+            usage = usage or read_usage(relay.tail)
             if self._asked is not None and outcome is Outcome.DONE:
                 tool = self._asked.close(relay.tail)
             if self._keeper is not None and outcome is Outcome.DONE:
                 response = self._keeper.close()
             relay.drop()
         self._target = None
+        if self._resumption is not None:
+            self._resumption.release()
         if self.call.body:
             self._release_body()
         duration_s = self._gateway.clock() - self._arrived_s

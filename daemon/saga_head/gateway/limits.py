@@ -17,6 +17,9 @@ class Limits:
     headers: int = 100
     body_bytes: int = 64 * MIB
     bodies_bytes: int = 1024 * MIB  # all request bodies held at one time; 503 beyond
+    # Streams are kept so that another worker can go on with them: a request and what was said, of one and of all.
+    resume_bytes: int = 4 * MIB
+    resumes_bytes: int = 256 * MIB
     header_timeout_s: float = 15.0  # first byte of a head to its last
     body_idle_s: float = 30.0  # between two reads of a request body
     keep_alive_idle_s: float = 75.0  # nginx's default; longer than the SDKs' pools keep theirs

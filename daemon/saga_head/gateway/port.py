@@ -7,6 +7,8 @@ One request is one *step*. Its life, seen from the scheduler:
 
     authenticate -> next_step -> arrive -> [dispatch -> [lost -> dispatch]* -> first_byte?] -> finish
 
+`lost` also comes after `first_byte` where a stream can be gone on with by another worker.
+
 `finish` comes exactly once for each `arrive`, also when the client leaves before any `dispatch`.
 
 What is made for every step is a `msgspec.Struct`: built in C, a fifth of the time of a frozen dataclass.
@@ -187,9 +189,9 @@ class Scheduler(Protocol):
     def finish(self, step: int, result: Result) -> None:
         """Note the end; exactly once for each arrive()."""
 
-    def lost(self, step: int, worker: str, detail: str) -> bool:
-        """Decide after a worker died before any byte reached the client.
+    def lost(self, step: int, worker: str, detail: str, *, begun: bool) -> bool:
+        """Decide after a worker died: before any byte reached the client, or `begun`: with a part of the answer there.
 
         True: dispatch() or refuse() follows (it may come inside this call). False: the gateway answers
-        502 and calls finish().
+        502, or ends the stream with an error event, and calls finish().
         """

@@ -8,6 +8,7 @@ import httptools
 
 from saga_head.gateway.asked import Asked
 from saga_head.gateway.reply import TAIL_BYTES
+from saga_head.gateway.spoken import Spoken
 
 
 class Asker(Protocol):
@@ -29,11 +30,14 @@ class Client(Protocol):
     paused: bool  # whether it takes no bytes now
 
     def release_body(self) -> None: ...
+    def awaits(self) -> None: ...
     def replied(self) -> None: ...
     def cut(self) -> None: ...
 
 
 BODYLESS = (204, 304)
+EVENT_END = b"\n\n\r\n"  # no event has an empty line in it; the chunk ends with the event
+EVENT_BYTES = 1 << 20  # a longer event is passed on as it comes
 
 
 class ReplyHead:
@@ -74,8 +78,8 @@ class Relay:
     """
 
     __slots__ = (
-        "_asked", "_asker", "_begun", "_head", "_head_limit", "_hear", "_mark", "_parser", "_raw", "_write", "complete", "head",
-        "on_body", "reusable", "silent", "tail",
+        "_asked", "_asker", "_begun", "_head", "_head_limit", "_hear", "_held", "_mark", "_parser", "_raw", "_spoken",
+        "_whole", "_write", "complete", "head", "on_body", "reusable", "silent", "tail",
     )  # fmt: skip
 
     on_body: Callable[[bytes], None]  # only while decoding: httptools looks whether it is there
@@ -109,6 +113,9 @@ class Relay:
         self._head = b""
         self._head_limit = head_limit
         self._begun = 0
+        self._whole = False
+        self._held = b""  # of an event that has not come to its end
+        self._spoken: Spoken | None = None
         self.head: ReplyHead | None = None
         self.silent = True  # not one byte has come
         self.complete = False
@@ -140,9 +147,13 @@ class Relay:
         self._parser = httptools.HttpResponseParser(self)  # which looks for on_body when it is made
         self._parser.feed_data(self.head.raw)
 
+    def align(self, spoken: Spoken | None) -> None:
+        """From `on_head` on: pass on whole events only, so that the reply may end after any read; `spoken` keeps them."""
+        self._whole, self._spoken = True, spoken
+
     def drop(self) -> None:
         """Forget everyone: whatever still comes is of no interest; breaks the reference cycles."""
-        self._asker = self._parser = None
+        self._asker = self._parser = self._spoken = None
         self._write = self._raw = _ignore
         self._hear = None
         if hasattr(self, "on_body"):
@@ -227,10 +238,17 @@ class Relay:
         if self._begun > 1:
             self._break("the worker sent more than one reply", ours)
             return
+        if self._whole and (self._held or data[-4:] != EVENT_END):
+            data = self._whole_events(data)
+            if not data:
+                self._raw(ours)
+                return
         tail = self.tail
         if not tail:
             asker.on_first_byte()
         self._raw(ours + data if ours else data)
+        if self._spoken is not None:
+            self._spoken.feed(data)
         if self._mark and data.find(self._mark) >= 0:
             self._look(data)
         if len(data) >= TAIL_BYTES:
@@ -243,6 +261,18 @@ class Relay:
             asker = self._asker
             if asker is not None:
                 asker.on_complete()
+
+    def _whole_events(self, data: bytes) -> bytes:
+        """What can be passed on now: up to the end of an event and of its chunk."""
+        data = self._held + data
+        end = data.rfind(EVENT_END)
+        at = len(data) if self.complete else end + len(EVENT_END) if end >= 0 else 0
+        if len(data) - at > EVENT_BYTES:
+            at, self._whole = len(data), False
+            if self._spoken is not None:
+                self._spoken.forget(f"it has an event of more than {EVENT_BYTES} bytes")
+        self._held = data[at:]
+        return data[:at]
 
     def _look(self, data: bytes) -> None:
         """These bytes may name a tool; once one does, nobody looks on."""

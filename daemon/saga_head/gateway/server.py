@@ -28,6 +28,7 @@ class GatewayStats:
     exchanges: int
     idle_worker_connections: int
     bodies_bytes: int
+    spoken_bytes: int
 
 
 class Gateway:
@@ -56,6 +57,7 @@ class Gateway:
         self.links: set[ClientLink] = set()
         self.exchanges = 0
         self.ledger = BodyLedger(self.limits.bodies_bytes)
+        self.spoken = BodyLedger(self.limits.resumes_bytes)
         self.draining = False
         self._errors = itertools.count(1)
         self._server: asyncio.Server | None = None
@@ -96,7 +98,9 @@ class Gateway:
 
     def stats(self) -> GatewayStats:
         """Count what is open."""
-        return GatewayStats(len(self.links), self.exchanges, self.pool.idle, self.ledger.held_bytes)
+        return GatewayStats(
+            len(self.links), self.exchanges, self.pool.idle, self.ledger.held_bytes, self.spoken.held_bytes
+        )
 
     def sweep(self) -> None:
         """Close what is overdue."""
