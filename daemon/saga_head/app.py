@@ -23,9 +23,10 @@ from saga_core.config import Config
 from saga_core.errors import ClusterError
 from saga_core.events import CloseAsked, HeadStarted, Tick
 from saga_core.head import Head
+from saga_core.ids import NodeId
 from saga_core.states import NodeState
 from saga_core.views import ShutdownRequest
-from saga_head import tracing
+from saga_head import leftovers, tracing
 from saga_head.claim import LOOK_EVERY_S, Fence, Superseded
 from saga_head.control import Control
 from saga_head.gateway.limits import Limits
@@ -180,6 +181,7 @@ class App:
             loop.add_signal_handler(number, self._on_signal)
         tick: asyncio.Task[None] | None = None
         watch: asyncio.Task[None] | None = None
+        sweep = asyncio.create_task(leftovers.sweep(self.folder, self._up))
         try:
             incarnation = max(self.head.book.head + 1, int(self.clock() * 1000))
             http = await self._listen(gateway, ports.http)
@@ -198,7 +200,7 @@ class App:
                 broken.result()
             await self._wind_down(gateway)
         finally:
-            for task in (tick, watch):
+            for task in (tick, watch, sweep):
                 if task is not None:
                     task.cancel()
             await gateway.close()
@@ -247,6 +249,10 @@ class App:
             node_secret=self.keys.node_secret,
         )
         write_private(self.folder / access.FILE, access.encode(found))
+
+    def _up(self) -> set[NodeId]:
+        """Nodes whose daemons live."""
+        return {node.id for node in self.head.fleet.nodes.values() if node.state is NodeState.UP}
 
     async def _epochs(self) -> None:
         """Time passes: a tick and a group commit per epoch, the disk once a second."""

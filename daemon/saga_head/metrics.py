@@ -18,6 +18,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from saga_core.aeg.scores import pooled, summary
 from saga_core.events import (
     Fact,
+    SessionMoved,
     StepArrived,
     StepFinished,
     StepLost,
@@ -69,6 +70,8 @@ class Metrics:
         self._tokens: Counter[str] = Counter()
         self._ignored: Counter[str] = Counter()
         self._identified: Counter[str] = Counter()
+        self._migrations: Counter[str] = Counter()
+        self._migrated: Counter[str] = Counter()
         self._submitted = self._lost = self._moved = self._resumed = 0
         self._ttft, self._step_s = Histogram(), Histogram()
         self.registry = CollectorRegistry()
@@ -93,6 +96,10 @@ class Metrics:
                 self._resumed += fact.begun
             case WorkerLost():
                 self._lost += 1
+            case SessionMoved():
+                self._migrations["failed" if fact.failed else "done"] += 1
+                self._migrated["tokens"] += fact.tokens
+                self._migrated["bytes"] += fact.copied_bytes
             case _:
                 pass
 
@@ -130,6 +137,8 @@ class Metrics:
         yield CounterMetricFamily("saga_workers_lost", "Workers lost while ready", self._lost)
         moved = "Steps placed again after their worker was lost"
         yield CounterMetricFamily("saga_steps_moved", moved, self._moved)
+        yield _counter("saga_migrations", "Sessions whose KV was to be moved", "outcome", self._migrations)
+        yield _counter("saga_migrated", "KV that was moved to new homes", "unit", self._migrated)
         resumed = "Of these, steps whose answer had begun"
         yield CounterMetricFamily("saga_steps_resumed", resumed, self._resumed)
         yield self._ttft.family("saga_ttft_seconds", "Arrival to first byte")
