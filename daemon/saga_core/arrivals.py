@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from saga_core.actions import Refuse
 from saga_core.book import SESSIONS, Workflow
@@ -11,10 +11,21 @@ from saga_core.ids import StepId
 from saga_core.states import WorkflowState
 
 
-def no_such_model(step: StepId, model: str, have: Iterable[str]) -> Refuse:
-    """Nobody serves `model`."""
+def no_such_model(step: StepId, model: str, have: Iterable[str], partly: Sequence[str] = ()) -> Refuse:
+    """Nobody serves `model`, or of the workers of one model only `partly` do."""
     message = f"the model {model!r} does not exist (have: {', '.join(have)})"
+    if partly:
+        message = (
+            f"the adapter {model!r} is on {', '.join(partly)} and not on the other workers of the same model: give it to "
+            f"all of them, or workers.served_name another name (have: {', '.join(have)})"
+        )
     return Refuse(step, 404, "invalid_request_error", "model_not_found", message)
+
+
+def adapter_known_now(step: StepId, adapter: str, model: str) -> Refuse:
+    """It waited under a name that is now known to be an adapter's."""
+    message = f"{adapter!r} is an adapter of {model!r}, whose workers are ready now: ask again"
+    return Refuse(step, 503, "overloaded_error", "model_starting", message, retry_after_s=1)
 
 
 def of_workflow(event: StepArrived, workflow: Workflow | None, *, closing: bool) -> Refuse | None:

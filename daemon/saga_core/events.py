@@ -143,6 +143,8 @@ class StepArrived(_Kept, frozen=True, kw_only=True):
     told: Told | None = None
     weight: float = 1.0
     """Of its tenant: of the workflow that the step may begin."""
+    adapter: str = ""
+    """The name of an adapter of `model`, where it asks for one (LoRA)."""
 
 
 class StepPlaced(_Kept, frozen=True, kw_only=True):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from saga_core.adapters import Adapters
 from saga_core.ids import NodeId, SessionId, WorkerId
 from saga_core.pool import Pool
 from saga_core.states import NodeState, WorkerState
@@ -48,6 +49,8 @@ class Worker:
     capabilities: tuple[Capability, ...] = ()
     holes: int = 0
     healed: int = 0
+    adapters: tuple[str, ...] | None = None
+    """Names that it serves beside `model` (`Adapters.follow`); None: it has not been ready yet."""
     max_seqs: int = DEFAULT_MAX_SEQS
     running: int = 0
     waiting: int = 0
@@ -106,13 +109,13 @@ class Worker:
         """Mirror what its node says; figures outside their range would upset every comparison."""
         self.incarnation, self.state, self.model = fact.incarnation, fact.state, fact.model
         self.host, self.port, self.key = fact.host, fact.port, fact.key
-        self.capacity_tokens, self.max_model_len = fact.capacity_tokens, fact.max_model_len
+        self.capacity_tokens, self.max_model_len = max(0, fact.capacity_tokens), max(0, fact.max_model_len)
         self.host_tokens, self.ordered = max(0, fact.host_tokens), fact.ordered
         self.values, self.capabilities = fact.values, fact.capabilities
         self.kv_token_bytes = max(0, fact.kv_token_bytes)
         self.holes, self.healed = fact.holes, fact.healed
         self.max_seqs = fact.max_seqs if fact.max_seqs > 0 else DEFAULT_MAX_SEQS
-        self.running, self.waiting = fact.running, fact.waiting
+        self.running, self.waiting = max(0, fact.running), max(0, fact.waiting)
         self.kv_usage = min(1.0, max(0.0, fact.kv_usage))  # in this order NaN becomes 0
         self.reason = fact.reason
         self.gpus = min(max(1, fact.gpus), MOST_GPUS)
@@ -151,6 +154,7 @@ class Fleet:
         self.nodes: dict[NodeId, Node] = {}
         self.workers: dict[WorkerId, Worker] = {}
         self.pools: dict[str, Pool] = {}
+        self.adapters = Adapters(self.workers)
         self._homes: dict[WorkerId, int] = {}
         """Sessions per home, also for workers that are not here (yet, or any more)."""
         self._holders: dict[SessionId, set[WorkerId]] = {}
@@ -166,6 +170,10 @@ class Fleet:
         """Every model that some worker serves, ready or not, sorted."""
         return sorted(self.pools)
 
+    def names(self) -> list[str]:
+        """Everything that can be asked for: models, and adapters of them."""
+        return sorted([*self.pools, *self.adapters.models])
+
     # -- workers -------------------------------------------------------------------------
 
     def add(self, node: Node, worker: WorkerId, model: str) -> Worker:
@@ -173,6 +181,7 @@ class Fleet:
         added = Worker(worker, node.id, model, homes=self._homes.get(worker, 0))
         node.workers[worker] = self.workers[worker] = added
         self.pool(model)
+        self.adapters.void()
         return added
 
     def remove(self, node: Node, worker: Worker) -> None:
@@ -180,6 +189,7 @@ class Fleet:
         self.void(worker)
         self.pool(worker.model).remove(worker.id)
         del node.workers[worker.id], self.workers[worker.id]
+        self.adapters.void()
         self._drop_pool(worker.model)
 
     def forget(self, node: Node) -> None:
@@ -196,6 +206,7 @@ class Fleet:
         self.pool(old).remove(worker.id)
         worker.model = model
         self.pool(model)
+        self.adapters.void()
         self._drop_pool(old)
 
     def _drop_pool(self, model: str) -> None:

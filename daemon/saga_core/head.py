@@ -185,6 +185,7 @@ class Head:
     # -- steps and workflows -------------------------------------------------------------
 
     def _on_step_arrived(self, event: StepArrived) -> None:
+        event = self._steps.named(event)
         workflow = self._workflow_of(event)
         if not self._steps.admits(event, workflow):
             return

@@ -198,6 +198,7 @@ class Mirror:
         self.fleet.serve(worker, fact.model)
         states.advance(states.WORKER, worker.state, str(fact.state), what=f"worker {worker.id}")
         worker.accept(fact)
+        self.fleet.adapters.follow(worker, fact)
         worker.stirred_at = self.desk.now
         self._facts[worker.id] = fact
         self._index(worker, before)

@@ -42,6 +42,8 @@ class WorkerUp(msgspec.Struct, frozen=True):
     """Of one token's KV in a file; 0: it cannot be moved."""
     capabilities: tuple[wire.Capability, ...] = ()
     """Found out at its start."""
+    adapters: tuple[str, ...] = ()
+    """Names that it serves beside `model`."""
 
 
 class WorkerExited(msgspec.Struct, frozen=True):

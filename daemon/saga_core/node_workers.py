@@ -334,6 +334,7 @@ def _made(worker: Worker) -> wire.WorkerFact:
         kv_token_bytes=up.kv_token_bytes if up is not None else 0,
         capabilities=up.capabilities if up is not None else (),
         gpus=up.gpus if up is not None else 1,
+        adapters=up.adapters if up is not None else (),
         holes=worker.holes,
         healed=worker.healed,
         running=load.running if load is not None else 0,

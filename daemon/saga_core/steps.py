@@ -81,9 +81,16 @@ class Steps:
             self.desk.do(refusal)
         return refusal is None
 
+    def named(self, event: StepArrived) -> StepArrived:
+        """`event` as one of a model's, where what it asks for is an adapter of it."""
+        if event.model in self.fleet.pools:
+            return event
+        model = self.fleet.adapters.models.get(event.model)
+        return event if model is None else replace(event, model=model, adapter=event.model)
+
     def _refusal(self, event: StepArrived, workflow: Workflow | None) -> Refuse | None:
         if self._is_unknown(event.model):
-            return arrivals.no_such_model(event.step, event.model, self.fleet.models())
+            return self._unknown(event.step, event.model)
         refusal = arrivals.of_workflow(event, workflow, closing=self.closing)
         if refusal is not None:
             return refusal
@@ -95,6 +102,10 @@ class Steps:
     def _is_unknown(self, model: str) -> bool:
         models = self.fleet.pools
         return bool(models) and model not in models and self.desk.now >= self.settled_at
+
+    def _unknown(self, step: StepId, model: str) -> Refuse:
+        adapters = self.fleet.adapters
+        return arrivals.no_such_model(step, model, self.fleet.names(), adapters.partly(model))
 
     def arrive(self, event: StepArrived, workflow: Workflow | None) -> None:
         """Take an admitted step in, as one of `workflow`'s."""
@@ -323,6 +334,11 @@ class Steps:
             if not self._shut_out(step, pool):
                 self.lobby.remove(step.id, step.model)
                 self._place_or_wait(step)
+        for adapter in [
+            name for name in self.lobby.models() if self.fleet.adapters.models.get(name) == model
+        ]:
+            for number in self.lobby.of(adapter):  # it came before anybody knew whose adapter that is
+                self._give_up(self.book.steps[number], arrivals.adapter_known_now(number, adapter, model))
 
     def expire(self) -> None:
         """Refuse what has waited for `queue_timeout_s`, or for a model that no node has come back with."""
@@ -340,8 +356,7 @@ class Steps:
     def _refuse_unknown(self) -> None:
         for model in filter(self._is_unknown, self.lobby.models()):
             for number in self.lobby.of(model):
-                refusal = arrivals.no_such_model(number, model, self.fleet.models())
-                self._give_up(self.book.steps[number], refusal)
+                self._give_up(self.book.steps[number], self._unknown(number, model))
 
     # -- ends ----------------------------------------------------------------------------
 

@@ -67,6 +67,8 @@ class WorkerFact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Times since its start that its KV events were lost, or did not agree with what it says when asked."""
     healed: int = 0
     """Times that what it says took the place of what was heard."""
+    adapters: tuple[str, ...] = ()
+    """Names that it serves beside `model` (LoRA)."""
     gpus: int = 1
     """That it runs on; one, where there are none."""
     running: int = 0

@@ -38,7 +38,7 @@ class ApiControl:
         caller = self._caller(request)
         if isinstance(caller, Refusal):
             return _refused(caller)
-        listed = [self._card(name) for name in self.shell.head.fleet.models()]
+        listed = [self._card(name) for name in self.shell.head.fleet.names()]
         ends = {"first_id": listed[0]["id"], "last_id": listed[-1]["id"]} if listed else {}
         return json({"object": "list", "data": listed, "has_more": False} | ends)
 
@@ -47,7 +47,7 @@ class ApiControl:
         caller = self._caller(request)
         if isinstance(caller, Refusal):
             return _refused(caller)
-        name, have = request.match_info["model"], self.shell.head.fleet.models()
+        name, have = request.match_info["model"], self.shell.head.fleet.names()
         if name not in have:
             return error(
                 404, f"the model {name!r} does not exist (have: {', '.join(have)})", code="model_not_found"
@@ -79,7 +79,9 @@ class ApiControl:
         return self.shell.authenticate(request.match_info.get("token"), given)
 
     def _card(self, name: str) -> dict[str, Any]:
-        workers = self.shell.head.fleet.pools[name].workers.values()
+        fleet = self.shell.head.fleet
+        parent = fleet.adapters.models.get(name)
+        workers = fleet.pools[parent or name].workers.values()
         lengths = [worker.max_model_len for worker in workers if worker.max_model_len]
         card: dict[str, Any] = {
             "id": name,
@@ -90,6 +92,8 @@ class ApiControl:
             "display_name": name,
             "created_at": datetime.fromtimestamp(self.started_at, UTC).isoformat(timespec="seconds"),
         }
+        if parent is not None:  # as vLLM says it of an adapter
+            card["parent"] = parent
         # The length that vLLM reports too, which clients use to size their prompts.
         return card | ({"max_model_len": min(lengths)} if lengths else {})
 

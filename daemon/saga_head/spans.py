@@ -167,7 +167,7 @@ class Spans:
         if context is None:
             context = NO_CONTEXT if root is None else set_span_in_context(NonRecordingSpan(root), NO_CONTEXT)
         span = self._tracer.start_span(
-            f"{operation} {fact.model}",
+            f"{operation} {fact.adapter or fact.model}",
             context,
             SpanKind.CLIENT,
             _of_arrival(fact, operation),
@@ -270,7 +270,7 @@ def _of_arrival(fact: StepArrived, operation: str) -> Attributes:
     made: Attributes = {
         "gen_ai.operation.name": operation,
         "gen_ai.provider.name": PROVIDER,
-        "gen_ai.request.model": fact.model,
+        "gen_ai.request.model": fact.adapter or fact.model,
         "saga.step": fact.step,
         "saga.tenant": fact.tenant,
         "saga.identity": fact.rule,

@@ -304,6 +304,7 @@ class Supervisor:
             kv_token_bytes=findings.kv_token_bytes,
             capabilities=findings.capabilities,
             gpus=len(seat.gpus) or 1,
+            adapters=ready.adapters,
         )
 
     async def _ready(self, start: Start, seat: Seat, tree: Tree) -> Ready:

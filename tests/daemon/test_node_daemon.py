@@ -32,8 +32,10 @@ async def head(tmp_path):
 
 
 async def test_two_workers_report_load_and_residency_and_sigterm_leaves_nothing(head, runtime):
-    async with started(head, runtime, **{"workers.count": 2}) as node:
+    settings = {"workers.count": 2, "workers.extra_args": ["--lora-modules", "lora-a=/x"]}
+    async with started(head, runtime, **settings) as node:
         first, second = await head.ready("n1/0"), await head.ready("n1/1")
+        assert (first.model, first.adapters, second.adapters) == ("m", ("lora-a",), ("lora-a",))
         assert first.port != second.port
         assert first.key != second.key
         assert (first.capacity_tokens, first.max_model_len, first.max_seqs) == (8192, 4096, 128)

@@ -71,6 +71,17 @@ async def ask(server: Server, names=("agent",), **options) -> Ready | NotReady:
         return await probe(server.url, KEY, names, **options)
 
 
+async def test_adapters_are_names_beside_ours_and_need_no_length() -> None:
+    cards = [
+        {"id": "agent", "max_model_len": 4096, "parent": None},
+        {"id": "lora-b", "parent": "agent", "max_model_len": None},
+        {"id": "lora-a", "parent": "agent", "max_model_len": None},
+    ]
+    found = await ask(Server(models={"data": cards}))
+    assert isinstance(found, Ready)
+    assert (found.max_model_len, found.adapters) == (4096, ("lora-a", "lora-b"))
+
+
 async def test_ready() -> None:
     assert await ask(Server()) == Ready(max_model_len=4096, pool=KvPool(blocks=256, block_tokens=32))
 

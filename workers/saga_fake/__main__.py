@@ -27,6 +27,7 @@ def read_arguments(argv: Sequence[str]) -> FakeConfig:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--served-model-name", nargs="+", default=["fake"], metavar="NAME")
+    parser.add_argument("--lora-modules", nargs="+", default=[], metavar="NAME=PATH", help="further names")
     parser.add_argument(
         "--max-model-len", type=int, default=32768, help="tokens of prompt and reply together"
     )
@@ -69,6 +70,7 @@ def _config(given: argparse.Namespace) -> FakeConfig:
         raise UserError("--kv-replay-endpoint goes with --kv-events-endpoint only")
     return FakeConfig(
         models=tuple(given.served_model_name),
+        adapters=tuple(word.partition("=")[0] for word in given.lora_modules),
         host=given.host,
         port=given.port,
         shape=EngineShape(

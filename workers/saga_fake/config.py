@@ -13,6 +13,8 @@ class FakeConfig:
     """Everything that a server is started with; port 0 lets the system choose."""
 
     models: tuple[str, ...] = ("fake",)
+    adapters: tuple[str, ...] = ()
+    """Names served beside, as adapters of the first model."""
     host: str = "127.0.0.1"
     port: int = 0
     shape: EngineShape = field(default_factory=EngineShape)
@@ -30,3 +32,8 @@ class FakeConfig:
     """Whether it takes orders about sessions' KV, for this `incarnation`."""
     incarnation: int = 0
     fault: Fault = field(default_factory=Fault)
+
+    @property
+    def served(self) -> tuple[str, ...]:
+        """Every name that a request may have."""
+        return (*self.models, *self.adapters)

@@ -44,7 +44,7 @@ class Front:
         self, request: CompletionRequest, request_id: str | None, session: str | None
     ) -> CompletionAnswer:
         """The answer-to-be of a completion request."""
-        model = check_model(request.model, self._config.models)
+        model = check_model(request.model, self._config.served)
         prompt = completion_tokens(request.prompt)
         text = request.prompt if isinstance(request.prompt, str) else ""
         return CompletionAnswer(
@@ -73,7 +73,7 @@ class Front:
 
     def _conversation(self, request: ChatRequest, session: str | None) -> tuple[str, EngineRequest]:
         """The model's name and the engine's request for a chat."""
-        model = check_model(request.model, self._config.models)
+        model = check_model(request.model, self._config.served)
         if not request.messages:
             raise invalid("messages: at least one message is needed", "messages")
         if request.continue_final_message and request.add_generation_prompt:

@@ -207,7 +207,7 @@ class FakeServer:
 
     async def _count_tokens(self, http: web.Request) -> web.Response:
         request = read_request(await self._body(http), MessagesRequest)
-        check_model(request.model, self.config.models)
+        check_model(request.model, self.config.served)
         return _json(count_tokens(request))
 
     async def _tokenize(self, http: web.Request) -> web.Response:
@@ -223,7 +223,7 @@ class FakeServer:
 
     async def _embeddings(self, http: web.Request) -> web.Response:
         request = read_request(await self._body(http), EmbeddingsRequest)
-        return _json(embeddings(request, check_model(request.model, self.config.models)))
+        return _json(embeddings(request, check_model(request.model, self.config.served)))
 
     async def _body(self, http: web.Request) -> bytes:
         if self.fault.mode is Mode.REFUSE:
@@ -302,6 +302,10 @@ class FakeServer:
             }
             for name in self.config.models
         ]
+        base = self.config.models[0]
+        for name in self.config.adapters:  # as vLLM's cards of LoRA adapters: without a length
+            cards.append(cards[0] | {"id": name, "root": f"/adapters/{name}", "parent": base})
+            cards[-1]["max_model_len"] = None
         return _json({"object": "list", "data": cards})
 
     async def _health(self, _: web.Request) -> web.Response:

@@ -29,6 +29,8 @@ class Ready:
 
     max_model_len: int
     pool: KvPool
+    adapters: tuple[str, ...] = ()
+    """Names that it serves beside ours: what --lora-modules brought."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +65,12 @@ async def _ask(http: aiohttp.ClientSession, key: str, names: frozenset[str]) -> 
     # A stranger is given a wrong key first: a server that takes any key is not ours, and never sees the real one.
     await _get(http, "/v1/models", secrets.token_urlsafe(), HTTPStatus.UNAUTHORIZED)
     answer = await _get(http, "/v1/models", key, HTTPStatus.OK)
-    max_model_len = _max_model_len(await _json(answer), names)
+    lengths = _lengths(await _json(answer))
+    max_model_len = _max_model_len(lengths, names)
     pool = parse_pool((await _get(http, "/metrics", None, HTTPStatus.OK)).decode("utf-8", "replace"))
     if pool is None:
         raise _Unfit("/metrics does not say the size of the KV pool (vllm:cache_config_info) yet")
-    return Ready(max_model_len, pool)
+    return Ready(max_model_len, pool, tuple(sorted(lengths.keys() - names)) if names else ())
 
 
 async def _get(http: aiohttp.ClientSession, path: str, key: str | None, expected: HTTPStatus) -> bytes:
@@ -90,11 +93,22 @@ async def _json(body: bytes) -> Any:
         raise _Unfit("GET /v1/models gave no JSON") from None
 
 
-def _max_model_len(models: Any, names: frozenset[str]) -> int:
+def _lengths(models: Any) -> dict[str, int]:
+    """The longest context by name. An adapter's is its model's: vLLM's card of one does not say it."""
     try:
-        lengths = {model["id"]: int(model["max_model_len"]) for model in models["data"]}
-    except (KeyError, TypeError, ValueError):
+        plain = {model["id"]: model for model in models["data"] if not model.get("parent")}
+        lengths = {name: int(model["max_model_len"]) for name, model in plain.items()}
+        longest = max(lengths.values(), default=0)
+        return lengths | {
+            str(model["id"]): lengths.get(model["parent"], longest)
+            for model in models["data"]
+            if model.get("parent")
+        }
+    except (AttributeError, KeyError, TypeError, ValueError):
         raise _Unfit("GET /v1/models gave no list of models with their max_model_len") from None
+
+
+def _max_model_len(lengths: dict[str, int], names: frozenset[str]) -> int:
     if missing := sorted(names - lengths.keys()):
         raise _Unfit(f"serves {', '.join(sorted(lengths))} and not {', '.join(missing)}")
     return min(lengths[name] for name in names or lengths)
