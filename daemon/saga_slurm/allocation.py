@@ -48,7 +48,7 @@ class Allocation(msgspec.Struct, frozen=True, kw_only=True):
     """Tag of the allocation in whose place this one steps (`--chain`)."""
     predecessor_job: str = ""
     lead_s: int = 0
-    """How long before the predecessor's end it starts."""
+    """How long before the predecessor's end it starts; 0: only if that fails."""
     elastic: bool = False
     """Beside its head runs what grows and shrinks the cluster."""
     grown: bool = False
@@ -65,6 +65,11 @@ class Allocation(msgspec.Struct, frozen=True, kw_only=True):
             raise UserError(
                 f"{self.folder!r}: a cluster's folder must not have \", \\, % or a line end in its path"
             )
+
+    @property
+    def spare(self) -> bool:
+        """Whether it is there for the case that its predecessor is lost with the machine of its script."""
+        return bool(self.predecessor_job) and not self.lead_s
 
     @property
     def job_name(self) -> str:

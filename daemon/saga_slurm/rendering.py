@@ -64,6 +64,7 @@ def _values(allocation: Allocation, site: Site, version: str) -> dict[str, str]:
         "gpu_option": _gpu_option(allocation, site),
         "command": _words(_command(allocation, site)),
         "interface": shlex.quote(site.network.interface),
+        "spare": "1" if allocation.spare else "''",
         "elastic": "1" if allocation.elastic else "''",
         "predecessor": shlex.quote(allocation.predecessor),
         "predecessor_job": shlex.quote(allocation.predecessor_job),
@@ -105,13 +106,20 @@ def directives(allocation: Allocation, site: Site) -> list[str]:
     found += ["--no-kill"] if job.no_kill else []
     if allocation.predecessor_job:
         found += [f"--dependency={dependency(allocation)}"]
+        found += [] if allocation.lead_s else ["--kill-on-invalid-dep=yes"]
     return found + [_line(directive) for directive in job.extra]
 
 
 def dependency(allocation: Allocation) -> str:
-    """Begin so long after the predecessor began that both overlap by the lead."""
+    """Begin so long after the predecessor began that both overlap by the lead, or when it has failed.
+
+    Without a lead: only when it has failed.
+    """
+    failed = f"afternotok:{allocation.predecessor_job}"
+    if not allocation.lead_s:
+        return failed
     minutes = max(1, (allocation.time_s - allocation.lead_s) // 60)
-    return f"after:{allocation.predecessor_job}+{minutes}"
+    return f"after:{allocation.predecessor_job}+{minutes}?{failed}"
 
 
 def _gpus(allocation: Allocation, site: Site) -> list[str]:

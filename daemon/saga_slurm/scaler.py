@@ -129,7 +129,8 @@ class Scaler:
 
     def _ends_at(self) -> float | None:
         """Of the head's job, if nobody comes after it."""
-        if any(each.live and each.record.allocation.predecessor_job == self._job for each in self._standings):
+        live = [each.record.allocation for each in self._standings if each.live]
+        if any(each.predecessor_job == self._job and not each.spare for each in live):
             return None
         mine = (each.job for each in self._standings if each.record.job == self._job)
         return next((job.ends_at for job in mine if job is not None), None)

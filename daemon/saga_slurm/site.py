@@ -36,6 +36,9 @@ class JobSite(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """`0`: all of the node; empty leaves it to the partition."""
     requeue: bool = True
     no_kill: bool = True
+    """A job of several nodes goes on without one of them; without the first one it fails, and is not requeued."""
+    spare: bool = True
+    """For that case a second job is submitted, which begins when the first one has failed."""
     signal_s: int = 120
     """How long before its end, or its preemption, the job is told (Slurm may be a minute early)."""
     extra: list[str] = []

@@ -8,6 +8,7 @@ Rules of this file
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,7 @@ from saga_slurm import jobs, records
 from saga_slurm import plan as scaling
 from saga_slurm.allocation import Allocation, Role
 from saga_slurm.backend import Backend
+from saga_slurm.facts import SlurmError, SlurmRefused
 from saga_slurm.records import Record
 from saga_slurm.site import Site
 
@@ -134,21 +136,31 @@ async def _submit(backend: Backend, wanted: Allocation, folder: ClusterFolder, s
 
 
 async def _submit_chain(backend: Backend, asked: Asked, folder: ClusterFolder, site: Site) -> Record:
-    """The first allocation, and its successors, each of which waits for the one before it."""
-    first = wanted = allocation(asked, folder, _held(folder))
+    """The first allocation, and its successors, each of which waits for the one before it; or else a spare.
+
+    Of a job of several nodes Slurm requeues nothing when it loses the first one (22.05: FAILED), of a job of one node all.
+    """
+    wanted = allocation(asked, folder, _held(folder))
     scaling.remove_course(folder.path)
-    _write_plan(asked, first, folder)
+    _write_plan(asked, wanted, folder)
     lead_s = min(LEAD_S, wanted.time_s // 4)
-    record = before = await _submit(backend, first, folder, site)
+    record = before = await _submit(backend, wanted, folder, site)
     for _ in range(asked.chain - 1):
-        wanted = msgspec.structs.replace(
-            allocation(asked, folder, _held(folder)),
-            predecessor=before.tag,
-            predecessor_job=before.job,
-            lead_s=lead_s,
-        )
-        before = await _submit(backend, wanted, folder, site)
+        before = await _submit(backend, _after(before, asked, folder, lead_s), folder, site)
+    if asked.chain == 1 and asked.nodes > 1 and site.job.spare and site.job.no_kill:
+        # Where only one job may be submitted, the cluster is worth more than its spare.
+        with contextlib.suppress(SlurmRefused, SlurmError):
+            await _submit(backend, _after(record, asked, folder, 0), folder, site)
     return record
+
+
+def _after(before: Record, asked: Asked, folder: ClusterFolder, lead_s: int) -> Allocation:
+    return msgspec.structs.replace(
+        allocation(asked, folder, _held(folder)),
+        predecessor=before.tag,
+        predecessor_job=before.job,
+        lead_s=lead_s,
+    )
 
 
 def _held(folder: ClusterFolder) -> dict[str, Any]:

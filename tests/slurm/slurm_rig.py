@@ -168,7 +168,11 @@ class Login:
         return json.loads((self.folder / "access.json").read_text())
 
     def records(self) -> list[dict]:
-        return [json.loads(path.read_text()) for path in (self.folder / "slurm").glob("*.json")]
+        """Of the allocations that were asked for, but for a spare."""
+        found = [json.loads(path.read_text()) for path in (self.folder / "slurm").glob("*.json")]
+        return [
+            each for each in found if not each["allocation"]["predecessor"] or each["allocation"]["lead_s"]
+        ]
 
     def logs(self) -> str:
         paths = sorted((self.folder / "log").glob("*")) if self.folder.exists() else []
