@@ -296,6 +296,8 @@ class ShutdownRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """First take no new workflows, and let those that are there end."""
     within_s: float = 600.0
     """For at most so many seconds."""
+    hand_over: bool = False
+    """Only the head ends, since another one is about to begin: answers that are under way are read to their ends."""
 
 
 class DrainRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

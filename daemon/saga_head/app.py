@@ -49,6 +49,8 @@ NODES_LEAVE_S = 20.0
 """How long a shutdown waits for nodes to stop their workers and say goodbye."""
 DRAIN_S = 10.0
 """How long answers may be read to their ends, once no workflow is left."""
+PROMISED_S = 60.0
+"""At a hand-over: for calls to get a worker whose clients were told to wait."""
 SUPERSEDED_EXIT = 3
 """Exit code of a head whose folder a newer one has: a supervisor that sees it starts no other (job_templates)."""
 
@@ -141,6 +143,7 @@ class App:
         self._stopping: asyncio.Event = asyncio.Event()
         self._leave = False
         self._drain_s = 0.0
+        self._hands_over = False
 
     def _check(self) -> None:
         """Before this head acts: may it? Where a newer one has the folder, it ends here and now (`claim`, rule 3)."""
@@ -198,7 +201,10 @@ class App:
             stop.cancel()
             for broken in [task for task in (tick, watch) if task.done()]:
                 broken.result()
-            await self._wind_down(gateway)
+            if self._hands_over:
+                await self._hand_over(gateway, tick, watch)
+            else:
+                await self._wind_down(gateway)
         finally:
             for task in (tick, watch, sweep):
                 if task is not None:
@@ -281,8 +287,9 @@ class App:
 
     def _asked_to_stop(self, wanted: ShutdownRequest) -> None:
         """`saga down`: the whole cluster ends, nodes included."""
-        self._leave = True
-        self._drain_s = wanted.within_s if wanted.drain else 0.0
+        self._hands_over = wanted.hand_over
+        self._leave = not wanted.hand_over
+        self._drain_s = wanted.within_s if wanted.drain or wanted.hand_over else 0.0
         self._stopping.set()
 
     async def _let_end(self, gateway: Gateway) -> None:
@@ -293,6 +300,31 @@ class App:
             await asyncio.sleep(EPOCH_S)
         if self._drain_s:
             await gateway.drain(DRAIN_S)
+
+    async def _hand_over(self, gateway: Gateway, *acting: asyncio.Task[None]) -> None:
+        """Leave the folder to the next head, at once; answers that workers are at are read to their ends here.
+
+        What they come to is nobody's record: to the next head these steps are over (docs/adr/0007).
+        """
+        began = self.clock()
+        log.info("handing-over", answers=gateway.exchanges, within_s=self._drain_s)
+        gateway.let_go()
+        while gateway.promised and self.clock() - began < min(PROMISED_S, self._drain_s):  # noqa: ASYNC110 - once
+            await asyncio.sleep(EPOCH_S)
+        for task in acting:
+            task.cancel()
+        self.shell.retire()
+        try:
+            await self.journal.sync()
+        except OSError as error:
+            log.warning("journal", problem=error)
+        self.journal.close()
+        self.transport.close()
+        self.fence.release()
+        log.info("handed-over", answers=gateway.exchanges)
+        while gateway.exchanges and self.clock() - began < self._drain_s:  # noqa: ASYNC110 - once
+            await asyncio.sleep(EPOCH_S)
+        await asyncio.sleep(EPOCH_S)  # for the last bytes, of the answer to who asked for this as well
 
     async def _wind_down(self, gateway: Gateway) -> None:
         """A signal ends the head alone; `saga down` ends the nodes first."""

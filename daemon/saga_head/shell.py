@@ -79,6 +79,7 @@ class Shell:
         self.logs = Path()
         """Folder of programs' output, in the cluster folder."""
         self.stale = 0
+        self._retired = False
         self._open: dict[StepId, Open] = {}
         self.tenants = tenants
         self.reception = Reception(head.book, tenants, self.metrics, self._opened, self.handle)
@@ -94,7 +95,9 @@ class Shell:
     # -- the loop ------------------------------------------------------------------------
 
     def handle(self, event: Event) -> None:
-        """Let the head know, and do what it says."""
+        """Let the head know, and do what it says; nothing any more once it is retired."""
+        if self._retired:
+            return
         self._queue.append(event)
         if self._busy:
             return
@@ -214,7 +217,7 @@ class Shell:
 
     def lost(self, step: int, worker: str, detail: str, *, begun: bool) -> bool:
         number = StepId(step)
-        if number not in self.head.book.steps:
+        if self._retired or number not in self.head.book.steps:
             return False
         self.handle(events.StepLost(step=number, worker=WorkerId(worker), detail=detail, begun=begun))
         return True
@@ -226,6 +229,8 @@ class Shell:
 
         Raises `ClusterError` when it cannot be written; the workflow is then cancelled again.
         """
+        if self._retired:
+            raise ClusterError("no new workflows are accepted here: another head takes over, ask again")
         if self.journal.problem:
             raise ClusterError(f"no new workflows are accepted: {self.journal.problem}")
         if self.head.closing:
@@ -285,6 +290,10 @@ class Shell:
     def base_url(self, token: str) -> str:
         """What an OpenAI client takes as its base URL for the workflow of `token`."""
         return f"{self.url}/s/{token}/v1"
+
+    def retire(self) -> None:
+        """Another head is about to act: whatever happens here from now on is no event."""
+        self._retired = True
 
     def prune(self) -> None:
         """Forget tokens of workflows that the book has let go."""

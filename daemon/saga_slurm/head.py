@@ -37,6 +37,12 @@ def shut_down(folder: Path, *, within_s: float) -> bool:
     return _ask(folder, "shutdown", msgspec.json.encode(wanted)) is not None
 
 
+def hand_over(folder: Path, *, within_s: float) -> bool:
+    """Have the head leave to another one, and finish within that time what it has begun; whether it has heard it."""
+    wanted = ShutdownRequest(hand_over=True, within_s=within_s)
+    return _ask(folder, "shutdown", msgspec.json.encode(wanted)) is not None
+
+
 def _ask(folder: Path, path: str, body: bytes | None = None) -> bytes | None:
     """The head's answer; None while there is none."""
     try:

@@ -1,7 +1,7 @@
 """`python -m saga_slurm.succession …`: make room for a successor, as its batch script asks.
 
-Waits until the successor's nodes serve, then has those of the predecessor drained and removed. When this ends with 0,
-the predecessor's head may leave. Asks the running head, whoever that is, over HTTP with the key in the cluster's
+Waits until the successor's nodes serve, then has those of the predecessor drained and removed, and its head hand over.
+Ends with 0 where that is so, with 4 where the head does not answer. Asks the running head, whoever that is, over HTTP with the key in the cluster's
 folder.
 """
 
@@ -21,6 +21,9 @@ from saga_slurm import head
 LOOK_S: Final = 0.5
 DRAIN_S: Final = 300.0
 """For steps that compute and sessions in a tool to come to their end on the old nodes."""
+ANSWERS_S: Final = 300.0
+"""For the predecessor's head to read to their ends the answers that it has begun; the next head does not wait for it."""
+NO_HEAD_EXIT: Final = 4
 LEAVE_S: Final = 30.0
 """For the emptied nodes' daemons to end."""
 
@@ -61,7 +64,10 @@ def main() -> int:
     options = parser.parse_args()
     folder: Path = options.cluster_dir
     succeed(folder, options.job, options.predecessor, nodes=options.nodes, within_s=options.within)
-    return 0
+    access = cluster.read_access(folder)
+    if access is None or access.job != options.predecessor:  # it has gone by itself
+        return 0
+    return 0 if head.hand_over(folder, within_s=ANSWERS_S) else NO_HEAD_EXIT
 
 
 if __name__ == "__main__":

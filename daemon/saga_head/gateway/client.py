@@ -272,6 +272,22 @@ class ClientLink(asyncio.BufferedProtocol):
             log.exception("the scheduler failed on step %d", call.step)
             exchange.stop(INTERNAL, "the scheduler failed")
 
+    def let_go(self) -> None:
+        """The head leaves: break off what its client can ask of the next one as if nothing had been."""
+        exchange = self._exchange
+        if self.stage is _HEAD:
+            self.transport.close()
+        elif self.stage is _BODY:
+            self.transport.abort()
+        elif exchange is not None and not exchange.placed and not exchange.heard_of:
+            self._leave()
+
+    @property
+    def promised(self) -> bool:
+        """Its call has no worker yet, and its client a head of the reply."""
+        exchange = self._exchange
+        return exchange is not None and not exchange.placed and exchange.heard_of
+
     def replied(self) -> None:
         """The reply (or an error in its place) is written: the next request, or the end."""
         self._end_exchange()

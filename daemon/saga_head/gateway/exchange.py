@@ -62,6 +62,16 @@ class WorkerExchange:
         self._resumption: Resumption | None = None
         self._connecting: asyncio.Task[None] | None = None
 
+    @property
+    def placed(self) -> bool:
+        """A worker has it."""
+        return self._target is not None
+
+    @property
+    def heard_of(self) -> bool:
+        """The client has had bytes of a reply."""
+        return self._answered or self._early
+
     # from the scheduler
 
     def dispatch(self, target: Target) -> None:

@@ -71,6 +71,19 @@ class Gateway:
         bound: int = self._server.sockets[0].getsockname()[1]
         return bound
 
+    def let_go(self) -> None:
+        """Accept nothing new; let go of calls that no worker has and whose clients have heard nothing."""
+        self.draining = True
+        if self._server is not None:
+            self._server.close()
+        for link in list(self.links):
+            link.let_go()
+
+    @property
+    def promised(self) -> int:
+        """Calls without a worker that cannot be let go: their clients were told to wait."""
+        return sum(link.promised for link in self.links)
+
     async def drain(self, timeout_s: float) -> bool:
         """Accept nothing new and let running exchanges finish; False where some were left at the deadline."""
         self.draining = True
