@@ -1,6 +1,7 @@
 """The head as a process: real HTTP, real ZeroMQ with CURVE, real engine doubles, real kills."""
 
 import asyncio
+import functools
 import json
 import os
 import resource
@@ -259,6 +260,50 @@ async def test_a_worker_lost_before_the_first_byte_is_replaced(head: HeadProcess
         assert "saga_steps_moved_total 1.0" in text
         assert 'saga_steps_total{outcome="done"} 2.0' in text
         assert rig.workers
+
+
+async def test_a_stream_whose_worker_is_lost_goes_on_elsewhere(head: HeadProcess) -> None:
+    async with engine() as one, engine() as two, node(head, one.url, two.url):
+        said: list[str] = []
+        for fault in (None, Fault(mode=Mode.CRASH_AFTER_CHUNKS, value=5)):
+            accepted = await workflow(head)
+            for server in (one, two) if fault else ():
+                server.set_fault(fault)
+                server._crash = functools.partial(crash, server, two if server is one else one)
+            async with head.http.post(
+                accepted["base_url"] + "/chat/completions",
+                json={
+                    "model": "m",
+                    "stream": True,
+                    "max_tokens": 40,
+                    "messages": [{"role": "user", "content": "hi"}],
+                },
+                headers={"Authorization": f"Bearer {accepted['api_key']}"},
+            ) as reply:
+                step = reply.headers["x-request-id"].removeprefix("saga-")
+                said.append(told(await reply.text()))
+        assert said[0] == said[1]
+        assert len(said[0].split()) == 40
+        text = await (await head.http.get(head.access.url + "/metrics")).text()
+        assert "saga_steps_resumed_total 1.0" in text
+        assert 'saga_steps_total{outcome="done"} 2.0' in text
+        _, why = await head.call("GET", f"/saga/v1/steps/{step}/explanation")
+        lost, placed = why["decisions"][-2:]
+        assert (lost["verdict"], placed["verdict"]) == ("lost", "let in")
+        assert lost["worker"] != placed["worker"]
+        assert "gone on with elsewhere" in lost["why"]
+        assert "saga_steps_running 0.0" in text
+
+
+def crash(ill: FakeServer, well: FakeServer) -> None:
+    """One of them dies in its answer, and only one."""
+    well.set_fault(Fault())
+    ill._stop_in_place()
+
+
+def told(stream: str) -> str:
+    events = [json.loads(line[6:]) for line in stream.splitlines() if line.startswith("data: {")]
+    return "".join(choice["delta"].get("content") or "" for event in events for choice in event["choices"])
 
 
 async def test_a_silent_node_is_lost_and_its_steps_go_elsewhere(tmp_path: Path) -> None:

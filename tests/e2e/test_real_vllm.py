@@ -7,12 +7,15 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import openai
 import psutil
@@ -188,23 +191,39 @@ def test_a_replay_finishes_with_the_traces_counts(cluster: Cluster, tmp_path: Pa
     assert (summary["workflows"], summary["finished"], summary["mismatches"]) == (2, 2, 0), summary
 
 
-async def test_a_worker_killed_in_mid_stream_is_told_and_comes_back(cluster: Cluster) -> None:
+TOKENS = 1500
+
+
+async def test_a_worker_killed_in_mid_stream_is_gone_on_with_and_comes_back(cluster: Cluster) -> None:
+    """Random weights say what no text stands for: with whole words only, the text tells which tokens they are."""
     access = cluster.access
     ask = {
-        "model": MODEL, "messages": message(10), "max_tokens": 4000, "stream": True,
-        "extra_body": {"ignore_eos": True},
+        "model": MODEL, "messages": message(10), "max_tokens": TOKENS, "temperature": 0, "stream": True,
+        "stream_options": {"include_usage": True},
+        "extra_body": {"ignore_eos": True, "allowed_token_ids": whole_words(cluster)},
     }  # fmt: skip
     client = openai.AsyncOpenAI(base_url=access["url"] + "/v1", api_key=access["api_key"], max_retries=0)
     async with client:
-        doomed = await client.chat.completions.with_raw_response.create(**ask)
-        stream = doomed.parse()
-        worker = doomed.headers["x-saga-worker"]
-        await anext(aiter(stream))
+        ask["extra_headers"] = {"X-Session-ID": "doomed"}  # both go to one worker
+        undisturbed = await client.chat.completions.with_raw_response.create(**ask)
+        worker = undisturbed.headers["x-saga-worker"]
+        expected = [chunk async for chunk in undisturbed.parse()]
         before = await asyncio.to_thread(cluster.view)
-        os.killpg(os.getpgid(_server(cluster, worker).pid), signal.SIGKILL)
-        with pytest.raises(openai.APIError, match="worker"):
-            async for _ in stream:
-                pass
+        server = _server(cluster, worker)
+        doomed = await client.chat.completions.with_raw_response.create(**ask)
+        assert doomed.headers["x-saga-worker"] == worker
+        said = []
+        async for chunk in doomed.parse():
+            said.append(chunk)
+            if len(said) == TOKENS // 6:
+                os.killpg(os.getpgid(server.pid), signal.SIGKILL)
+        assert len(set(words(expected).split())) > 20, "it does not say one word all the time"
+        assert words(said) == words(expected)
+        assert len({chunk.id for chunk in said}) == 1
+        assert said[-2].choices[0].finish_reason == "length"
+        assert usage(said) == usage(expected) == (usage(expected)[0], TOKENS)
+        metrics = await asyncio.to_thread(urllib.request.urlopen, access["url"] + "/metrics")
+        assert b"saga_steps_resumed_total 1.0" in metrics.read()
         # Meanwhile the other worker serves, also those who were at home on the dead one.
         answer = await client.chat.completions.with_raw_response.create(
             model=MODEL, messages=message(10), max_tokens=2
@@ -219,6 +238,23 @@ async def test_a_worker_killed_in_mid_stream_is_told_and_comes_back(cluster: Clu
             ),
             "the worker is back",
         )
+
+
+def words(said: list[Any]) -> str:
+    return "".join(chunk.choices[0].delta.content or "" for chunk in said if chunk.choices)
+
+
+def usage(said: list[Any]) -> tuple[int, int]:
+    return said[-1].usage.prompt_tokens, said[-1].usage.completion_tokens
+
+
+def whole_words(cluster: Cluster) -> list[int]:
+    """Tokens that a text is made of again, whatever stands beside them."""
+    tokenizers = pytest.importorskip("tokenizers")
+    line = _server(cluster, cluster.view()["workers"][0]["id"]).cmdline()
+    known = tokenizers.Tokenizer.from_file(line[line.index("--model") + 1] + "/tokenizer.json")
+    found = [i for word, i in known.get_vocab().items() if re.fullmatch("Ġ[a-z]{3,}", word)]
+    return [i for i in found if known.encode(known.decode([i]), add_special_tokens=False).ids == [i]]
 
 
 def _server(cluster: Cluster, worker: str) -> psutil.Process:
