@@ -189,6 +189,7 @@ class Head:
         workflow = self._workflow_of(event)
         if not self._steps.admits(event, workflow):
             return
+        self._quiet_since = None  # it may be over before the next tick
         if workflow is None and event.key:
             workflow = self._open(event)
         self._steps.arrive(event, workflow)

@@ -183,3 +183,11 @@ def test_idle_is_without_a_step_and_without_a_program():
     rig.tick()
     rig.tick(7)
     assert rig.head.idle_s == pytest.approx(7)
+    rig.step(rig.submit())
+    rig.finish(rig.steps)
+    assert rig.head.idle_s is None, "it was there, although no tick has seen it"
+    rig.tick()
+    rig.tick(3)
+    assert rig.head.idle_s == pytest.approx(3)
+    rig.step(model="unknown")
+    assert rig.head.idle_s == pytest.approx(3), "a refused step is none"
