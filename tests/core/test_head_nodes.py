@@ -56,6 +56,15 @@ def test_a_report_is_acknowledged_and_mirrored():
     assert not facts(rig.report(worker()))
 
 
+def test_figures_below_zero_are_zero():
+    rig = Rig(config("saga"))
+    rig.hello()
+    rig.report(worker(capacity_tokens=-5, host_tokens=10, max_model_len=-1, running=-3, waiting=-2))
+    seen = rig.head.fleet.workers["n1/0"]
+    assert (seen.memory_tokens, seen.max_model_len, seen.running, seen.waiting) == (0, 0, 0, 0)
+    assert dispatched(rig.step(rig.submit())) == "n1/0", "of unknown memory: no limit"
+
+
 @pytest.mark.parametrize(("usage", "seen"), [(math.nan, 0.0), (-1.0, 0.0), (7.0, 1.0), (math.inf, 1.0)])
 def test_absurd_figures_do_not_upset_placement(usage, seen):
     rig = Rig()
