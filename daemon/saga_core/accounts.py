@@ -86,6 +86,10 @@ class Accounts:
         model = self._models.get(workflow)
         return None if model is None else self.services[model].accounts[workflow]
 
+    def model_of(self, workflow: WorkflowId) -> str | None:
+        """The model whose virtual time its account counts in: that of its first step."""
+        return self._models.get(workflow)
+
     def open(
         self,
         workflow: WorkflowId,

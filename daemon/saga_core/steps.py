@@ -9,6 +9,7 @@ Rules of this file
 
 from __future__ import annotations
 
+from dataclasses import replace as replaced
 from functools import partial
 
 from msgspec.structs import replace
@@ -47,6 +48,8 @@ class Steps:
         self.decisions = Decisions()
         self.gates: dict[str, Gate] = {}
         """By model; none where the profile has no gate."""
+        self._guests: dict[WorkflowId, dict[str, Account]] = {}
+        """What workflows go by at the gates of models that they did not begin with."""
         self.worths = Worths(desk, fleet, self.gates)
         self.moves = Moves(desk, fleet, config.migration, self.decisions)
         name = self.book.profile if self.book.profile in PROFILES else config.profile
@@ -243,12 +246,24 @@ class Steps:
         return gate
 
     def _ask(self, step: Step, session: Session | None, gate: Gate) -> None:
-        account = self.accounts.of(step.workflow) if step.workflow is not None else None
-        if session is None or account is None:
-            born_v = self.accounts.virtual_s(step.model)
-            account = Account(WorkflowId(0), step.arrived_at, born_v, 0.0)
+        account = self._account(step, session)
         gate.ask(step.id, _claimant(step, session), account, step.body_bytes, self.desk.now)
         self._follow(gate)
+
+    def _account(self, step: Step, session: Session | None) -> Account:
+        """By which the gate of the step's model sorts it. A workflow's own is of the model that it began with.
+
+        At the gate of another one, where virtual time is another, it came with its first step there.
+        """
+        own = self.accounts.of(step.workflow) if step.workflow is not None else None
+        born_v = self.accounts.virtual_s(step.model)
+        if session is None or own is None:
+            return Account(WorkflowId(0), step.arrived_at, born_v, 0.0)
+        if self.accounts.model_of(own.workflow) == step.model:
+            return own
+        guest = self._guests.setdefault(own.workflow, {}).setdefault(step.model, replaced(own, born_v=born_v))
+        guest.expected_s, guest.attained_s = own.expected_s, own.attained_s
+        return guest
 
     def _land(
         self, step: Step, end: StepFinished | None, again_s: float = 0.0, *, over: bool = True
@@ -282,6 +297,7 @@ class Steps:
         """`workflow` is over: its memory and its share are for others. `complete`: it did what it wanted to."""
         self.coordinator.left(workflow, self.desk.now, complete=complete)
         self.decisions.leave(workflow.id)
+        self._guests.pop(workflow.id, None)
         for session in workflow.sessions.values():
             self.moves.over(session.id)
             self.worths.over(session.id, session.home)
@@ -381,7 +397,9 @@ class Steps:
 
     def _note_lost(self, step: Step, event: StepLost) -> None:
         session = self.book.session_of(step)
-        answer = "its answer had begun and is gone on with elsewhere" if event.begun else "no answer had begun"
+        answer = (
+            "its answer had begun and is gone on with elsewhere" if event.begun else "no answer had begun"
+        )
         workflow, rule = step.workflow or WorkflowId(0), f"{event.detail or 'it is gone'}; {answer}"
         self.decisions.lost(workflow, _claimant(step, session), step.id, event.worker, rule, self.desk.now)
 

@@ -335,3 +335,27 @@ def test_a_step_of_no_workflow_leaves_nothing_at_the_gate_when_it_is_given_up():
     rig.step(body_bytes=8000)
     refused(rig.lose(1))
     assert not rig.head.gates["m"].claims
+
+
+def test_at_the_gate_of_another_model_a_workflow_has_come_with_its_first_step_there():
+    rig = Rig(config("saga"))
+    rig.up("n1/0", model="m", capacity_tokens=10**6)
+    rig.up("n2/0", node="n2", model="b", capacity_tokens=1000)
+    for _ in range(10):
+        flow = rig.submit()
+        rig.step(flow)
+        rig.finish(rig.steps, prompt_tokens=100_000, output_tokens=10)
+        rig.end(flow)
+    assert rig.head.accounts.virtual_s("m") > 60.0
+    rig.step(rig.submit(), model="b", body_bytes=8000)  # its memory is full
+    large, small = rig.submit(work_s=50.0), rig.submit(work_s=1.0)
+    rig.step(large, model="m")
+    rig.finish(rig.steps, prompt_tokens=100, output_tokens=10)
+    rig.step(large, model="b", body_bytes=8000)
+    rig.step(small, model="b", body_bytes=8000)
+    gate = rig.head.gates["b"]
+    waiting = {claim.account.workflow: claim for claim in gate.waiters.sessions().values()}
+    assert (gate.before(waiting[small]), gate.before(waiting[large])) == (0, 1)
+    assert waiting[large].account.attained_s == rig.head.accounts.of(large).attained_s > 0.0
+    rig.end(large)
+    assert not rig.head._steps._guests
