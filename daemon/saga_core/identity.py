@@ -20,7 +20,7 @@ from saga_core.events import Told
 from saga_core.harnesses import Named, of_agentic_context, of_baggage, of_metadata, of_nvext, text_in
 from saga_core.ids import MAX_NAME, cut_name
 
-__all__ = ["MAX_NAME", "NO_BODY", "RULES", "Body", "Identity", "identify", "told_of"]
+__all__ = ["MAX_NAME", "NO_BODY", "RULES", "Body", "Identity", "PlainBody", "identify", "told_of"]
 
 AGENT_TYPE_HEADER: Final = b"x-saga-agent-type"
 FINAL_HEADERS: Final = (b"x-saga-session-final", b"x-dynamo-session-final")
@@ -58,7 +58,9 @@ class Body(Protocol):
     def nvext(self) -> msgspec.Raw: ...
 
 
-class _Silent(msgspec.Struct, frozen=True):
+class PlainBody(msgspec.Struct, frozen=True):
+    """A body of which nothing else is read."""
+
     program_id: str | None = None
     session_id: str | None = None
     prompt_cache_key: str | None = None
@@ -70,7 +72,7 @@ class _Silent(msgspec.Struct, frozen=True):
     nvext: msgspec.Raw = msgspec.Raw()
 
 
-NO_BODY: Final[Body] = _Silent()
+NO_BODY: Final[Body] = PlainBody()
 """A body that says nothing."""
 
 
@@ -230,6 +232,14 @@ def _smg(headers: Headers) -> Named | None:
     return Named(name) if name else None
 
 
+def _llm_d(headers: Headers) -> Named | None:
+    """The flow that llm-d is fair to: the program, where it is told one."""
+    name = _named(headers, b"x-llm-d-inference-fairness-id") or _named(
+        headers, b"x-gateway-inference-fairness-id"
+    )
+    return Named(name) if name else None
+
+
 _Reader = Callable[[Headers], Named | None]
 _OWN: Final[tuple[tuple[str, _Reader], ...]] = (("saga", _saga), ("dynamo", _dynamo))
 _NATIVE: Final[tuple[tuple[str, _Reader], ...]] = (
@@ -240,6 +250,7 @@ _NATIVE: Final[tuple[tuple[str, _Reader], ...]] = (
     ("opencode", _opencode),
     ("litellm", _litellm),
     ("smg", _smg),
+    ("llm-d", _llm_d),
 )
 RULES: Final = (
     *(rule for rule, _ in _OWN),

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from aiohttp import web
 
+from saga_core.errors import UserError
+from saga_core.events import FinishAsked
+from saga_core.identity import PlainBody, identify
+from saga_core.ids import TenantId
+from saga_core.states import WorkflowState
 from saga_head.gateway.port import Caller, Refusal
-from saga_head.replies import bearer, error, json
+from saga_head.replies import bearer, body, error, json
 from saga_head.shell import Shell
+
+ENDINGS: Final = ("/finish_session", "/programs/release")
+"""As vLLM's router and ThunderAgent call it."""
 
 
 @dataclass(slots=True)
@@ -31,7 +39,39 @@ class ApiControl:
                 web.get(f"{base}/responses/{{id}}", self.response),
                 web.delete(f"{base}/responses/{{id}}", self.forget_response),
             )
-        ]
+        ] + [web.post(f"{base}{path}", self.finish) for base in ("", "/s/{token}") for path in ENDINGS]
+
+    async def finish(self, request: web.Request) -> web.Response:
+        """End a workflow: nothing that it has in memory is kept any more. Named as its steps name it."""
+        caller = self._caller(request)
+        if isinstance(caller, Refusal):
+            return _refused(caller)
+        said = await body(request, PlainBody)
+        headers = {
+            name.lower().encode(): text.encode("latin-1", "replace") for name, text in request.headers.items()
+        }
+        name = identify(headers, said, by_token=False).workflow
+        if not name and caller.workflow is None:
+            raise UserError(
+                f"{request.path}: nothing names a session; valid are session_id and program_id in the body, "
+                "or the headers that its steps had"
+            )
+        return json(self._finished(caller, name))
+
+    def _finished(self, caller: Caller, name: str) -> dict[str, Any]:
+        """Whether that ended a workflow, and if not why."""
+        shell, tenant = self.shell, TenantId(caller.tenant)
+        root = shell.reception.recognition.root_of(tenant, name)
+        if caller.workflow is not None:
+            return {"ended": False, "reason": "the workflow of a submitted program ends with it"}
+        if root != name:
+            return {"ended": False, "reason": f"{name!r} is part of {root!r} and ends with it"}
+        workflow = shell.head.book.find(tenant, name)
+        if workflow is None:
+            return {"ended": False, "reason": f"no workflow is known as {name!r}; one that ended is not"}
+        reason = "its client said so"
+        shell.handle(FinishAsked(workflow=workflow.id, state=WorkflowState.DONE, reason=reason))
+        return {"ended": True, "workflow": workflow.id}
 
     async def models(self, request: web.Request) -> web.Response:
         """The list of models, for readers of OpenAI's shape and of Anthropic's."""

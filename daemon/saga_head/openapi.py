@@ -106,18 +106,23 @@ def _step(api: str) -> Json:
 
 def _fetch(route: web.RouteDef) -> Json:
     names = _PARAMETER.findall(route.path)
-    answers = {"200": {"description": "Found"}}
+    v1 = route.path.startswith("/v1")
+    answers = {"200": {"description": "Done" if route.method == "POST" else "Found"}}
     made: Json = {
         "summary": (inspect.getdoc(route.handler) or "").partition("\n")[0],
         "operationId": f"{route.method.lower()}{re.sub(r'[^a-z]+', '_', route.path.removeprefix('/v1'))}",
-        "responses": answers | (_errors("OpenAIError") if route.path.startswith("/v1") else {}),
+        "responses": answers | (_errors("OpenAIError") if v1 or route.method == "POST" else {}),
     }
+    if route.method == "POST":
+        text = {"type": "string"}
+        schema = {"type": "object", "properties": {"session_id": text, "program_id": text}}
+        made["requestBody"] = {"content": {"application/json": {"schema": schema}}}
     if names:
         made["parameters"] = [
             {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
             for name in names
         ]
-    if not route.path.startswith("/v1"):
+    if not v1 and route.method == "GET":
         made["security"] = []
     return made
 

@@ -74,6 +74,11 @@ class Recognition:
         """A stored response may be continued, by this session."""
         self._memory(tenant).learn(response, workflow or response, session)
 
+    def root_of(self, tenant: str, name: str) -> str:
+        """The workflow that `name` is, or is a sub-agent or a response of."""
+        known = self._memory(tenant).kin.get(name)
+        return name if known is None else known[0]
+
     def forgotten(self, tenant: str) -> list[str]:
         """Workflows of a tenant that began with `content` and can be continued no more; each is said once."""
         continuations = self._memory(tenant).continuations

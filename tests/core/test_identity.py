@@ -29,6 +29,7 @@ HEADERS = {
     "opencode": {b"x-opencode-session": b"R"},
     "litellm": {b"x-litellm-session-id": b"R"},
     "smg": {b"x-smg-routing-key": b"R"},
+    "llm-d": {b"x-llm-d-inference-fairness-id": b"R"},
     "baggage": {b"baggage": b"a=1,gen_ai.conversation.id=R;p=1"},
 }
 BODIES: dict[str, dict[str, object]] = {

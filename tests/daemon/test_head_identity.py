@@ -152,3 +152,31 @@ async def test_a_deadline_in_the_agentic_context_counts(head: HeadProcess) -> No
     assert rule == "agentic-context"
     slack_s = (await workflows(head))["p"]["slack_s"]
     assert 0 < slack_s <= 500
+
+
+@pytest.mark.parametrize("path", ["/finish_session", "/programs/release"])
+async def test_who_says_that_it_is_over_ends_its_workflow_and_nobody_elses(
+    head: HeadProcess, path: str
+) -> None:
+    flow = {"x-llm-d-inference-fairness-id": "flow"}
+    assert (await ask(head, headers=flow, messages=[user("hi")]))[1] == "llm-d"
+    kin = {"x-session-id": "child", "x-parent-session-id": "root"}
+    for headers in ({"x-session-id": "root"}, kin):
+        await ask(head, headers=headers, messages=[user("hi")])
+
+    async def end(key: str, headers: dict[str, str] | None = None, **said: str) -> tuple[int, dict]:
+        told = {"Authorization": f"Bearer {key}"} | (headers or {})
+        async with head.http.post(head.access.url + path, json=said, headers=told) as reply:
+            return reply.status, await reply.json()
+
+    key = head.access.api_key
+    assert (await end("sk-wrong", session_id="root"))[0] == 401
+    assert (await end(key))[0] == 400
+    status, told = await end(key, session_id="child")
+    assert (status, told["ended"]) == (200, False)
+    assert "part of 'root'" in told["reason"]
+    assert {w["state"] for w in (await workflows(head)).values()} == {"tool"}, "nothing ended"
+    assert (await end(key, program_id="root"))[1]["ended"]
+    assert (await end(key, headers=flow))[1]["ended"]
+    assert not (await end(key, program_id="root"))[1]["ended"], "it is over already"
+    assert not await workflows(head), "none lives"
