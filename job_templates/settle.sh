@@ -37,7 +37,5 @@ began() {    # read by whoever follows the launch: which start of the job this i
     printf '{"job": "%s", "restarts": %d, "at": %s}\n' \
         "$SLURM_JOB_ID" "${SLURM_RESTART_COUNT:-0}" "$(date +%s.%3N)" > "$file.new" && mv -f "$file.new" "$file"
 }
-# Said by an earlier start of this job, of its own head.
-rm -f "$folder/slurm/$tag.left"
 began || say "cannot write to $folder/slurm: is it on storage that the nodes share?"
 say "job $SLURM_JOB_ID, start ${SLURM_RESTART_COUNT:-0}, on ${nodes[*]}${ends_at:+, until $(date -d "@$ends_at" +%FT%T)}"

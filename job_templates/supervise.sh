@@ -4,7 +4,7 @@
 # A step is never ended by TERM to its srun, which would answer by killing its tasks: scancel --signal goes to the
 # tasks, and srun hands USR1 on.
 readonly most_failures=5 settled_s=60 superseded=3
-winding=0 failed=0 head= successor= scaling= insisting=
+winding=0 failed=0 head= successor= scaling= standby= insisting=
 node_pids=()
 
 # step NAME NODE LOG WORDS...: one daemon, until it ends well, fails too often, or everything winds down.
@@ -43,6 +43,7 @@ outlast() {
 supervise_head() {
     trap - TERM
     [ -z "$predecessor_job" ] || await_predecessor
+    rm -f "$folder/slurm/$tag.left"    # of an earlier head here
     local at; at=$(address)
     step head "${nodes[0]}" "$folder/log/head.log" --cpus-per-task="$(head_cpus)" {{step_options}} --gres=none \
         "${command[@]}" -m saga_head --cluster-dir "$folder" --take-over ${at:+--address "$at"}
@@ -92,7 +93,7 @@ head_over() {
     head=
     case $code in
         0) ;;
-        "$superseded") say "another job has the head: the nodes here serve on"; return ;;
+        "$superseded") say "another job has the head: the nodes here serve on"; supervise_standby & standby=$!; return ;;
         *) say "the head was given up"; failed=1 ;;
     esac
     [ "$winding" = 1 ] || { say "the head is over"; end_steps; }
@@ -115,7 +116,7 @@ heed() {
 
 end_steps() {
     winding=1
-    kill -USR2 "${node_pids[@]}" $head $scaling 2>/dev/null
+    kill -USR2 "${node_pids[@]}" $head $scaling $standby 2>/dev/null
     kill $successor 2>/dev/null
     [ -z "$insisting" ] || return
     # Again and again: a step that is just being launched hears nothing the first time.

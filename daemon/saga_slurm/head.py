@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import urllib.request
+from http import HTTPStatus
+from http.client import HTTPException
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
+from saga_core.access import Access
 from saga_core.errors import SagaError
 from saga_core.views import ClusterView, DrainRequest, ShutdownRequest
 from saga_shell import cluster
@@ -23,6 +26,15 @@ def look(folder: Path) -> ClusterView | None:
         return None if answer is None else msgspec.json.decode(answer, type=ClusterView)
     except msgspec.DecodeError:
         return None
+
+
+def answers(access: Access) -> bool:
+    """Whether the head of an access file is there."""
+    try:
+        with urllib.request.urlopen(f"{access.url}/health", timeout=ANSWER_S) as answer:  # noqa: S310 - http, by our file
+            return bool(answer.status == HTTPStatus.OK)
+    except (OSError, HTTPException):
+        return False
 
 
 def remove(folder: Path, node: str, *, reason: str, within_s: float) -> None:
@@ -56,5 +68,5 @@ def _ask(folder: Path, path: str, body: bytes | None = None) -> bytes | None:
         )
         with urllib.request.urlopen(request, timeout=ANSWER_S) as answer:  # noqa: S310 - the same
             return bytes(answer.read(MAX_ANSWER_BYTES))
-    except (OSError, SagaError):
+    except (OSError, HTTPException, SagaError):
         return None

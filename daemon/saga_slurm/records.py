@@ -86,3 +86,8 @@ def began(folder: Path, tag: str) -> Began | None:
         return msgspec.json.decode((folder / FOLDER / f"{tag}.began").read_bytes(), type=Began)
     except (OSError, msgspec.DecodeError):
         return None
+
+
+def has_left(folder: Path, tag: str) -> bool:
+    """Whether the script has said that its head is over."""
+    return (folder / FOLDER / f"{tag}.left").exists()

@@ -140,7 +140,7 @@ def test_a_waiting_job_tells_its_reason_and_goes_with_down(login: Login) -> None
         "sbatch", "--parsable", "-N4", "--exclusive", "-t", "10", "-o", "/dev/null", "--wrap", "sleep 300"
     )
     until(lambda: login.slurm.state(blocker) == "RUNNING")
-    login(*UP, "--nodes", "2", "--no-wait")
+    login(*UP, "--nodes", "1", "--no-wait")
     job = login.records()[0]["job"]
     (shown,) = login.json("status")["allocations"]
     assert (shown["job"], shown["state"]) == (job, "PENDING")
