@@ -132,7 +132,6 @@ class Course:
     attained: float = 0.0
     marks: list[float] = field(default_factory=lambda: list(MARKS))
     seen: dict[str, int] = field(default_factory=dict)
-    last_end: float | None = None
 
 
 class Trial:

@@ -3,12 +3,9 @@
 from bisect import bisect_right
 from itertools import pairwise
 from math import exp, log
-from pathlib import Path
 from typing import Self
 
 import msgspec
-
-from saga_core.errors import UserError
 
 # Table of the paper (section 1.6 of our notes): P50, P95, P99 of a tool call, seconds.
 CODE_S = (0.180, 2.400, 28.0)
@@ -21,7 +18,6 @@ DATABASE_S = (0.120, 0.890, 3.500)
 FLOOR_SHARE = 0.1
 # Above P99 the last piece goes on as a Pareto tail; the paper's longest retention ends it.
 LONGEST_S = 300.0
-MAX_QUANTILE_FILE_BYTES = 4 << 20
 
 
 class Quantiles(msgspec.Struct, frozen=True):
@@ -90,51 +86,3 @@ class LatencyTable(msgspec.Struct, frozen=True):
                 ),
             }
         )
-
-
-class _Sample(msgspec.Struct):
-    q: list[float]
-    n: int = 0
-
-
-class _File(msgspec.Struct):
-    grid: list[float]
-    sources: dict[str, dict[str, _Sample]]
-
-
-def load_latencies(path: str | Path, source: str | None = None) -> LatencyTable:
-    """Measured quantiles of one source of a `tool_latency_quantiles.json`, over the published ones.
-
-    Without `source` the first one that lists a name answers. Raises UserError for an unreadable file
-    or a source that is not in it.
-    """
-    path = Path(path)
-    try:
-        data = path.read_bytes()[: MAX_QUANTILE_FILE_BYTES + 1]
-        told = msgspec.json.decode(data, type=_File)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-    except msgspec.DecodeError as error:
-        raise UserError(f"{path}: not a table of tool latency quantiles: {error}") from None
-    if source is not None and source not in told.sources:
-        raise UserError(f"{path}: no source {source!r} (have: {', '.join(sorted(told.sources))})")
-    entries = dict(LatencyTable.published().entries)
-    measured: dict[str, Quantiles] = {}
-    for name in [source] if source is not None else sorted(told.sources):
-        for key, sample in told.sources[name].items():
-            measured.setdefault(key, _quantiles(f"{path}: {name} {key}", told.grid, sample.q))
-    return LatencyTable(entries | measured)
-
-
-def _quantiles(where: str, grid: list[float], values: list[float]) -> Quantiles:
-    rising = all(a <= b for row in (grid, values) for a, b in pairwise(row))
-    if (
-        len(grid) != len(values)
-        or len(grid) < 2
-        or not rising
-        or min(values) < 0
-        or grid[0] < 0
-        or grid[-1] > 1
-    ):
-        raise UserError(f"{where}: grid and values must be of one length (2 or more), rising, not negative")
-    return Quantiles(tuple(grid), tuple(values))

@@ -8,7 +8,7 @@ from saga_core.errors import UserError
 from saga_sim.trace import load_trace, write_trace
 from saga_sim.trace.checks import faults
 from saga_sim.trace.profiles import DEMO_CONTEXT_TOKENS, DEMO_WORKFLOWS, PRESETS, TOOL_PERCENTILES_S
-from saga_sim.trace.quantiles import LatencyTable, Quantiles, load_latencies, tool_latency
+from saga_sim.trace.quantiles import LatencyTable, Quantiles, tool_latency
 from saga_sim.trace.records import Tool
 from saga_sim.trace.stats import percentile, trace_stats
 from saga_sim.trace.synth import synthesise
@@ -154,38 +154,6 @@ def test_a_latency_table_falls_back_from_name_to_kind_to_tools():
     assert [table.draw("tool", name, 0.5) for name in ("x", "y", None)] == [1, 2, 2]
     assert table.draw("user", "someone", 0.5) == 2
     assert LatencyTable({}).draw("tool", "x", 0.5) == 0.0
-
-
-@needs_traces
-def test_measured_latencies_are_loaded_over_the_published_ones():
-    path = TRACE_FILES[0].parent / "tool_latency_quantiles.json"
-    table = load_latencies(path, "iso-bench-trae")
-    assert table.draw("tool", "bash", 0.5) == pytest.approx(0.211, abs=0.01)
-    assert table.draw("user", "user_simulator", 0.5) == pytest.approx(0.85)
-    with pytest.raises(UserError, match="no source 'nobody'"):
-        load_latencies(path, "nobody")
-    assert load_latencies(path).draw("tool", "Grep", 0.5) > 0
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("{", "not a table"),
-        ('{"grid":[0,1],"sources":{"s":{"tool:x":{"q":[1]}}}}', "of one length"),
-        ('{"grid":[0,1],"sources":{"s":{"tool:x":{"q":[2,1]}}}}', "rising"),
-        ('{"grid":[0,1],"sources":{"s":{"tool:x":{"q":[-1,1]}}}}', "not negative"),
-    ],
-)
-def test_a_bad_latency_table_is_refused(tmp_path, content, message):
-    path = tmp_path / "q.json"
-    path.write_text(content)
-    with pytest.raises(UserError, match=message):
-        load_latencies(path)
-
-
-def test_an_absent_latency_table_is_refused(tmp_path):
-    with pytest.raises(UserError, match="cannot be read"):
-        load_latencies(tmp_path / "q.json")
 
 
 @needs_traces
