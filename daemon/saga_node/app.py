@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
 import os
 import signal
 import socket
@@ -52,6 +54,8 @@ from saga_shell.clock import Clock
 
 TICK_S = 0.1
 """The scheduling epoch of the design; residency is told as often."""
+LOOK_EVERY_TICKS = 5
+"""Without a connection to the head: so often a newer one is looked for."""
 DISTRIBUTION = "saga-llm"
 REFUSED = "the head refused our key: {} is of another cluster"
 REFUSED_PAUSE_S = 1.0
@@ -121,8 +125,10 @@ class Daemon:
         return self._quit.exit_code
 
     async def _tick(self) -> None:
-        while True:
+        for number in itertools.count():
             self._processes.check_guard()
+            if number % LOOK_EVERY_TICKS == 0 and self._link.ever_connected and not self._link.connected:
+                self._look_for_newer()
             for news in self._supervisor.news():
                 self._inbox.put_nowait(news)
             self._inbox.put_nowait(Tick())
@@ -187,6 +193,14 @@ class Daemon:
         if (access := self._known_head()) is not None:
             self._link.find(access)
             self._endpoint.moved(_address(access))
+
+    def _look_for_newer(self) -> None:
+        """The connection is gone; a successor need not wait until the machine calls that a silence."""
+        with contextlib.suppress(ClusterError):
+            access = cluster.read_access(self._folder)
+            if access is not None and access.epoch > self._link.access.epoch:
+                self._link.find(access)
+                self._endpoint.moved(_address(access))
 
     def _known_head(self) -> Access | None:
         """What the folder says of the head, if that is not one before ours."""

@@ -92,7 +92,9 @@ class StrawHead:
         self._context.destroy(linger=0)
         await asyncio.sleep(0)
 
-    def write(self, *, head: Keys | None = None, nodes: Keys | None = None, **settings: Any) -> None:
+    def write(
+        self, *, head: Keys | None = None, nodes: Keys | None = None, epoch: int = 0, **settings: Any
+    ) -> None:
         """The cluster folder's files; other keys than the true ones may be given."""
         head, nodes = head or self.keys, nodes or self.nodes
         self.folder.mkdir(exist_ok=True)
@@ -103,6 +105,7 @@ class StrawHead:
                 pid=os.getpid(),
                 host="here",
                 started_at=0.0,
+                epoch=epoch,
                 url="http://127.0.0.1:1",
                 api_key="a",
                 admin_key="b",

@@ -142,11 +142,12 @@ async def test_kill_9_of_the_daemon_leaves_nothing_and_another_one_works(head, r
 
 
 async def test_the_head_may_go_and_come_back_elsewhere(tmp_path, runtime):
-    async with StrawHead(tmp_path / "c") as first, started(first, runtime):
+    patient = {"node.head_timeout_s": 60.0}  # the lost connection is enough to look for a newer head
+    async with StrawHead(tmp_path / "c") as first, started(first, runtime, **patient):
         worker = await first.ready("n1/0")
         async with StrawHead(tmp_path / "c", number=2) as second:  # other port, other keys
             await first.__aexit__()
-            second.write()
+            second.write(epoch=2)
             same = await second.ready("n1/0")
             assert (same.incarnation, same.port, same.key) == (worker.incarnation, worker.port, worker.key)
             await first.__aenter__()

@@ -205,3 +205,26 @@ for words in (40, 80):
     with urllib.request.urlopen(request, timeout=30) as answer:
         print("step", json.load(answer)["usage"]["completion_tokens"], flush=True)
 """
+CALLER = """
+import http.client, json, os, pathlib, sys, time, urllib.parse
+url, calls, failed, longest_s = urllib.parse.urlsplit(os.environ["OPENAI_BASE_URL"]), 0, 0, 0.0
+kept = http.client.HTTPConnection(url.netloc, timeout=60)
+headers = {"Authorization": "Bearer " + os.environ["OPENAI_API_KEY"], "Content-Type": "application/json"}
+body = json.dumps({"model": "nano", "prompt": "word " * 40, "max_tokens": 4})
+while not pathlib.Path(sys.argv[1]).exists():
+    for connection in (kept, http.client.HTTPConnection(url.netloc, timeout=60)):
+        began = time.monotonic()
+        try:
+            connection.request("POST", url.path + "/completions", body, headers)
+            answer = connection.getresponse()
+            good = json.load(answer)["usage"]["completion_tokens"] == 4
+        except (OSError, http.client.HTTPException, ValueError, KeyError) as error:
+            print(repr(error), flush=True)
+            good = False
+        calls, failed, longest_s = calls + 1, failed + (not good), max(longest_s, time.monotonic() - began)
+        if connection is not kept:
+            connection.close()
+    pathlib.Path(sys.argv[1] + ".calls").write_text(str(calls))
+print(json.dumps({"failed": failed, "longest_s": longest_s}))
+"""
+"""Calls until the file in its argument exists, by one connection and by new ones; counts in `<file>.calls`."""

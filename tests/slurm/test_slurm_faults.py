@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import time
+from pathlib import Path
 
 import pytest
-from slurm_rig import UP, Login, until
+from slurm_rig import CALLER, UP, Login, until
 
 from saga_slurm.commands import Commands
 from saga_slurm.facts import SlurmAway
@@ -20,10 +22,19 @@ def restarts(login: Login) -> int:
     return json.loads(file.read_text())["restarts"] if file.exists() else -1
 
 
-def test_a_successor_takes_nodes_head_and_work_over(login: Login) -> None:
+def test_a_successor_takes_nodes_head_and_work_over_and_no_call_fails(login: Login, tmp_path: Path) -> None:
     login(*UP, "--nodes", "1", "--workers", "1", "--chain", "2")
-    accepted = login.json("submit", "--", "sh", "-c", "exit 0")["id"]
-    first, second = (record["job"] for record in sorted(login.records(), key=lambda r: r["asked_at"]))
+    login("up", "--tools", "--nodes", "1", "--time", "20")
+    first, second, _ = (record["job"] for record in sorted(login.records(), key=lambda r: r["asked_at"]))
+    accepted = login.json("submit", "--", "sleep", "8")[
+        "id"
+    ]  # takes the first node: the next one goes to the tools
+    until(lambda: "program-started" in login.logs(), 30, "the program on the first node")
+    enough, counted = tmp_path / "enough", tmp_path / "enough.calls"
+    program = tmp_path / "caller.py"
+    program.write_text(CALLER)
+    caller = login.json("submit", "--", sys.executable, str(program), str(enough))["id"]
+    until(counted.exists, 30, "calls")
     assert login.access()["job"] == first
     assert f"after:{first}" in login.slurm.ask("scontrol", "show", "job", second)
     login.slurm.ask(
@@ -32,8 +43,15 @@ def test_a_successor_takes_nodes_head_and_work_over(login: Login) -> None:
     until(lambda: login.slurm.state(first) == "COMPLETED", 90, "the predecessor's end")
     until(lambda: login.access()["job"] == second, 30, "the new head")
     until(lambda: login.ready() == 1, 30, "its worker")
-    assert {node.split(".")[0] for node in login.nodes_up()} == {second}
-    assert accepted in {w["id"] for w in login.json("ps", "--all")}
+    before = int(counted.read_text())
+    until(lambda: int(counted.read_text()) > before + 10, 30, "calls at the new head")
+    assert first not in {node.split(".")[0] for node in login.nodes_up()}
+    enough.touch()
+    until(lambda: '"failed"' in login("logs", str(caller)), 30, "the program's end")
+    told = json.loads(login("logs", str(caller)).splitlines()[-1])
+    print(f"{before} calls before, the longest {told['longest_s']:.1f} s")
+    assert told["failed"] == 0, login("logs", str(caller))
+    assert {accepted, caller} <= {w["id"] for w in login.json("ps", "--all")}
     login("down")
     assert login.slurm.state(second) == "COMPLETED", login.logs()
 
