@@ -120,7 +120,7 @@ class WorkflowView(msgspec.Struct, frozen=True, kw_only=True):
     cached_tokens: int
     output_tokens: int
     tct_s: float | None
-    """Task completion time: submission to end; None while it is live."""
+    """Completion time: submission to end; None while it is live."""
     exit_code: int | None = None
     reason: str = ""
     sessions: list[SessionView] = []

@@ -120,7 +120,7 @@ def estimate(
 
 
 EXPLANATION = Explanation(
-    profile="saga", order="virtual finish", workflow=HELD,
+    profile="saga", order="least left newest first", workflow=HELD,
     decisions=[
         DecisionView(
             at=NOW - 400, since_at=NOW - 520, times=7, verdict="placed", session="1.main", step=41, worker="local/0",
@@ -161,7 +161,7 @@ EXPLANATION = Explanation(
     ],
 )  # fmt: skip
 STEP = Explanation(
-    profile="saga", order="virtual finish", step=48,
+    profile="saga", order="least left newest first", step=48,
     decisions=[
         DecisionView(
             at=NOW - 2, since_at=NOW - 2, times=1, verdict="let in", session="step-48", step=48, worker="local/1",
