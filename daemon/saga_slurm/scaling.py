@@ -30,7 +30,7 @@ async def _run(folder: Path) -> None:
         return
     async with backend_for(wanted.site.slurm) as backend:
         scaler = Scaler(folder, backend, head, job=os.environ.get("SLURM_JOB_ID", ""))
-        scaler.note_problem(await _problem(folder, wanted))
+        scaler.note_problem(await problem(folder, wanted))
         while await _stepped(scaler):  # noqa: ASYNC110 - what it looks at lies elsewhere
             await asyncio.sleep(LOOK_S)
 
@@ -44,7 +44,7 @@ async def _stepped(scaler: Scaler) -> bool:
         return True
 
 
-async def _problem(folder: Path, wanted: Plan) -> str:
+async def problem(folder: Path, wanted: Plan) -> str:
     """Why nodes cannot be asked for from here, in Slurm's words; empty: they can."""
     try:
         await jobs.try_out(Commands(wanted.site.slurm.timeout_s), folder, wanted.join, wanted.site)

@@ -164,6 +164,7 @@ async def _launch(held: Given, asked: Asked, *, timeout_s: float, wait: bool) ->
     from saga_cli.slurm.show import showing
     from saga_cli.slurm.up import launch
     from saga_slurm.backends import backend_for
+    from saga_slurm.plan import read_course
 
     async with backend_for(site_for(asked).slurm) as backend:
         with showing(held.renderer) as show:
@@ -178,6 +179,10 @@ async def _launch(held: Given, asked: Asked, *, timeout_s: float, wait: bool) ->
         held.renderer.note(f"already there: job {job}")
     else:
         held.renderer.note(summary(done.times))
+    if problem := read_course(held.folder.path).problem:
+        held.renderer.note(
+            f"this cluster cannot ask for nodes from inside its job ({problem}); `saga node grow` does it from here"
+        )
     if hint := tunnel_hint(held.folder.access(), held.control().way):
         held.renderer.note(hint)
     _show_started(held, done.cluster)

@@ -44,9 +44,9 @@ class Launched:
 
 def script(asked: Asked, folder: ClusterFolder) -> str:
     """`--dry-run`: what would be submitted; nothing is written and Slurm is not asked."""
-    settings = concrete(asked.resolved()) if asked.role is Role.CLUSTER else _held(folder)
     if asked.elastic:
         _limits(asked, asked.nodes)
+    settings = concrete(asked.resolved()) if asked.role is Role.CLUSTER else _held(folder)
     return jobs.rendered(allocation(asked, folder, settings), site_for(asked))
 
 

@@ -10,12 +10,19 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from saga_cli.folder import ClusterFolder
+from saga_cli.slurm.asking import Asked
+from saga_cli.slurm.asking import plan as asked_plan
+from saga_cli.slurm.growing import growable
+from saga_cli.slurm.status import scaling_lines, scaling_view
+from saga_cli.slurm.up import script
 from saga_core import access
 from saga_core.access import Access
+from saga_core.errors import UserError
 from saga_core.views import BacklogView, ClusterView, NodeView, Totals, WorkerView
 from saga_slurm import plan, records
 from saga_slurm.allocation import Allocation, Role
-from saga_slurm.elastic import Limits, Phase
+from saga_slurm.elastic import Backoff, Limits, Phase
 from saga_slurm.facts import Job, JobState, SlurmRefused
 from saga_slurm.plan import Plan
 from saga_slurm.records import Record
@@ -278,3 +285,62 @@ async def test_one_on_a_login_node_asks_and_does_nothing_else(bench: Bench) -> N
     assert not bench.head.removed
     assert bench.head.shut_down_within_s is None
     assert plan.read_course(bench.folder) == plan.Course()
+
+
+def limits_of(nodes: int, **flags) -> Limits:
+    return Asked(role=Role.CLUSTER, settings={}, **flags).limits(nodes)
+
+
+def test_flags_become_limits() -> None:
+    assert limits_of(2, max_nodes=6) == Limits(min_nodes=2, max_nodes=6)
+    assert limits_of(1, min_nodes=3, idle_timeout="30m") == Limits(
+        min_nodes=3, max_nodes=3, idle_timeout_s=1800.0
+    )
+    with pytest.raises(UserError, match="--min-nodes 1 with --nodes 4"):
+        limits_of(4, min_nodes=1)
+    with pytest.raises(UserError, match="--max-nodes 3 is less than the 4"):
+        limits_of(4, max_nodes=3)
+    with pytest.raises(UserError, match="--idle-timeout 'soon'"):
+        limits_of(4, idle_timeout="soon")
+
+
+def test_a_join_has_no_limits_of_its_own(tmp_path: Path) -> None:
+    asked = Asked(role=Role.JOIN, settings={}, max_nodes=3)
+    with pytest.raises(UserError, match="not of a join"):
+        script(asked, ClusterFolder(tmp_path))
+
+
+def test_what_joins_is_like_the_first_but_one_node_and_without_a_head(bench: Bench) -> None:
+    first = records.read_all(bench.folder)[0].allocation
+    first = replace(first, nodes=4, gpus_per_node=8, partition="gpu")
+    asked = Asked(role=Role.CLUSTER, settings={}, nodes=4, max_nodes=9)
+    join = asked_plan(asked, first, {"workers.count": 2}).join
+    assert (join.role, join.nodes, join.gpus_per_node, join.partition) == (Role.JOIN, 1, 8, "gpu")
+    assert join.settings == {"workers.count": "2"}
+    assert not join.elastic
+
+
+def test_status_tells_what_the_cluster_makes_of_its_size(bench: Bench) -> None:
+    assert scaling_view(None, plan.Course(), 0.0) is None
+    course = plan.Course(
+        why="3 workers are wanted", joined={"a": Phase.COMING, "b": Phase.SERVING, "c": Phase.SERVING},
+        backoff=Backoff(failures=2, until=190.0, reason="x"), problem="access denied",
+    )  # fmt: skip
+    seen = scaling_view(plan.read_plan(bench.folder), course, 100.0)
+    assert seen is not None
+    assert scaling_lines(seen) == [
+        "scaling  1 to 3 nodes, 1 coming, 2 serving; 3 workers are wanted",
+        "scaling  cannot ask for nodes from inside the job: access denied",
+        "scaling  2 failures, tries again in 1m30s",
+    ]
+
+
+def test_a_login_node_asks_only_where_it_must(bench: Bench) -> None:
+    folder = ClusterFolder(bench.folder)
+    with pytest.raises(UserError, match="asks for its nodes itself"):
+        growable(folder)
+    plan.write_course(bench.folder, plan.Course(problem="access denied"))
+    assert growable(folder).limits.max_nodes == 3
+    plan.remove_plan(bench.folder)
+    with pytest.raises(UserError, match="does not grow"):
+        growable(folder)

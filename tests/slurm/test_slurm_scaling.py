@@ -8,9 +8,17 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
-from slurm_rig import UP, Login, until
+from msgspec.structs import replace
+from slurm_rig import UP, Login, Slurm, until
+
+from saga_slurm.allocation import Allocation, Role
+from saga_slurm.elastic import Limits
+from saga_slurm.plan import Plan
+from saga_slurm.scaling import problem
+from saga_slurm.site import Site
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(240)]
 
@@ -58,6 +66,21 @@ def load(login: Login, clients: int) -> Iterator[None]:
 def scaled(login: Login) -> list[dict]:
     """The allocations that the cluster asked for itself."""
     return [record for record in login.records() if record["allocation"]["grown"]]
+
+
+async def test_where_slurm_takes_no_job_from_is_found_out_before_one_is_needed(
+    slurm: Slurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_CONF", str(slurm.conf))
+    (tmp_path / "slurm").mkdir()
+    join = Allocation(
+        role=Role.JOIN, tag="0" * 32, name="c", folder=str(tmp_path), nodes=1, time_s=600, python="python"
+    )
+    limits = Limits(min_nodes=1, max_nodes=2)
+    assert await problem(tmp_path, Plan(limits=limits, join=join, site=Site())) == ""
+    closed = replace(join, partition="nosubmit")
+    assert "Slurm refuses: " in await problem(tmp_path, Plan(limits=limits, join=closed, site=Site()))
+    assert not list((tmp_path / "slurm").iterdir())
 
 
 def test_backlog_brings_a_node_and_idleness_ends_it_all(login: Login) -> None:
