@@ -374,6 +374,33 @@ async def test_what_is_kept_is_bounded(limits: Limits) -> None:
         assert rig.gateway.stats().spoken_bytes == 0
 
 
+@pytest.mark.parametrize("resumes_bytes", [400_000, 3_000_000], ids=["of all", "of one"])
+async def test_of_a_long_stream_the_words_are_kept(two: Two, resumes_bytes: int) -> None:
+    """More than fits as it came, of all streams or of one."""
+    gateway = two.rig.gateway
+    gateway.spoken.limit_bytes = resumes_bytes
+    sent, counts = b"".join(event(f" {n}") for n in range(9000)), []
+    head_and_rest = SSE_HEAD + sent
+
+    async def answer(line: Line, request: Request) -> None:
+        for at in range(0, len(head_and_rest), 50_000):
+            await line.send(head_and_rest[at : at + 50_000])
+            await asyncio.sleep(0.001)  # the gateway reads in the same loop
+            counts.append(gateway.stats().spoken_bytes)
+        line.writer.write_eof()
+        await line.closed.wait()
+
+    two.rig.worker.answer = answer
+    two.targets = [two.engines_target()]
+    request = asked(max_tokens=9012, messages=HELLO)
+    said = events(await two.ask(CHAT, request))
+    expected = "".join(f" {n}" for n in range(9000))
+    assert words(said).startswith(expected)
+    assert len(words(said)) > len(expected), "another went on"
+    assert len(sent) > 1_400_000
+    assert 0 < max(counts) <= min(resumes_bytes, 1_600_000)
+
+
 async def test_an_event_without_end_is_passed_on_as_it_comes() -> None:
     large = event("x" * 3_000_000)
 
