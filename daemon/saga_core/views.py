@@ -20,7 +20,7 @@ class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     incarnation: int
     load: float
-    """[0, 1]; the one number placement looks at (`saga_core.model.Worker.load`)."""
+    """[0, 1]; the one number placement looks at (`saga_core.fleet.Worker.load`)."""
     kv_usage: float
     """[0, 1]: share of KV blocks referenced by running steps (pinned)."""
     resident_tokens: int
