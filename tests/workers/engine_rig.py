@@ -75,7 +75,7 @@ class Worker:
 
 @contextlib.contextmanager
 def started(folder: Path, **more: object) -> Iterator[Worker]:
-    """A worker with a pool of `POOL_TOKENS`; `more` is of its LaunchSpec."""
+    """A worker with a pool of `POOL_TOKENS`; `more` is of its LaunchSpec, and goes before what stands here."""
     model = folder / "nano"
     if not model.exists():
         subprocess.run(build_command(model, "nano"), check=True, capture_output=True)
@@ -84,12 +84,14 @@ def started(folder: Path, **more: object) -> Iterator[Worker]:
         port = probe.getsockname()[1]
     log = folder / f"worker-{port}.log"
     scratch = Path(tempfile.mkdtemp(prefix="saga-"))
+    usual = {
+        "max_model_len": 8000, "kv_bytes": (POOL_TOKENS + BLOCK) * KV_BYTES, "block_tokens": BLOCK, "priority": True,
+        "control": True, "incarnation": INCARNATION,
+        "kv_endpoint": f"ipc://{scratch}/events", "kv_replay_endpoint": f"ipc://{scratch}/replay",
+    }  # fmt: skip
     spec = LaunchSpec(
-        model=str(model), served_names=("nano",), port=port, key=KEY, max_model_len=8000,
-        kv_bytes=(POOL_TOKENS + BLOCK) * KV_BYTES, block_tokens=BLOCK,
-        cores=(min(os.sched_getaffinity(0)),), scratch=str(scratch), priority=True,
-        control=True, incarnation=INCARNATION,
-        kv_endpoint=f"ipc://{scratch}/events", kv_replay_endpoint=f"ipc://{scratch}/replay", **more,
+        model=str(model), served_names=("nano",), port=port, key=KEY, cores=(min(os.sched_getaffinity(0)),),
+        scratch=str(scratch), **usual | more,
     )  # fmt: skip
     launch = render(spec, Platform.CPU)
     env = launch.environment(os.environ) | {"VLLM_SERVER_DEV_MODE": "1"}  # for /reset_prefix_cache

@@ -2,67 +2,29 @@
 
 import asyncio
 import contextlib
-import os
-import signal
-import socket
-import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import aiohttp
 import pytest
-
-from saga_vllm.cleanup import belongings, sweep
-from saga_vllm.launch import LaunchSpec, render
-from saga_vllm.model import MODEL_SIZES, build_command
-from saga_vllm.platform import Platform
-from saga_vllm.probe import Ready, wait_ready
+from engine_rig import KEY, KV_BYTES, started
 
 pytestmark = pytest.mark.vllm
 
-KEY = "sk-priority-test"
-START_DEADLINE_S = 120.0
-
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("models") / "nano"
-    subprocess.run(build_command(out, "nano"), check=True, capture_output=True)
-    return out
+def folder(tmp_path_factory) -> Path:
+    """Holds the model that both engines serve."""
+    return tmp_path_factory.mktemp("engines")
 
 
 @contextlib.contextmanager
-def worker(model: Path, folder: Path, *, priority: bool) -> Iterator[str]:
+def worker(folder: Path, *, priority: bool) -> Iterator[str]:
     """An engine that runs one request at a time; its address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    with tempfile.TemporaryDirectory(prefix="saga-") as scratch:
-        spec = LaunchSpec(
-            model=str(model), served_names=("nano",), port=port, key=KEY, max_model_len=2048,
-            kv_bytes=4096 * MODEL_SIZES["nano"].kv_bytes_per_token, max_num_seqs=1, priority=priority,
-            cores=(min(os.sched_getaffinity(0)),), scratch=scratch,
-        )  # fmt: skip
-        launch = render(spec, Platform.CPU)
-        with (folder / "worker.log").open("wb") as log:
-            process = subprocess.Popen(
-                launch.argv, env=launch.environment(os.environ), stdin=subprocess.DEVNULL,
-                stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
-            )  # fmt: skip
-        ours = frozenset()
-        try:
-            url = f"http://127.0.0.1:{port}"
-            answer = asyncio.run(wait_ready(url, KEY, ["nano"], deadline_s=START_DEADLINE_S))
-            assert isinstance(answer, Ready), answer
-            ours = belongings(process.pid)
-            yield url
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait(10)
-            sweep(ours)
+    small = {"max_model_len": 2048, "kv_bytes": 4096 * KV_BYTES, "max_num_seqs": 1}
+    with started(folder, **small, priority=priority, control=False) as engine:
+        yield engine.url
 
 
 async def served(url: str, priorities: list[int]) -> list[int]:
@@ -106,12 +68,12 @@ ARRIVAL = [30, 1_700_000_000_123, -5, 10]
 """Whole milliseconds since 1970 are what a key of arrival comes to."""
 
 
-def test_the_smallest_priority_goes_first(model, tmp_path) -> None:
-    with worker(model, tmp_path, priority=True) as url:
+def test_the_smallest_priority_goes_first(folder) -> None:
+    with worker(folder, priority=True) as url:
         assert asyncio.run(served(url, ARRIVAL)) == sorted(ARRIVAL)
 
 
-def test_an_engine_without_them_takes_and_ignores_them(model, tmp_path) -> None:
+def test_an_engine_without_them_takes_and_ignores_them(folder) -> None:
     """Its documentation says that it refuses them; vLLM 0.32 does not. So only a worker's own word tells."""
-    with worker(model, tmp_path, priority=False) as url:
+    with worker(folder, priority=False) as url:
         assert asyncio.run(served(url, ARRIVAL)) == ARRIVAL
