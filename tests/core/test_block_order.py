@@ -76,6 +76,12 @@ class Model:
             block.users.add(session)
             block.owned = True
 
+    def leave(self, session, ids):
+        left = [i for i in ids if self.blocks[i].place is not None and session in self.blocks[i].users]
+        for i in left:
+            self.blocks[i].users.discard(session)
+        self.free(left)
+
     def end(self, session):
         self.worths.pop(session, None)
         self.until.pop(session, None)
@@ -115,7 +121,8 @@ class Pair:
         self.sessions = [f"{i // 2}.{i}" for i in range(sessions)]
         self.used = set(range(blocks))
         self.deeds = [self.step] * 4 + [self.finish] * 3 + [
-            self.find, self.find, self.retain, self.retain, self.release, self.drop, self.wait, self.reset,
+            self.find, self.find, self.retain, self.retain, self.release, self.drop, self.leave, self.leave,
+            self.wait, self.reset,
         ]  # fmt: skip
         self.weights = [1] * (len(self.deeds) - 1) + [0.05]
 
@@ -170,6 +177,13 @@ class Pair:
         expected, given_back = self.model.drop(session), self.order.drop(session)
         assert sorted(given_back) == sorted(expected)
         self.model.empty(given_back)
+
+    def leave(self):
+        """A session's next prompt leaves out some of what it had."""
+        session = self.rng.choice(self.sessions)
+        ids = self.rng.sample(sorted(self.model.blocks), self.rng.randint(0, 20))
+        self.order.leave(session, ids)
+        self.model.leave(session, ids)
 
     def wait(self):
         self.clock.now += self.rng.choice([0.1, 1.0, 3.0])
@@ -231,6 +245,21 @@ def test_a_shared_prefix_counts_once_and_as_its_dearest_user():
     assert list(order) == [3, 5, 1, 0, 2, 4], "its own is over; what 1.a shares is worth what that is"
     order.drop("1.a")
     assert list(order) == [2, 3, 1, 0, 5, 4], "what several workflows have used is nobody's to end"
+
+
+def test_what_a_session_has_left_goes_first_unless_another_uses_it():
+    order = BlockOrder(6, Clock())
+    holding(order, "1.main", [0, 1, 2, 3], (Standing.HELD, 1.0))
+    holding(order, "1.sub", [1], (Standing.LIVE, 1.0))
+    order.free((5, 4, 3, 2, 1, 0))
+    order.leave("1.main", [3, 2, 1])
+    assert list(order) == [3, 2, 5, 4, 1, 0]
+    assert order.sessions() == {"1.main": (1, 0), "1.sub": (1, 0)}
+    order.touch(3)
+    order.use("1.main", [3])
+    order.free((3,))
+    assert list(order) == [2, 5, 4, 1, 0, 3], "found again it is its own again"
+    order.check()
 
 
 def test_sub_agents_of_one_workflow_share_what_is_over_with_it():

@@ -121,6 +121,19 @@ async def test_a_shared_system_prompt_outlives_its_first_owner(worker: Worker, c
     assert await worker.step("10.third", system + worker.prompt(100)) == 1024
 
 
+async def test_what_a_compacted_session_leaves_out_goes_before_older_strangers(
+    worker: Worker, control: Control
+) -> None:
+    stranger, long = worker.prompt(3000), worker.prompt(3000)
+    await worker.step("17.stranger", stranger)
+    await worker.step("18.main", long)
+    await control.ask(commands.Retain(session="18.main", worth=live(1.0)))
+    await worker.step("18.main", long[:512] + worker.prompt(100))
+    await worker.step("19.other", worker.prompt(3500))
+    assert await worker.step("17.stranger", stranger) == 3000 // BLOCK * BLOCK
+    assert 512 <= await worker.step("18.main", long) < 2000
+
+
 async def test_a_time_to_live_is_soft_and_ends(worker: Worker, control: Control) -> None:
     brief, lasting = worker.prompt(2000), worker.prompt(2000)
     await worker.step("11.brief", brief)

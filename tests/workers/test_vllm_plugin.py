@@ -230,6 +230,25 @@ def test_what_a_drop_gives_back_is_used_first_and_not_found(vllm):
     rig.check()
 
 
+def test_what_a_compacted_prompt_leaves_out_goes_before_all_others(vllm):
+    rig = Rig(vllm)
+    rig.ask(commands.Retain(session="1.main", worth=(Standing.HELD, 1.0)))
+    rig.end(rig.begin("2.other", hashes("o", 20)))
+    rig.end(rig.begin("1.main", hashes("a", 30)))
+    rig.end(rig.begin("1.main", hashes("title", 2)))  # beside the context: nothing is left
+    rig.end(rig.begin("3.other", hashes("p", 12)))
+    assert rig.pool.get_cached_block(hashes("a", 30)[29], [0]) is not None
+    rig.end(rig.begin("1.main", hashes("a", 30)))
+    rig.end(rig.begin("1.main", hashes("a", 10) + hashes("summary", 3)))
+    rig.end(rig.begin("3.other", hashes("q", 15)))
+    here = [rig.pool.get_cached_block(one, [0]) is not None for one in hashes("a", 30)]
+    assert here == [True] * here.count(True) + [False] * here.count(False), "its tail first"
+    assert 10 <= here.count(True) < 20
+    summary = hashes("summary", 3)[2]
+    assert rig.pool.get_cached_block(summary, [0]) is not None
+    rig.keeper.order.check()
+
+
 def test_a_snapshot_names_blocks_as_the_events_do(vllm):
     rig = Rig(vllm)
     rig.end(rig.begin("1.main", hashes("a", 5)))

@@ -10,7 +10,9 @@ Rules of this file
      session finds moves to a holding of both; what several workflows have used is nobody's to end.
   3. Free blocks without content go first of all; what nobody has valued goes least recently used first. Without any
      worth the order is vLLM's own.
-  4. A time to live is soft: when it has passed, nobody has said anything of that session.
+  4. What a session has left behind (an answer that its next prompt leaves out, what was summarised) is not its own any
+     more: it goes first, unless others use it.
+  5. A time to live is soft: when it has passed, nobody has said anything of that session.
 
 How: blocks of one holding that become free one after the other are one entry of `saga_core.kv.queue`, a run. What costs
 per block is one reference in one list; all else is per run. A block that is found again is taken out of its run by that
@@ -24,36 +26,13 @@ from heapq import heappop, heappush
 from itertools import groupby
 from math import inf, isnan
 
-from saga_core.kv.queue import Entry, FreeQueue, Party
+from saga_core.kv.queue import FreeQueue
 from saga_core.kv.retention import OVER, UNVALUED, Worth
+from saga_core.kv.runs import Holding, Run
 
 MOST_MEMBERS = 1024
 """Sessions of one holding, beyond which those that nobody has valued leave it, the oldest first: a prompt that everybody
 begins with would otherwise remember all who ever did."""
-
-
-class Run(Entry):
-    """Free blocks of one holding, the next to go at the end; `live` of them still are."""
-
-    __slots__ = ("blocks", "holding", "live")
-
-    def __init__(self, blocks: list[int], holding: Holding | None) -> None:
-        super().__init__()
-        self.blocks, self.live = blocks, len(blocks)
-        self.holding = holding
-        """None: of no session."""
-
-
-class Holding(Party):
-    """Blocks that the same sessions use; `blocks` of them, free or not."""
-
-    __slots__ = ("blocks", "owner")
-
-    def __init__(self, floor: Worth = OVER, owner: str = "") -> None:
-        super().__init__(floor)
-        self.blocks = 0
-        self.owner = owner
-        """The session whose new blocks come here; "": none, several use it."""
 
 
 class BlockOrder:
@@ -95,7 +74,7 @@ class BlockOrder:
         """These hold nothing; the first goes first, before all others."""
         empty = self._empty
         for block in reversed(blocks):
-            self._disown(block)
+            self.forget(block)
             self._at[block] = empty
             empty.blocks.append(block)
         empty.live += len(blocks)
@@ -161,7 +140,8 @@ class BlockOrder:
     def is_free(self, block: int) -> bool:
         return self._at[block].__class__ is Run
 
-    def _disown(self, block: int) -> None:
+    def forget(self, block: int) -> None:
+        """A block in use holds nothing any more, and is of no session."""
         holding = self._at[block]
         self._at[block] = None
         if holding.__class__ is Holding:
@@ -209,6 +189,24 @@ class BlockOrder:
         self.queue.join(holding, session)
         if len(holding.members) > MOST_MEMBERS:
             self._thin(holding)
+
+    def leave(self, session: str, blocks: Sequence[int]) -> None:
+        """`session` has no more use for these, as far as they are free; of equals the first goes first."""
+        left: dict[Holding, list[int]] = {}
+        for block in blocks:
+            run = self._at[block]
+            if isinstance(run, Run) and run.holding is not None and session in run.holding.members:
+                left.setdefault(run.holding, []).append(block)
+        for holding, some in left.items():
+            for block in some:
+                self.touch(block)
+            self.queue.leave(self._part(holding, some), session)
+        gone = {block for some in left.values() for block in some}
+        self.free(block for block in blocks if block in gone)
+
+    def valued(self, session: str) -> bool:
+        """Whether somebody says what it is worth."""
+        return self.queue.worth(session) != UNVALUED
 
     def _part(self, holding: Holding, blocks: list[int]) -> Holding:
         """A holding of these blocks of `holding`, all in use, and of nothing else; nobody's new blocks come there."""
@@ -283,7 +281,7 @@ class BlockOrder:
             self.queue.remove(run)
         for block in range(len(self._at)):
             self._at[block] = self._whose(block)
-            self._disown(block)
+            self.forget(block)
         self._empty, self.count = Run([], None), 0
         self.free_empty(free)
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 import time
+from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import compress
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, assert_never
 
@@ -26,6 +28,7 @@ from vllm.v1.core.kv_cache_utils import (
 from saga_core.errors import RemoteProtocolError
 from saga_core.kv import commands
 from saga_core.kv.commands import Answer, Command
+from saga_core.kv.retention import OVER, Worth
 from saga_vllm.plugin import moving
 from saga_vllm.plugin.moving import Cannot
 from saga_vllm.plugin.queue import SessionQueue
@@ -75,6 +78,8 @@ class Keeper:
         """Why it does nothing any more."""
         self.queue = SessionQueue(pool, now)
         self.order = self.queue.order
+        self.orders = [self.order]
+        """Whose worths are set: the pool's, and that of the host memory behind it."""
         pool.free_block_queue = self.queue
         self.model, self.groups = "", 1
         """Its name, and how many kinds of KV it has."""
@@ -94,9 +99,10 @@ class Keeper:
     def admitted(self, request: Request, groups: Iterable[Sequence[KVCacheBlock]]) -> None:
         """All blocks of a request that begins, or begins again after a preemption: found and new ones."""
         if request.session_id:
-            self._chain(request)
             for blocks in groups:
                 self.order.use(request.session_id, self._numbers([block.block_id for block in blocks]))
+            self._leave(request)
+            self._chain(request)
 
     @_guarded
     def scheduled(self, output: SchedulerOutput) -> None:
@@ -112,13 +118,34 @@ class Keeper:
     @_guarded
     def finished(self, request: Request) -> None:
         """A request is over; its blocks are freed next."""
-        if self._requests.pop(request.request_id, None) is not None:
-            self._chain(request)
+        if (
+            self._requests.pop(request.request_id, None) is not None
+            and request.session_id not in self._chains
+        ):
+            self._chain(request)  # it was dropped meanwhile
 
     def _numbers(self, numbers: list[int]) -> list[int]:
         """Null blocks stand where a model with a window needs nothing any more."""
         null = self.pool.null_block.block_id
         return [number for number in numbers if number != null] if null in numbers else numbers
+
+    def _leave(self, request: Request) -> None:
+        """What its session's latest prompt and answer had, and this prompt has not, is in no context any more.
+
+        Only behind a beginning of both: a prompt that begins otherwise is beside the context (a title, a check), and
+        does not take its place. And only where the session has a worth: without any the order is vLLM's.
+        """
+        session, now = request.session_id, request.block_hashes
+        before = self._chains.get(session)
+        if not before or not now or before is now or before[0] != now[0] or not self.order.valued(session):
+            return
+        most = min(len(before), len(now))
+        if before[most - 1] == now[most - 1] and most == len(before):
+            return
+        # Each hash is of all before it as well: from the first that differs on all do.
+        same = bisect_left(range(most), True, key=lambda at: before[at] != now[at])
+        left = [block.block_id for name in before[same:] if (block := self._block(name)) is not None]
+        self.order.leave(session, left[::-1])
 
     def _chain(self, request: Request) -> None:
         self._chains[request.session_id] = request.block_hashes
@@ -159,16 +186,12 @@ class Keeper:
     def _do(self, command: Command, executor: Any) -> Answer:
         match command:
             case commands.Retain():
-                ttl_s = command.ttl_s if command.ttl_s is not None else float("inf")
-                self.order.retain(command.session, command.worth, ttl_s)
+                self._value(command.session, command.worth, command.ttl_s)
             case commands.Release():
-                self.order.release(command.session)
+                self._value(command.session, None)
             case commands.Value():
                 for session, worth in command.worths.items():
-                    if worth is None:
-                        self.order.release(session)
-                    else:
-                        self.order.retain(session, worth)
+                    self._value(session, worth)
             case commands.Drop():
                 return self._drop(command.session)
             case commands.Stats():
@@ -183,10 +206,19 @@ class Keeper:
                 assert_never(command)
         return commands.Done()
 
+    def _value(self, session: str, worth: Worth | None, ttl_s: float | None = None) -> None:
+        for order in self.orders:
+            if worth is None:
+                order.release(session)
+            else:
+                order.retain(session, worth, inf if ttl_s is None else ttl_s)
+
     def _drop(self, session: str) -> Answer:
         blocks = self.order.drop(session)
         self.pool.evict_blocks(set(blocks))
         self._chains.pop(session, None)
+        for behind in self.orders[1:]:  # its manager alone gives chunks back
+            behind.retain(session, OVER)
         return commands.Done(blocks=len(blocks))
 
     def _holdings(self) -> Answer:
