@@ -226,13 +226,11 @@ async def read_reply(reader: asyncio.StreamReader) -> tuple[int, dict[str, str],
     first, *rest = head[:-4].split("\r\n")
     headers = {name.lower(): value for name, _, value in (item.partition(": ") for item in rest)}
     if headers.get("transfer-encoding") == "chunked":
-        body = b""
-        while True:
-            size = int(await reader.readuntil(b"\r\n"), 16)
-            piece = await reader.readexactly(size + 2)
-            if size == 0:
-                break
-            body += piece[:-2]
+        pieces = []
+        while size := int(await reader.readuntil(b"\r\n"), 16):
+            pieces.append((await reader.readexactly(size + 2))[:-2])
+        await reader.readexactly(2)
+        body = b"".join(pieces)
     elif "content-length" in headers:
         body = await reader.readexactly(int(headers["content-length"]))
     else:
