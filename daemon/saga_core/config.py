@@ -38,7 +38,7 @@ class HeadConfig:
     max_waiting: int = 16384
     """Steps that may wait at once, for a worker or at the gate; more are refused with 503."""
     max_step_losses: int = 3
-    """Times that one step is tried elsewhere after its worker was lost before the first byte."""
+    """Times that one step is tried elsewhere after its worker was lost."""
     node_timeout_s: float = 4.5
     """A node silent for this long is lost: with an epoch on top, that is noticed within 5 s of its last word."""
     register_timeout_s: float = 10.0
