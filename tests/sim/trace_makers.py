@@ -51,45 +51,40 @@ def chain(id="w/1", steps=3, *, first=100, grow=30, output=10, gap_s=None, **mor
     )
 
 
+SECONDS = st.floats(0, 5000, allow_nan=False).map(lambda s: round(s, 3))
+TOOLS = st.none() | st.builds(
+    lambda kind, latency, n: Tool(kind=kind, name="t", latency_s=latency, n=n),
+    st.sampled_from(["tool", "user", "subagent"]), st.none() | SECONDS, st.none() | st.just(2),
+)  # fmt: skip
+
+
+def times(draw, steps, parents, timed):
+    """When the step behind `parents` ran, if that was measured, and how long it was waited for."""
+    if not timed:
+        return {"gap_s": draw(st.none() | SECONDS)} if parents else {}
+    ended = max((steps[p].ts_s + steps[p].llm_s for p in parents), default=0.0)
+    gap_s = draw(SECONDS)
+    return {"ts_s": ended + gap_s, "llm_s": draw(SECONDS), "gap_s": gap_s if parents else 0.0}
+
+
 @st.composite
 def workflows(draw, max_steps=8, max_tokens=3000):
     """Valid workflows of any shape: chains, new contexts, forks and joins, cut prefixes, times, blocks, tools."""
     block = draw(st.sampled_from([None, 16]))
     timed = draw(st.booleans())
-    seconds = st.floats(0, 5000, allow_nan=False).map(lambda s: round(s, 3))
-    steps, held = [], []
+    steps = []
     for i in range(draw(st.integers(1, max_steps))):
         parents = sorted(draw(st.sets(st.integers(0, i - 1), max_size=2))) if i else []
         ctx = draw(st.sampled_from([None, *parents]))
-        if ctx is None:
-            shared = 0
-        else:
-            whole = steps[ctx].prompt_tokens
-            shared = draw(st.one_of(st.just(whole), st.integers(0, whole)))
+        whole = steps[ctx].prompt_tokens if ctx is not None else 0
+        shared = draw(st.one_of(st.just(whole), st.integers(0, whole)))
         new = draw(st.integers(1, max_tokens))
         blocks = None
         if block:
-            if ctx is not None:
-                shared = shared // block * block
             keep = shared // block
+            shared = keep * block
             blocks = Blocks(keep=keep, add=((1000 * i, max(1, (shared + new) // block - keep)),))
-            held.append(keep + blocks.add[0][1])
-        times = {}
-        if timed:
-            ended = [steps[p].ts_s + steps[p].llm_s for p in parents]
-            gap_s = draw(seconds)
-            times = {"ts_s": max(ended, default=0.0) + gap_s, "llm_s": draw(seconds), "gap_s": gap_s}
-            if not parents:
-                times["gap_s"] = 0.0
-        elif parents:
-            times = {"gap_s": draw(st.none() | seconds)}
-        tool = draw(
-            st.none()
-            | st.builds(
-                lambda kind, latency, n: Tool(kind=kind, name="t", latency_s=latency, n=n),
-                st.sampled_from(["tool", "user", "subagent"]), st.none() | seconds, st.none() | st.just(2),
-            )
-        )  # fmt: skip
+        when = times(draw, steps, parents, timed)
         prompt = shared + new
         steps.append(
             Step(
@@ -99,13 +94,13 @@ def workflows(draw, max_steps=8, max_tokens=3000):
                 cached_tokens=draw(st.none() | st.integers(0, prompt)),
                 shared_prefix_group=draw(st.none() | st.just("g")),
                 shared_prefix_tokens=draw(st.none() | st.integers(0, prompt)),
-                tool=tool, blocks=blocks, **times,
+                tool=draw(TOOLS), blocks=blocks, **when,
             )
         )  # fmt: skip
     return workflow(
         *steps,
         block_size=block,
         hash_scope="task" if block else None,
-        arrival_s=draw(st.none() | seconds),
+        arrival_s=draw(st.none() | SECONDS),
         timing="measured" if timed else "none",
     )
