@@ -79,6 +79,17 @@ async def test_the_tier_is_bounded(worker: Worker) -> None:
     assert await worker.step("3.main", prompt) == 0
 
 
+async def test_what_is_worth_more_stays_longer_in_the_tier(worker: Worker, control: Control) -> None:
+    prompt, plain = worker.prompt(3000), worker.prompt(3000)
+    await worker.step("4.main", prompt)
+    await worker.step("5.plain", plain)
+    await control.ask(commands.Retain(session="4.main", worth=(Standing.LIVE, 1.0)))
+    await worker.traffic(HOST_TOKENS + 10_000)
+    assert await worker.reset(), "the pool holds nothing of it either"
+    assert await worker.step("4.main", prompt) == 3000 // BLOCK * BLOCK
+    assert await worker.step("5.plain", plain) == 0
+
+
 def test_killed_it_leaves_nothing_in_shared_memory(worker: Worker) -> None:
     mapped = belongings(worker.process.pid)
     assert not [path for path in mapped if "offload" in path.name], "the tier is private memory"

@@ -72,7 +72,12 @@ TIER_CONNECTOR = {
     # A block that cannot be loaded is computed.
     "kv_load_failure_policy": "recompute",
 }
-TIER_SPEC = {"spec_name": "HostSpec", "spec_module_path": "saga_vllm.plugin.tier"}
+TIER_SPEC = {
+    "spec_name": "HostSpec",
+    "spec_module_path": "saga_vllm.plugin.tier",
+    "eviction_policy": "Shelf",
+    "cache_policy_module_path": "saga_vllm.plugin.shelf",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

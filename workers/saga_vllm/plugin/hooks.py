@@ -18,6 +18,8 @@ SCHEDULER = "vllm.v1.core.sched.scheduler:Scheduler"
 POOL = "vllm.v1.core.block_pool:BlockPool"
 QUEUE = "vllm.v1.core.kv_cache_utils:FreeKVCacheBlockQueue"
 
+POLICY = "vllm.v1.kv_offload.cpu.policies.base:CachePolicy"
+
 CALLS: dict[str, tuple[str, ...]] = {
     # Called by vLLM on us: official.
     f"{BASE}:KVConnectorBase_V1.__init__": ("vllm_config", "role", "kv_cache_config"),
@@ -34,6 +36,16 @@ CALLS: dict[str, tuple[str, ...]] = {
     f"{QUEUE}.append_n": ("blocks",),
     f"{QUEUE}.prepend_n": ("blocks",),
     f"{QUEUE}.get_all_free_blocks": (),
+    # Called by the offloading manager on our policy.
+    f"{POLICY}.__init__": ("cache_capacity",),
+    f"{POLICY}.get": ("key",),
+    f"{POLICY}.insert": ("key", "chunk"),
+    f"{POLICY}.remove": ("key",),
+    f"{POLICY}.touch": ("keys", "req_context"),
+    f"{POLICY}.evict": ("n", "protected"),
+    f"{POLICY}.clear": (),
+    f"{POLICY}.mark_evictable": ("key",),
+    f"{POLICY}.mark_non_evictable": ("key",),
     # Called by us.
     f"{POOL}.evict_blocks": ("block_ids",),
     f"{POOL}.get_new_blocks": ("num_blocks",),
@@ -67,6 +79,7 @@ ATTRIBUTES = {
     ),
     f"{POOL}.reset_prefix_cache": ("self.cached_block_hash_to_block = BlockHashToBlockMap()",),
     f"{SCHEDULER}.__init__": ("self.connector", "self.kv_event_publisher", "self.kv_cache_manager"),
+    "vllm.v1.kv_offload.cpu.manager:CPUOffloadingManager.__init__": ("self._policy",),
     "vllm.v1.engine.core:EngineCore.__init__": ("self.scheduler", "self.model_executor"),
     "vllm.v1.engine.core:EngineCoreProc._handle_client_request": ("getattr(self, method_name)",),
 }

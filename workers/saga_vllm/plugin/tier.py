@@ -1,7 +1,7 @@
 """A tier of host memory behind the engine's pool: vLLM's own offloading, with session control beside it.
 
-Everything that decides is stock (managers, cache policy, when blocks are stored and loaded); on a GPU the copies are as
-well. vLLM refuses a CPU device only because its copies are CUDA's: there ours are plain copies of rows, done at once.
+What decides is stock (managers, when blocks are stored and loaded) but the order in which chunks go, which follows the
+sessions' worths (`shelf`); on a GPU the copies are stock as well. vLLM refuses a CPU device only because its copies are CUDA's: there ours are plain copies of rows, done at once.
 
 The tier is private memory of the worker's process, of a size fixed at its start: after its death, however it came,
 nothing of it is left anywhere.
@@ -19,6 +19,7 @@ from vllm.v1.kv_offload.base import OffloadingWorker, TransferResult
 from vllm.v1.kv_offload.cpu.spec import CPUOffloadingSpec
 
 from saga_vllm.plugin.attachment import Attachment
+from saga_vllm.plugin.shelf import Shelf
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -43,10 +44,20 @@ class SagaTierConnector(OffloadingConnector):  # type: ignore[misc]
         """The pool is there."""
         super().bind_gpu_block_pool(gpu_block_pool)
         self.saga.bind(gpu_block_pool, self._vllm_config, self._kv_cache_config)
+        if self.saga.keeper is not None and (shelf := self._shelf) is not None:
+            self.saga.keeper.orders.append(shelf.order)
+
+    @property
+    def _shelf(self) -> Shelf | None:
+        """None: its manager was given another policy, or is another one."""
+        policy = getattr(self.scheduler.manager, "_policy", None)
+        return policy if isinstance(policy, Shelf) else None
 
     def on_new_request(self, request: Request) -> None:
         """A request was added."""
         self.saga.arrived(request)
+        if request.session_id and (shelf := self._shelf) is not None:
+            shelf.belongs(request.request_id, request.session_id)
         super().on_new_request(request)
 
     def update_state_after_alloc(
