@@ -46,6 +46,7 @@ from saga_core.fleet import Fleet, Node
 from saga_core.gate import Gate
 from saga_core.ids import StepId, WorkflowId
 from saga_core.mirror import Mirror, node_of
+from saga_core.moves import Moves
 from saga_core.policy.profiles import PROFILES, Profile
 from saga_core.programs import Programs
 from saga_core.states import ENDED, NodeState, WorkflowState
@@ -96,6 +97,11 @@ class Head:
     def worths(self) -> Worths:
         """What sessions' KV is worth, as engines are told."""
         return self._steps.worths
+
+    @property
+    def moves(self) -> Moves:
+        """Sessions whose KV is on its way to their new homes."""
+        return self._steps.moves
 
     @property
     def decisions(self) -> Decisions:

@@ -163,17 +163,13 @@ class Moves:
         return []
 
     def adopted(self, said: wire.Adopted) -> list[Move]:
-        """The new home has answered: the moves that end by it."""
+        """The new home has answered: the moves that end by it. What is resident there its node reports, as always."""
         move = self._current(said, MoveState.ADOPTING)
         if move is None:
             return []
         if said.reason or not said.tokens:
             return [self._fail(move, said.reason or "nothing of it was taken")]
         self._advance(move, "adopted")
-        target = self.fleet.workers.get(move.target.worker)
-        live = move.session in self.desk.book.sessions
-        if live and target is not None and self._stands(move.target):
-            self.fleet.hold(target, move.session, max(said.tokens, target.resident.get(move.session, 0)))
         return [self._end(move, tokens=said.tokens, copied_bytes=said.copied_bytes)]
 
     def _current(self, said: wire.Exported | wire.Adopted, state: MoveState) -> Move | None:
@@ -232,11 +228,10 @@ class Moves:
         if move is not None:
             del move.steps[step]
 
-    def over(self, session: SessionId) -> None:
-        """`session` is over; none of its steps waits any more."""
+    def over(self, session: SessionId) -> Move | None:
+        """`session` is over, and none of its steps waits any more: the move that ends by it."""
         move = self._of.get(session)
-        if move is not None:
-            self._fail(move, "its workflow is over")
+        return None if move is None else self._fail(move, "its workflow is over")
 
     def _fail(self, move: Move, why: str) -> Move:
         self._advance(move, "failed")

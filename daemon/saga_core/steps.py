@@ -299,7 +299,9 @@ class Steps:
         self.decisions.leave(workflow.id)
         self._guests.pop(workflow.id, None)
         for session in workflow.sessions.values():
-            self.moves.over(session.id)
+            move = self.moves.over(session.id)
+            if move is not None:
+                self.worths.over(session.id, move.source.worker)
             self.worths.over(session.id, session.home)
         for gate in self.gates.values():
             for session in workflow.sessions.values():

@@ -120,7 +120,7 @@ def test_the_next_step_after_a_drain_finds_its_kv_at_the_new_home():
     assert fact.priced_s < fact.again_s
     end = wire.EndMove(head=want.head, move=want.move)
     assert wants(actions, "n1", wire.EndMove) == wants(actions, "n2", wire.EndMove) == [end]
-    assert rig.head.fleet.workers[NEW].resident == {f"{flow}.main": LONG}
+    assert rig.head.fleet.workers[NEW].resident == {}, "its node will tell"
     assert rig.head.book.sessions[f"{flow}.main"].home == NEW
 
 
@@ -193,7 +193,7 @@ def test_a_session_that_computes_is_not_moved_under_its_step():
     flow = settled(rig)
     rig.head.book.sessions[f"{flow}.main"].placed += 1
     session = rig.head.book.sessions[f"{flow}.main"]
-    assert rig.head._steps.moves.begin(session, rig.head.fleet.workers[NEW]) is None
+    assert rig.head.moves.begin(session, rig.head.fleet.workers[NEW]) is None
     session.placed -= 1
 
 
@@ -272,7 +272,6 @@ def test_a_move_that_fails_lets_the_step_go_and_the_file_with_it(fault, said_so)
     assert moved(actions).failed == said_so
     assert dispatched(actions) == NEW
     assert wants(actions, "n1", wire.EndMove)
-    assert rig.head.fleet.workers[NEW].resident == {}, "nothing is claimed"
     made = rig.head.decisions.latest(flow)
     assert made is not None
     assert why(made).startswith(f"KV not brought from {OLD}: {said_so}")
@@ -335,7 +334,7 @@ def test_a_workflow_that_ends_ends_its_move():
 
 def test_a_want_that_is_not_answered_is_said_again_and_an_answer_counts_once():
     rig = two(kv_token_bytes=64)
-    rig.head._steps.moves.policy = Migration(patience_s=5.0)
+    rig.head.moves.policy = Migration(patience_s=5.0)
     _, want = moving(rig)
     assert wants(rig.tick(0.4), "n1", wire.ExportSession) == []
     assert wants(rig.tick(0.2), "n1", wire.ExportSession) == [want]

@@ -19,14 +19,22 @@ from saga_core.events import HeadStarted, Outcome, StepArrived, StepFinished, Wo
 from saga_core.head import Head
 from saga_core.kv.retention import OVER
 from saga_core.node import Node
+from saga_core.policy.migration import Migration
 from saga_core.states import WorkerState
 from saga_core.views import ProgramSpec
 
 STEP_S = 0.1
 
 
-def up(worker: str, incarnation: int) -> words.WorkerUp:
-    return words.WorkerUp(worker, incarnation, "h", 1, "k", "m", 1_000_000, 1000, 8, values=True)
+KV_TOKENS = 16
+"""That a step leaves behind; where sessions' KV moves, so many that it is worth it."""
+KV_MOVED = 4000
+
+
+def up(worker: str, incarnation: int, *, kv_token_bytes: int = 0) -> words.WorkerUp:
+    return words.WorkerUp(
+        worker, incarnation, "h", 1, "k", "m", 1_000_000, 1000, 8, values=True, kv_token_bytes=kv_token_bytes
+    )
 
 
 PROGRAM = ProgramSpec(argv=["agent"], cwd="/")
@@ -57,20 +65,33 @@ class Daemon:
     kv: dict[tuple[str, str], int] = field(default_factory=dict)
     worths: dict[str, dict[str, tuple[int, float]]] = field(default_factory=dict)
     """Per engine, what it was told that sessions' KV is worth."""
+    files: dict[tuple[int, int], tuple[str, int]] = field(default_factory=dict)
+    """Of its exports: session and tokens; its guard removes them with it."""
+    writing: list[words.ExportKv | words.AdoptKv] = field(default_factory=list)
+    """What its engines are asked and have not answered."""
 
 
 class Box:
     """Head and nodes, joined by hostile links, in one time."""
 
     def __init__(
-        self, seed: int, *, nodes: int = 2, profile: str = "saga-paper", drains: bool = False
+        self,
+        seed: int,
+        *,
+        nodes: int = 2,
+        profile: str = "saga-paper",
+        drains: bool = False,
+        moves: bool = False,
     ) -> None:
-        """`drains`: nodes are emptied and taken back as well."""
-        self.drains = drains
+        """`drains`: nodes are emptied and taken back as well. moves: sessions' KV can be moved."""
+        self.drains, self.moves = drains, moves
         self.local: list[events.Event] = []
         self.rng, self.faults, self.now = Random(seed), Faults(), 1000.0
         self.head_config = Config(
-            profile=profile, name="box", head=HeadConfig(program_retries=100, node_timeout_s=3)
+            profile=profile,
+            name="box",
+            head=HeadConfig(program_retries=100, node_timeout_s=3),
+            migration=Migration(patience_s=6.0),
         )
         self.node_config = NodeConfig(backoff_s=0.1, backoff_max_s=0.4, head_timeout_s=2)
         self.kept: list[tuple[float, events.Fact]] = []
@@ -140,7 +161,7 @@ class Box:
             self.post_local(events.StepLost(step=step, worker=worker))
             return
         if session is not None:
-            tokens = daemon.kv.get((worker, session), 0) + 16
+            tokens = daemon.kv.get((worker, session), 0) + (KV_MOVED if self.moves else KV_TOKENS)
             daemon.kv[worker, session] = tokens
             self.tell_residency(daemon, worker, session, tokens)
         self.post_local(StepFinished(step=step, outcome=Outcome.DONE, prompt_tokens=16, output_tokens=1))
@@ -183,10 +204,43 @@ class Box:
                 case words.SetWorths(worker, incarnation, worths):
                     assert daemon.workers[worker] == incarnation
                     self.value(daemon.worths[worker], worths)
+                case words.ExportKv() | words.AdoptKv():
+                    daemon.writing.append(action)
+                case words.RemoveKv(head, move):
+                    daemon.files.pop((head, move), None)
                 case words.Quit(reason):
                     raise AssertionError(f"{name} quits: {reason}")
                 case _:
                     pass
+
+    def move(self, daemon: Daemon) -> None:
+        """Engines do what they were asked, one by one, or fail, or are gone by then."""
+        orders = [order for order in daemon.writing if self.rng.random() < 0.7]
+        for order in orders:
+            daemon.writing.remove(order)
+            well = (
+                daemon.workers.get(order.worker) == order.incarnation
+                and self.rng.random() >= 5 * self.faults.crash
+            )
+            name = (order.head, order.move)
+            if isinstance(order, words.ExportKv):
+                tokens = daemon.kv.get((order.worker, order.session), 0) if well else 0
+                if tokens:
+                    daemon.files[name] = (order.session, tokens)
+                self.to_node(
+                    daemon.node.id, words.KvExported(*name, tokens, tokens, "" if tokens else "it failed")
+                )
+            else:
+                there = self.daemons[order.source].files.get(name) if well else None
+                if there is not None:
+                    assert there[0] == order.session
+                    tokens = max(there[1], daemon.kv.get((order.worker, order.session), 0))
+                    daemon.kv[order.worker, order.session] = tokens
+                    self.tell_residency(daemon, order.worker, order.session, tokens)
+                size = there[1] if there is not None else 0
+                self.to_node(
+                    daemon.node.id, words.KvAdopted(*name, size, size, "" if size else "no such file")
+                )
 
     @staticmethod
     def value(engine: dict[str, tuple[int, float]], worths: Mapping[str, tuple[int, float] | None]) -> None:
@@ -221,9 +275,10 @@ class Box:
         """One moment of a node's world."""
         daemon = self.daemons[name]
         self.to_node(name, words.Tick())
+        self.move(daemon)
         for worker, incarnation in list(daemon.workers.items()):
             if daemon.node.workers[worker].state is WorkerState.STARTING and self.rng.random() < 0.3:
-                self.to_node(name, up(worker, incarnation))
+                self.to_node(name, up(worker, incarnation, kv_token_bytes=int(self.moves)))
         for (workflow, attempt), end in list(daemon.programs.items()):
             if self.now >= end:
                 del daemon.programs[workflow, attempt]
@@ -240,8 +295,9 @@ class Box:
             daemon = rng.choice(list(self.daemons.values()))
             if daemon.workers:
                 self.die(daemon, rng.choice(list(daemon.workers)))
-        if rng.random() < 30 * self.faults.crash and self.now >= self.dead_head_until:
-            self.work()
+        for _ in range(4 if self.moves else 1):
+            if rng.random() < 30 * self.faults.crash and self.now >= self.dead_head_until:
+                self.work()
 
     def work(self) -> None:
         """A submission, a step, a cancellation or an eviction."""

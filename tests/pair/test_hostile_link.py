@@ -8,6 +8,8 @@ from collections import Counter
 import pytest
 from hostile import Box
 
+from saga_core.events import SessionMoved
+from saga_core.node_moves import KEEP_S
 from saga_core.states import NodeState, WorkerState, WorkflowState
 
 SEEDS = int(os.environ.get("PAIR_SEEDS", "150"))
@@ -92,6 +94,27 @@ def test_after_the_storm_nothing_is_lost_though_nodes_were_drained_in_it(first):
         nothing_ran_twice(box)
         the_mirror_is_true(box)
     assert drained
+
+
+@pytest.mark.parametrize("first", range(0, SEEDS // 15, BATCH))
+def test_after_the_storm_no_move_and_no_file_is_left(first):
+    """Sessions of nodes that drain take their KV along, over links that lose and reorder every word of it."""
+    ended: Counter[bool] = Counter()
+    for seed in range(first, first + BATCH):
+        box = Box(seed, profile="saga", drains=True, moves=True)
+        box.run(30)
+        box.faults.calm()
+        box.run(10)
+        box.take_back_all()
+        box.run(KEEP_S)
+        nothing_is_lost(box)
+        nothing_ran_twice(box)
+        the_mirror_is_true(box)
+        assert not [daemon.files for daemon in box.daemons.values() if daemon.files]
+        assert not box.head.moves.all
+        ended.update(not fact.failed for _, fact in box.kept if isinstance(fact, SessionMoved))
+    assert ended[True]
+    assert ended[False]
 
 
 def the_worths_are_true(box: Box) -> int:
