@@ -23,7 +23,7 @@ from saga_core.errors import SagaError
 from saga_core.views import ClusterView
 from saga_shell import cluster, log
 from saga_slurm import jobs, plan
-from saga_slurm.allocation import Allocation
+from saga_slurm.allocation import Allocation, Role
 from saga_slurm.backend import Backend
 from saga_slurm.elastic import Backoff, Decision, Demand, End, Grow, Hold, Phase, Release, decide
 from saga_slurm.facts import SlurmAway
@@ -242,15 +242,13 @@ class Scaler:
     async def _end(self, why: str) -> None:
         """As `saga down --drain` does: what waits is cancelled, the head ends the nodes, the scripts end with them."""
         log.info("ends", why=why)
-        live = [each for each in self._standings if each.live and each.job is not None]
-        coming = {tag for tag, phase in self.course.joined.items() if phase is Phase.COMING}
-        await self._backend.cancel(
-            [
-                each.record.job
-                for each in live
-                if each.record.job != self._job
-                and ((each.job is not None and each.job.waiting) or each.record.tag in coming)
-            ]
-        )
+        await self._backend.cancel([each.record.job for each in self._standings if self._would_stay(each)])
         if await asyncio.to_thread(self._door.shut_down, self._folder, within_s=CLOSE_S):
             self._write(doing="ended the cluster", why=why, ended=why)
+
+    def _would_stay(self, each: Standing) -> bool:
+        """Whether a job would not end with the head: it waits, has no daemon yet, or would begin a head of its own."""
+        if not each.live or each.job is None or each.record.job == self._job:
+            return False
+        coming = self.course.joined.get(each.record.tag) is Phase.COMING
+        return each.job.waiting or coming or each.record.allocation.role is Role.CLUSTER

@@ -68,6 +68,21 @@ def test_programs_run_from_the_login_node_by_either_way(there: Login, way: str, 
     assert {w["id"] for w in listed} >= {found[0]["id"]}
 
 
+def test_a_program_that_asks_for_cores_is_a_step_that_has_them(there: Login) -> None:
+    words = "import os; print(os.environ['SLURM_CPUS_PER_TASK'], os.environ['SLURM_STEP_ID'].isdecimal(), os.getcwd())"
+    asked = ("submit", "--cpus", "1", "--mem", "50M", "--workdir", "/tmp", "--wait", "--")
+    found = there.json(*asked, sys.executable, "-c", words)
+    assert [w["state"] for w in found] == ["done"], there("logs", str(found[0]["id"]))
+    assert there("logs", str(found[0]["id"])).split() == ["1", "True", "/tmp"]
+    failed = there.run(*asked, sys.executable, "-c", "raise SystemExit(3)")
+    assert failed.returncode == 1
+    (last,) = (w for w in there.json("ps", "--all") if w["id"] == found[0]["id"] + 1)
+    assert (last["state"], last["exit_code"]) == ("failed", 3)
+    huge = there.run("submit", "--cpus", "60000", "--", "true")
+    assert huge.returncode == 2
+    assert "no node has both" in huge.stderr
+
+
 def test_a_way_that_is_closed_says_so_in_slurms_words(there: Login) -> None:
     job = there.access()["job"]
     access = there.access()

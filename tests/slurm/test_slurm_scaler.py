@@ -134,6 +134,15 @@ class Bench:
         self.publish(HEAD)
         self.allow(max_nodes=3)
 
+    def follow(self, job: str, state: JobState) -> None:
+        """A successor of the head's job."""
+        first = records.read_all(self.folder)[0]
+        after = replace(
+            first.allocation, tag="e" * 32, predecessor=first.tag, predecessor_job=HEAD, lead_s=60
+        )
+        records.write(self.folder, Record(allocation=after, asked_at=2.0, job=job))
+        self.slurm.told[job] = Job(id=job, state=state, starts_at=2.0)
+
     def publish(self, job: str) -> None:
         (self.folder / access.FILE).write_bytes(access.encode(_access(job)))
 
@@ -250,15 +259,29 @@ async def test_a_silent_head_is_no_reason_to_give_nodes_back(bench: Bench) -> No
     assert not bench.head.removed
 
 
+async def test_one_that_was_preempted_comes_again_and_is_not_asked_for_twice(bench: Bench) -> None:
+    bench.head.wanted = 2
+    scaler = bench.scaler()
+    await bench.run(scaler, 10)
+    bench.serve("50")
+    await bench.run(scaler, 12)
+    bench.slurm.told["50"] = Job(id="50", state=JobState.PENDING)
+    del bench.head.jobs["50"]
+    await bench.run(scaler, 60)
+    assert len(bench.joins) == 1
+    assert set(scaler.course.joined.values()) == {Phase.COMING}
+
+
 async def test_an_idle_cluster_ends_with_all_that_waits(bench: Bench) -> None:
     bench.allow(max_nodes=3, idle_timeout_s=60.0)
     bench.head.wanted = 2
     scaler = bench.scaler()
     await bench.run(scaler, 10)
     assert [record.job for record in bench.joins] == ["50"]
+    bench.follow("60", JobState.RUNNING)
     bench.head.wanted, bench.head.idle_s = 2, 60.0
     assert not await bench.run(scaler, 62)
-    assert bench.slurm.cancelled == ["50"]
+    assert sorted(bench.slurm.cancelled) == ["50", "60"]
     assert bench.head.shut_down_within_s == CLOSE_S
     assert "--idle-timeout" in plan.read_course(bench.folder).ended
 
