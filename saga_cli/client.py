@@ -102,10 +102,13 @@ class Client:
         env: Mapping[str, str] | None = None,
         workdir: Path | None = None,
         said: Said | None = None,
+        cpus: int = 0,
+        memory_bytes: int = 0,
     ) -> Accepted:
         """Start a program as a workflow of its own; returns once it is on the cluster's disk.
 
-        `said`: what is known of it beforehand (deadline, steps, its graph). Raises UserError for what cannot be.
+        `said`: what is known of it beforehand (deadline, priority, steps, its graph). cpus, memory_bytes: what it takes
+        of its node. Raises UserError for what cannot be.
         """
         from saga_cli.submission import request
 
@@ -119,6 +122,8 @@ class Client:
                 env=pairs,
                 workdir=workdir,
                 said=said,
+                cpus=cpus,
+                memory_bytes=memory_bytes,
             )
         )
 

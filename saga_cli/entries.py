@@ -70,6 +70,8 @@ class Template:
     env: tuple[str, ...] = ()
     workdir: Path | None = None
     said: Said = field(default_factory=Said)
+    cpus: int = 0
+    memory_bytes: int = 0
 
     def of(self, entry: Entry) -> SubmitRequest:
         """What to submit for `entry`. Raises UserError as a single submission does."""
@@ -93,6 +95,8 @@ class Template:
             env=[put(pair) for pair in self.env],
             workdir=Path(put(str(self.workdir))) if self.workdir is not None else None,
             said=self.said,
+            cpus=self.cpus,
+            memory_bytes=self.memory_bytes,
         )
 
 

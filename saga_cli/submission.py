@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ class Said:
     steps: int | None = None
     instance: str = ""
     deadline_s: float | None = None
+    priority: int = 0
+    """Larger goes sooner."""
     file: Path | None = None
     """Its declared steps (docs/aeg.md)."""
 
@@ -41,8 +44,25 @@ class Said:
             steps=_given(self.steps, told.steps, "--steps"),
             instance=told.name(self.instance, "--instance"),
             deadline_s=_given(self.deadline_s, told.seconds, "--deadline"),
+            priority=self.priority,
             graph=() if self.file is None else _declared(self.file),
         )
+
+
+MOST_CPUS = 65_536
+"""Of one machine: anything beyond is a mistake."""
+_MEMORY = re.compile(r"(\d{1,9})([KMGT]?)B?", re.IGNORECASE)
+_UNITS = {"K": 10, "": 20, "M": 20, "G": 30, "T": 40}
+
+
+def memory(text: str) -> int:
+    """Bytes of `500M` or `4G`; a number alone is of MiB, as in Slurm. Raises UserError for anything else."""
+    if not text:
+        return 0
+    found = _MEMORY.fullmatch(text)
+    if found is None:
+        raise UserError(f"--mem {text!r} is not valid (valid: a number and K, M, G or T, such as 4G)")
+    return int(found[1]) << _UNITS[found[2].upper()]
 
 
 N = TypeVar("N", int, float)
@@ -83,12 +103,21 @@ def request(
     env: Sequence[str],
     workdir: Path | None,
     said: Said | None = None,
+    cpus: int = 0,
+    memory_bytes: int = 0,
 ) -> SubmitRequest:
-    """The submission of a program. Raises UserError for a folder that is not there, bad K=V pairs and odd hints."""
+    """The submission of a program. Raises UserError for a folder that is not there, bad K=V pairs and odd hints.
+
+    cpus, memory_bytes: what it takes of its node; 0: it counts for none.
+    """
     where = (workdir or Path.cwd()).expanduser().absolute()
     if not where.is_dir():
         raise UserError(f"--workdir {where}: no such folder")
-    spec = ProgramSpec(argv=list(program), cwd=str(where), env=_pairs(env))
+    if not 0 <= cpus <= MOST_CPUS:
+        raise UserError(f"--cpus {cpus} is not valid (valid: 0 to {MOST_CPUS})")
+    spec = ProgramSpec(
+        argv=list(program), cwd=str(where), env=_pairs(env), cpus=cpus, memory_bytes=memory_bytes
+    )
     called = _called(program)
     asked = SubmitRequest(
         name=name or called, tenant=tenant, agent_type=agent_type or called, program=spec, kind="program"

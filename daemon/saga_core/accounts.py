@@ -32,6 +32,8 @@ class Account:
     expected_s: float
     weight: float = 1.0
     attained_s: float = 0.0
+    priority: int = 0
+    """Larger goes sooner (`ordering.URGENCY_S`)."""
     kind: str = ""
     """Whose pace it has until it has one of its own (`saga_core.paces`)."""
 
@@ -100,6 +102,7 @@ class Accounts:
         prompt_tokens: int = 0,
         hints: Hints | None = None,
         weight: float = 1.0,
+        priority: int = 0,
     ) -> Account:
         """The account of `workflow`, opened at its first step, whose prompt has some `prompt_tokens`.
 
@@ -111,7 +114,8 @@ class Accounts:
         service = self.services.setdefault(model, Service())
         self.learner.began(workflow, kind, at, hints, prompt_tokens=prompt_tokens)
         expected_s = self._expected_s(workflow)
-        account = Account(workflow, at, service.virtual_s, expected_s, weight, kind=kind_of(kind))
+        born_v, pace = service.virtual_s, kind_of(kind)
+        account = Account(workflow, at, born_v, expected_s, weight, priority=priority, kind=pace)
         service.accounts[workflow] = account
         service.weight += weight
         self._models[workflow] = model

@@ -148,6 +148,7 @@ class Book:
             program=fact.program,
             log=fact.log,
             weight=fact.weight,
+            priority=fact.priority,
             active_at=at,
         )
         self.live += 1
@@ -226,6 +227,7 @@ class Book:
             prompt_tokens=int(fact.body_bytes / BYTES_PER_TOKEN),
             hints=workflow.hints,
             weight=workflow.weight,
+            priority=workflow.priority,
         )
 
     def _step_placed(self, fact: StepPlaced, at: float) -> None:

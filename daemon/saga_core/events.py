@@ -78,6 +78,8 @@ class WorkflowSubmitted(_Kept, frozen=True, kw_only=True):
     log: str = ""
     weight: float = 1.0
     """Of its tenant, when it came."""
+    priority: int = 0
+    """Whose turn is sooner, as whoever submitted it says; larger is more important (docs/fairness.md)."""
 
 
 class ProgramGiven(_Kept, frozen=True, kw_only=True):

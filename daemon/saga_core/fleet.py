@@ -140,6 +140,9 @@ class Node:
     programs: int = 0
     """Programs that run or were asked to run here."""
     program_slots: int = 64
+    cpus: int = 0
+    """That its programs may ask for in all; 0: it does not say, and they may ask for any."""
+    memory_bytes: int = 0
 
     @property
     def busy(self) -> bool:

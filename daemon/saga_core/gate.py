@@ -30,7 +30,7 @@ from saga_core.fleet import Pool
 from saga_core.floor import Floor
 from saga_core.ids import SessionId, StepId, WorkerId, WorkflowId
 from saga_core.policy.admission import Admission
-from saga_core.policy.ordering import Key
+from saga_core.policy.ordering import URGENCY_S, Key
 from saga_core.rooms import Claim, Room
 from saga_core.turns import Turns
 from saga_core.waiters import Waiters
@@ -44,7 +44,15 @@ KIN = 64
 
 
 def _rank(key: Key) -> Callable[[Claim], tuple[float, SessionId]]:
-    """Claims by that key, ties by name."""
+    """Claims by priority, of the same one by that key, ties by name."""
+    return lambda claim: (
+        key(claim.account, claim.tokens) - URGENCY_S * claim.account.priority,
+        claim.id,
+    )
+
+
+def _due(key: Key) -> Callable[[Claim], tuple[float, SessionId]]:
+    """Claims by that key alone: no priority makes anybody overdue later than it would be (docs/fairness.md)."""
     return lambda claim: (key(claim.account, claim.tokens), claim.id)
 
 
@@ -73,7 +81,7 @@ class Gate:
         """Claims that share an account, and so change their keys together."""
         by_key = _rank(key)
         by_victim = _rank(victim) if victim is not None else by_key
-        by_due = _rank(due) if due is not None else by_key
+        by_due = _due(due) if due is not None else by_key
         self.floor = Floor(policy, by_key, by_victim, by_due)
         self.waiters = Waiters(self.claims, self.floor, by_key, by_due)
         self._turns = Turns(decisions or Decisions(), self.floor, self.waiters)

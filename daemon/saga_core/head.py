@@ -234,7 +234,7 @@ class Head:
         if event.program is None:
             self._watch_idle(workflow)
         else:
-            self.programs.queue(workflow.id)
+            self.programs.queue(workflow)
             self._run_programs()
 
     def _on_cancel(self, event: CancelAsked) -> None:

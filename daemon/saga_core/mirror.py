@@ -74,6 +74,7 @@ class Mirror:
             node.seq = 0
         node.incarnation, node.host = hello.incarnation, hello.host
         node.program_slots = hello.program_slots
+        node.cpus, node.memory_bytes = hello.cpus, hello.memory_bytes
         node.seen_at, node.told = self.desk.now, 0
         self._follow_end(node, hello.ends_in_s)
         self.desk.record(NodeJoined(node=node.id, incarnation=node.incarnation, host=node.host))

@@ -56,11 +56,13 @@ class Node:
         version: str,
         now: float,
         ends_at: float | None = None,
+        cpus: int = 0,
+        memory_bytes: int = 0,
     ) -> None:
         """`workers` maps each worker to the name of the model it serves.
 
         ends_at: when the allocation ends, on the caller's own clock. Clocks of machines differ: the head is told how
-        much is left.
+        much is left. cpus, memory_bytes: what programs may ask for in all; 0: nobody knows.
         """
         self.id, self.config, self.incarnation = node, config, incarnation
         self.desk = NodeDesk(now)
@@ -78,6 +80,8 @@ class Node:
             incarnation=incarnation,
             host=host,
             program_slots=config.program_slots,
+            cpus=cpus,
+            memory_bytes=memory_bytes,
         )
         self._acked = 0
         self._base = 0

@@ -16,7 +16,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from saga_core import wire
+from saga_core import slots, wire
 from saga_core.actions import Action, Record, Send
 from saga_core.book import Book, Workflow
 from saga_core.config import HeadConfig
@@ -24,6 +24,7 @@ from saga_core.events import ProgramGiven, ProgramStarted, WorkflowEnded, Workfl
 from saga_core.fleet import Fleet, Node
 from saga_core.ids import NodeId, WorkflowId
 from saga_core.states import NodeState, WorkflowState
+from saga_core.views import ProgramSpec
 
 AHEAD = 8
 """Programs that may wait at the gate for their first memory while others are still queued: enough that memory that
@@ -48,6 +49,8 @@ class Programs:
     def __init__(self, config: HeadConfig) -> None:
         self.config = config
         self.queued: OrderedDict[WorkflowId, None] = OrderedDict()
+        self.special: dict[WorkflowId, None] = {}
+        """Of the queued, those that have a priority or ask for more than a slot."""
         self.given: dict[WorkflowId, Given] = {}
         self.at_node: dict[NodeId, dict[WorkflowId, None]] = {}
         """The inverse of `given`."""
@@ -63,12 +66,14 @@ class Programs:
         """Whether a program runs, or will."""
         return bool(self.queued or self.given or self.awaited)
 
-    def queue(self, workflow: WorkflowId) -> None:
-        self.queued[workflow] = None
+    def queue(self, workflow: Workflow) -> None:
+        self.queued[workflow.id] = None
+        if workflow.priority or (workflow.program is not None and slots.asks(workflow.program)):
+            self.special[workflow.id] = None
 
     def drop(self, workflow: WorkflowId) -> None:
         """Want nothing more of this program."""
-        self.queued.pop(workflow, None)
+        self._leave_queue(workflow)
         self.asked.pop(workflow, None)
         self.handed.pop(workflow, None)
         self.awaited.pop(workflow, None)
@@ -78,6 +83,10 @@ class Programs:
             del there[workflow]
             if not there:
                 del self.at_node[given.node]
+
+    def _leave_queue(self, workflow: WorkflowId) -> None:
+        self.queued.pop(workflow, None)
+        self.special.pop(workflow, None)
 
     def _give(self, workflow: WorkflowId, node: NodeId, incarnation: int) -> None:
         self.given[workflow] = Given(node, incarnation)
@@ -112,6 +121,9 @@ class Programs:
         if not self.queued:
             return
         up = [n for n in fleet.nodes.values() if n.state is NodeState.UP and n.id not in book.drains]
+        if self.special:
+            yield from self._give_by_need(up, book, now)
+            return
         if any(n.ends_at is not None for n in up):
             yield from self._give_to_lasting(up, book, now)
             return
@@ -126,7 +138,10 @@ class Programs:
                 heapq.heappop(free)
 
     def _give_next(self, node: Node, book: Book, now: float) -> Iterator[Action]:
-        workflow = book.workflows[self.queued.popitem(last=False)[0]]
+        yield from self._give_to(node, book.workflows[next(iter(self.queued))], now)
+
+    def _give_to(self, node: Node, workflow: Workflow, now: float) -> Iterator[Action]:
+        self._leave_queue(workflow.id)
         self._give(workflow.id, node.id, node.incarnation)
         yield Record(_given(workflow, node))
         node.programs += 1
@@ -143,6 +158,33 @@ class Programs:
                 return
             best = min(free, key=lambda n: (n.ends_at is not None and n.ends_at < until, n.programs, n.id))
             yield from self._give_next(best, book, now)
+
+    def _give_by_need(self, up: list[Node], book: Book, now: float) -> Iterator[Action]:
+        """The highest priority first, to nodes that have what is asked for.
+
+        Who waits for room that others hold is waited for; who asks for more than any node here has is passed over.
+        """
+        if all(n.programs >= n.program_slots for n in up):
+            return
+        for number in sorted(self.queued, key=lambda number: -book.workflows[number].priority):
+            workflow = book.workflows[number]
+            program = workflow.program
+            assert program is not None
+            able = [node for node in up if slots.could_hold(node, program)]
+            free = [node for node in able if slots.has_room(node, program, self._there(node, book))]
+            if able and not free:
+                return
+            if free:
+                until = now + book.accounts.life_s(workflow.tenant, workflow.agent_type)
+                best = min(
+                    free, key=lambda n: (n.ends_at is not None and n.ends_at < until, n.programs, n.id)
+                )
+                yield from self._give_to(best, workflow, now)
+
+    def _there(self, node: Node, book: Book) -> Iterator[ProgramSpec]:
+        """Programs that `node` has."""
+        found = (book.workflows[number].program for number in self.at_node.get(node.id, ()))
+        return (program for program in found if program is not None)
 
     def _repeat(self, fleet: Fleet, book: Book, now: float) -> Iterator[Action]:
         due: list[WorkflowId] = []
@@ -173,6 +215,8 @@ class Programs:
                 cwd=program.cwd,
                 env=program.env,
                 log=workflow.log,
+                cpus=program.cpus,
+                memory_bytes=program.memory_bytes,
             ),
         )
 
@@ -238,7 +282,7 @@ class Programs:
 
     def _wanted(self, node: Node, fact: wire.ProgramFact, workflow: Workflow) -> Iterator[Action]:
         if workflow.id not in self.given:
-            self.queued.pop(workflow.id, None)
+            self._leave_queue(workflow.id)
             self._give(workflow.id, node.id, node.incarnation)
             yield Record(_given(workflow, node))
         if workflow.started_attempt != workflow.attempt:
@@ -279,7 +323,7 @@ class Programs:
                 workflow=workflow.id, attempt=workflow.attempt + 1, reason=reason, moved=moved
             )
             yield Record(again)
-            self.queue(workflow.id)
+            self.queue(workflow)
 
     def _give_up(self, book: Book, now: float) -> Iterator[Action]:
         """After a restart: a node that has not come back in time has lost its programs."""
@@ -287,7 +331,7 @@ class Programs:
             del self.awaited[number]
             given = self.given.get(number)
             if given is None:
-                self.queue(number)
+                self.queue(book.workflows[number])
             else:
                 yield from self._again(book.workflows[number], f"node {given.node} did not come back")
 
@@ -305,6 +349,7 @@ class Programs:
         assert self.asked.keys() <= self.given.keys(), "a want without a node"
         assert self.handed.keys() <= self.given.keys(), "handed on by nobody"
         assert not self.queued.keys() & self.given.keys(), "queued and given"
+        assert self.special.keys() <= self.queued.keys(), "special and not queued"
         wanted = self.queued.keys() | self.given.keys() | self.awaited.keys()
         for workflow in book.workflows.values():
             if workflow.live and workflow.program is not None:

@@ -78,6 +78,7 @@ class Workflow:
     program: ProgramSpec | None = None
     log: str = ""
     weight: float = 1.0
+    priority: int = 0
     state: WorkflowState = WorkflowState.ACCEPTED
     started_at: float | None = None
     ended_at: float | None = None

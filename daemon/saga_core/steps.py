@@ -28,7 +28,7 @@ from saga_core.gate import Gate
 from saga_core.ids import SessionId, StepId, WorkerId, WorkflowId
 from saga_core.lobby import Lobby
 from saga_core.moves import Move, Moves
-from saga_core.policy.ordering import virtual_finish
+from saga_core.policy.ordering import URGENCY_S, virtual_finish
 from saga_core.policy.placement import Ask, Placement, place
 from saga_core.policy.profiles import PROFILES, Profile, profile_of
 from saga_core.states import WorkerState
@@ -211,7 +211,8 @@ class Steps:
         account = self.accounts.of(step.workflow) if step.workflow is not None else None
         if account is None:
             account = Account(WorkflowId(0), step.arrived_at, 0.0, 0.0)
-        return int(1000 * self.profile.key(account, session.context_tokens if session is not None else 0))
+        key = self.profile.key(account, session.context_tokens if session is not None else 0)
+        return int(1000 * (key - URGENCY_S * account.priority))
 
     def _leave_worker(self, step: Step) -> None:
         self.moves.drop(step.id)

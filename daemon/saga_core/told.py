@@ -16,6 +16,7 @@ from saga_core.aeg.words import UNKNOWN, Declared
 from saga_core.errors import UserError, choose
 from saga_core.views import SubmitRequest
 
+MOST_PRIORITY: Final = 10
 MOST_NAME: Final = 128
 """Characters of an instance's or a tool's name."""
 END: Final = "end"
@@ -63,6 +64,13 @@ def check(asked: SubmitRequest) -> None:
     for what, value in (("work_s", asked.work_s), ("deadline_s", asked.deadline_s)):
         if value != 0.0:
             seconds(repr(value), what)
+    if abs(asked.priority) > MOST_PRIORITY:
+        raise UserError(
+            f"priority: {asked.priority} is not valid (valid: -{MOST_PRIORITY} to {MOST_PRIORITY})"
+        )
+    program = asked.program
+    if program is not None and (program.cpus < 0 or program.memory_bytes < 0):
+        raise UserError(f"cpus {program.cpus}, memory {program.memory_bytes}: valid is nothing below 0")
     if asked.steps:
         steps(str(asked.steps), "steps")
     name(asked.instance, "instance")

@@ -237,6 +237,10 @@ class ProgramSpec(msgspec.Struct, frozen=True, kw_only=True):
     argv: list[str]
     cwd: str
     env: dict[str, str] = {}
+    cpus: int = 0
+    """Cores that it takes of its node; 0: it counts for none."""
+    memory_bytes: int = 0
+    """The same of memory."""
 
 
 class BacklogView(msgspec.Struct, frozen=True, kw_only=True):
@@ -325,6 +329,8 @@ class SubmitRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     deadline_s: float = 0.0
     """Seconds within which it should be over; 0: whenever."""
     graph: tuple[Declared, ...] = ()
+    priority: int = 0
+    """Larger goes sooner."""
 
 
 class Accepted(msgspec.Struct, frozen=True, kw_only=True):

@@ -110,6 +110,10 @@ class Hello(Message, frozen=True, kw_only=True):
     """Seconds until its allocation ends; None: never, as far as it knows."""
     program_slots: int = 64
     """Programs that may run here at once."""
+    cpus: int = 0
+    """Cores that programs may ask for in all; 0: it does not say."""
+    memory_bytes: int = 0
+    """The same of memory."""
 
 
 class Report(Message, frozen=True, kw_only=True):
@@ -209,6 +213,9 @@ class RunProgram(Message, frozen=True, kw_only=True):
     cwd: str
     env: dict[str, str]
     log: str
+    cpus: int = 0
+    """Cores that it asked for; 0: for none."""
+    memory_bytes: int = 0
 
 
 class StopProgram(Message, frozen=True, kw_only=True):

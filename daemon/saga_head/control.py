@@ -12,13 +12,13 @@ from typing import TypeVar
 import msgspec
 from aiohttp import web
 
-from saga_core import told
+from saga_core import slots, told
 from saga_core.decisions import RING
 from saga_core.errors import ClusterError, SagaError, UserError, choose
 from saga_core.events import CancelAsked, FinishAsked, ProfileChanged
 from saga_core.ids import StepId, WorkflowId
 from saga_core.policy.profiles import PROFILES
-from saga_core.states import ENDED, WorkerState, WorkflowState
+from saga_core.states import ENDED, NodeState, WorkerState, WorkflowState
 from saga_core.views import (
     Accepted,
     ClusterView,
@@ -178,6 +178,7 @@ class Control:
         if wanted.program is not None and not wanted.program.argv:
             raise UserError("program.argv is empty: it needs at least the program's name")
         told.check(wanted)
+        self._check_room(wanted)
         number, token = await self.shell.submit(wanted)
         accepted = Accepted(
             id=number,
@@ -186,6 +187,12 @@ class Control:
             log=self.shell.head.book.workflows[number].log,
         )
         return json(accepted, status=201)
+
+    def _check_room(self, wanted: SubmitRequest) -> None:
+        """Raise `UserError` for a program that asks for more than any node has."""
+        up = [node for node in self.shell.head.fleet.nodes.values() if node.state is NodeState.UP]
+        if wanted.program is not None and (why := slots.too_large(wanted.program, up)):
+            raise UserError(f"program: {why}")
 
     async def cancel(self, request: web.Request) -> web.Response:
         number = self._number(request)

@@ -15,6 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from saga_core import actions as act
 from saga_core import events, wire
 from saga_core.errors import ClusterError
@@ -254,6 +256,7 @@ class Shell:
             deadline_s=request.deadline_s,
             graph=request.graph,
             weight=self.tenants.weight(request.tenant),
+            priority=request.priority,
             program=self._with_endpoint(request.program, token),
             log=log_path,
         )
@@ -285,7 +288,7 @@ class Shell:
             "ANTHROPIC_API_KEY": token,
             "SAGA_URL": self.url,
         }
-        return ProgramSpec(argv=program.argv, cwd=program.cwd, env=ours | program.env)
+        return replace(program, env=ours | program.env)
 
     def base_url(self, token: str) -> str:
         """What an OpenAI client takes as its base URL for the workflow of `token`."""

@@ -41,7 +41,7 @@ from saga_core.node_words import (
     Tick,
 )
 from saga_core.policy.profiles import PROFILES
-from saga_node import engines, places
+from saga_node import engines, places, room
 from saga_node.endpoint import Address, Endpoint
 from saga_node.mover import Mover
 from saga_node.processes import Processes
@@ -267,6 +267,8 @@ def _node(name: NodeId, served_name: str, config: Config, now: float, ends_at: f
         version=_version(),
         now=now,
         ends_at=ends_at,
+        cpus=room.cores(),
+        memory_bytes=room.memory_bytes(os.environ),
     )
 
 

@@ -19,6 +19,7 @@ from saga_core import wire
 from saga_core.errors import ClusterError
 from saga_core.ids import WorkflowId
 from saga_core.node_words import ProgramExited
+from saga_node import room
 from saga_node.logfile import LogFile
 from saga_node.processes import Processes, Tree
 from saga_node.tasks import Tasks
@@ -125,7 +126,8 @@ class Runner:
             raise ClusterError("no program given: its command line is empty")
         env = environment(os.environ, self._here(want.env))
         try:
-            return await self._processes.start(want.argv, env=env, output=output, cwd=want.cwd)
+            argv = room.confined(want, env)
+            return await self._processes.start(argv, env=env, output=output, cwd=want.cwd)
         except FileNotFoundError:
             raise ClusterError(_missing(want)) from None
         except PermissionError:

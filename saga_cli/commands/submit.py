@@ -7,6 +7,7 @@ import typer
 from saga_cli.commands.submit_options import (
     AgentType,
     Concurrency,
+    Cpus,
     Deadline,
     Entries,
     Env,
@@ -14,7 +15,9 @@ from saga_cli.commands.submit_options import (
     Instance,
     Limit,
     MaxContext,
+    Memory,
     Name,
+    Priority,
     Program,
     Replay,
     Results,
@@ -58,6 +61,9 @@ def submit(
     steps: Steps = None,
     instance: Instance = "",
     deadline: Deadline = None,
+    priority: Priority = 0,
+    cpus: Cpus = 0,
+    mem: Memory = "",
     aeg: Graph = None,
     wait: Wait = False,
     tasks: Entries = None,
@@ -83,12 +89,13 @@ def submit(
     """
     from saga_cli.entries import Template
     from saga_cli.replaying import Workload
-    from saga_cli.submission import Said
+    from saga_cli.submission import Said, memory
     from saga_cli.submitting import Asked
 
     template = Template(
         program=tuple(program or ()), name=name, agent_type=agent_type, tenant=tenant, env=tuple(env or ()), workdir=workdir,
-        said=Said(work_s=work_s, steps=steps, instance=instance, deadline_s=deadline, file=aeg),
+        said=Said(work_s=work_s, steps=steps, instance=instance, deadline_s=deadline, file=aeg, priority=priority),
+        cpus=cpus, memory_bytes=memory(mem),
     )  # fmt: skip
     load = Workload(
         files=replay or (), synth=synth, workflows=workflows, limit=limit, scale_tokens=scale_tokens,

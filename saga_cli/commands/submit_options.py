@@ -21,6 +21,13 @@ Work = Annotated[
 Steps = Annotated[int | None, typer.Option(help="Steps that it will take in all.")]
 Instance = Annotated[str, typer.Option(help="What it works on; runs of one instance are alike.")]
 Deadline = Annotated[float | None, typer.Option(help="Seconds within which it should be over.", metavar="S")]
+Priority = Annotated[
+    int, typer.Option(help="-10 to 10: larger goes sooner, until others are overdue.", metavar="N")
+]
+Cpus = Annotated[int, typer.Option(help="Cores of its node that it takes.", metavar="N")]
+Memory = Annotated[
+    str, typer.Option("--mem", help="Memory of its node that it takes: 500M, 4G.", metavar="SIZE")
+]
 Graph = Annotated[
     Path | None, typer.Option("--aeg", help="Its steps, declared in TOML or JSON.", metavar="FILE")
 ]

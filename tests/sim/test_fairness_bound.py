@@ -10,9 +10,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from trace_makers import chain, step, workflow
 
+from saga_core.events import WorkflowSubmitted
 from saga_core.policy import ordering
 from saga_core.policy.profiles import PROFILES
-from saga_sim import experiment
+from saga_sim import experiment, world
 from saga_sim.costs import AGENT_CPU
 from saga_sim.experiment import Arrivals, fitted, quiet_config, simulate
 from saga_sim.runs import RunState
@@ -68,17 +69,22 @@ KINDS = {
 }
 
 
-def run(flows, workers=1, *, rate=1.0, lies=0.0, seed=0, profile="saga"):
-    """`lies`: how wrong, in logarithms, what workflows declare is; 0: the truth."""
+def run(flows, workers=1, *, rate=1.0, lies=0.0, seed=0, profile="saga", urgent=0):
+    """`lies`: how wrong, in logarithms, what workflows declare is; 0: the truth. `urgent`: how far priorities go."""
 
     def declared(flow):
         error = Random(f"{seed}/{flow.workflow_id}").choice([-lies, 0.0, lies])
         return max(1e-3, work_s(COSTS, flow) * 10.0**error)
 
+    def submitted(**fields):
+        drawn = Random(f"{seed}/{fields['workflow']}").randint(-urgent, urgent)
+        return WorkflowSubmitted(**fields, priority=drawn)
+
     spec = ClusterSpec(preset=POOL, workers=workers, per_node=workers)
     flows = fitted(flows, spec)
     arrivals = Arrivals(per_s=rate)
-    with patch.object(experiment, "quiet_config", without_grace):
+    submitting = patch.object(world, "WorkflowSubmitted", submitted)
+    with patch.object(experiment, "quiet_config", without_grace), submitting:
         return simulate(profile, flows, spec, arrivals, seed=seed, declared=declared, fair=True)
 
 
@@ -110,13 +116,14 @@ def sound(figures, result):
     rate=st.sampled_from([0.1, 1.0, 20.0]),
     lies=st.sampled_from([0.0, 1.0, 2.0]),
     seed=st.integers(0, 3),
+    urgent=st.sampled_from([0, 1, 10]),
 )
-@example(kinds=["holder"] * 6 + ["short"] * 3, workers=1, rate=20.0, lies=0.0, seed=0)
-@example(kinds=["fan-out"] * 6 + ["honest"] * 3, workers=2, rate=20.0, lies=2.0, seed=1)
-@example(kinds=["tiny"] * 10 + ["large"] * 6, workers=1, rate=1.0, lies=1.0, seed=2)
-def test_nobody_breaks_the_bound(kinds, workers, rate, lies, seed):
+@example(kinds=["holder"] * 6 + ["short"] * 3, workers=1, rate=20.0, lies=0.0, seed=0, urgent=10)
+@example(kinds=["fan-out"] * 6 + ["honest"] * 3, workers=2, rate=20.0, lies=2.0, seed=1, urgent=0)
+@example(kinds=["tiny"] * 10 + ["large"] * 6, workers=1, rate=1.0, lies=1.0, seed=2, urgent=1)
+def test_nobody_breaks_the_bound(kinds, workers, rate, lies, seed, urgent):
     flows = [KINDS[kind](f"{kind}/{i}") for i, kind in enumerate(kinds)]
-    sound(*run(flows, workers, rate=rate, lies=lies, seed=seed))
+    sound(*run(flows, workers, rate=rate, lies=lies, seed=seed, urgent=urgent))
 
 
 def test_who_is_short_does_not_wait_for_a_pool_of_long_ones():

@@ -36,7 +36,7 @@ def test_up_is_followed_until_it_serves(there: Login) -> None:
     done = there.told  # type: ignore[attr-defined]
     assert done.returncode == 0, done.stderr + there.logs()
     lines = done.stderr.splitlines()
-    assert lines[0].startswith("PENDING  job ")
+    assert lines[0].startswith(("PENDING  job ", "LAUNCHING  job "))  # it may have started by now
     assert any(line.startswith("READY") and "2 of 2 nodes, 4 of 4 workers ready" in line for line in lines)
     assert "after it was asked for: Slurm " in done.stderr
     assert "ssh -N" not in done.stderr
@@ -81,6 +81,20 @@ def test_a_program_that_asks_for_cores_is_a_step_that_has_them(there: Login) -> 
     huge = there.run("submit", "--cpus", "60000", "--", "true")
     assert huge.returncode == 2
     assert "no node has both" in huge.stderr
+
+
+def test_such_a_program_ends_when_it_is_cancelled_and_leaves_nothing(there: Login) -> None:
+    words = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('on', flush=True); time.sleep(4711)"
+    number = there.json("submit", "--cpus", "1", "--", sys.executable, "-c", words)["id"]
+    until(lambda: "on" in there("logs", str(number)), 30, "its first word")
+    assert _running("time.sleep(4711)")
+    there("cancel", str(number))
+    until(lambda: not _running("time.sleep(4711)"), 40, "its end")
+    until(lambda: number not in {w["id"] for w in there.json("ps")}, 20, "the end of its workflow")
+
+
+def _running(word: str) -> list[psutil.Process]:
+    return [p for p in psutil.process_iter(["cmdline"]) if any(word in w for w in p.info["cmdline"] or ())]
 
 
 def test_a_way_that_is_closed_says_so_in_slurms_words(there: Login) -> None:

@@ -29,6 +29,10 @@ workflows of the tuning half, against ThunderAgent, geomean and 95th percentile 
 0.98 (two seeds); 0.5: 0.97 to 0.98 and 0.96 to 1.00, 0: 0.95 and 1.01, the newest alone: 1.00 and 0.96 (one seed each);
 -1, which is the virtual finish: 0.90 and 1.04."""
 
+URGENCY_S = 1e9
+"""What one step of priority counts in any key of turns: more than all of them (30 years), and a float still tells
+microseconds apart beside ten of it."""
+
 Key = Callable[[Standing, int], float]
 """(standing of the workflow, context tokens of the session) -> key."""
 
