@@ -18,11 +18,14 @@ from saga_core.ids import NodeId, StepId, WorkerId, worker_id
 from saga_core.node import Node
 from saga_core.node_words import (
     Action,
+    AdoptKv,
     EndKnown,
     Event,
+    ExportKv,
     HeadSaid,
     KillWorker,
     Quit,
+    RemoveKv,
     Residency,
     SendHead,
     SetWorths,
@@ -36,6 +39,7 @@ from saga_core.node_words import (
 from saga_sim.clock import Clock
 from saga_sim.costs import Preset
 from saga_sim.engine import NEVER, Engine, Request
+from saga_sim.moving import Files, Mover, kv_token_bytes
 from saga_sim.residence import Residence
 
 MODEL = "simulated"
@@ -54,6 +58,8 @@ class Link:
     """Between the gateway and an engine, with what both do for a request."""
     control_s: float = 1.0e-3
     """Between a node daemon and the head."""
+    kv_tokens_per_s: float = 0.0
+    """How fast sessions' KV moves between two engines; 0: it cannot be moved."""
 
     @classmethod
     def of(cls, way_s: float) -> Link:
@@ -94,6 +100,9 @@ class Watcher(Protocol):
     def on_lost(self, worker: SimWorker, request: Request, reason: str) -> None: ...
     def say(self, message: wire.ToHead) -> None: ...
 
+    @property
+    def files(self) -> Files: ...
+
 
 class SimWorker:
     """One engine and what is around it on its node."""
@@ -114,7 +123,8 @@ class SimWorker:
         self._called_at = NEVER
         self.stirred = True
 
-    def _stir(self) -> None:
+    def stir(self) -> None:
+        """Something happened to its engine: it is read at the next beat."""
         self.stirred = True
         self.node.wake()
 
@@ -122,7 +132,7 @@ class SimWorker:
         """Raises ValueError for a request that does not fit the engine."""
         self.engine.submit(request, self.node.clock.now)
         self.requests[StepId(request.key)] = request
-        self._stir()
+        self.stir()
         self._call()
 
     def abort(self, step: StepId) -> Request | None:
@@ -130,7 +140,7 @@ class SimWorker:
         request = self.requests.pop(step, None)
         if request is not None:
             self.engine.abort(request, self.node.clock.now)
-            self._stir()
+            self.stir()
             self._call()
         return request
 
@@ -159,7 +169,7 @@ class SimWorker:
         if engine is not self.engine or at != engine.next_at or self.hung:
             return
         self._called_at = NEVER
-        self._stir()
+        self.stir()
         engine.advance(at)
         self._call()
 
@@ -182,15 +192,17 @@ class SimNode:
         watcher: Watcher,
         *,
         quiet: bool,
+        kv_tokens_per_s: float = 0.0,
     ) -> None:
-        """`quiet`: it need not repeat itself, since nobody doubts that it is there."""
-        self.id = name
+        """`quiet`: it need not repeat itself, since nobody doubts that it is there. kv_tokens_per_s: as of `Link`."""
+        self.id, self._kv_tokens_per_s = name, kv_tokens_per_s
         self.clock, self.watcher = clock, watcher
         self.workers = {
             name: SimWorker(self, name, preset) for name in (worker_id(self.id, i) for i in range(workers))
         }
         self.down = False
         """The machine is dead: it hears, says and does nothing."""
+        self._mover = Mover(self, config.migration, kv_tokens_per_s)
         self._preset, self._config, self._quiet = preset, config, quiet
         self._beat_s = config.head.report_every_s + TICK_S / 2
         self._incarnation = 1
@@ -215,6 +227,7 @@ class SimNode:
     def die(self, reason: str) -> None:
         """The machine fails: daemon and workers are gone at once, and nobody is told."""
         self.down = True
+        self._mover.close()
         for worker in self.workers.values():
             worker.die(reason)
 
@@ -253,6 +266,12 @@ class SimNode:
                 self.end_worker(self.workers[action.worker], action.reason)
             case SetWorths():
                 self._value(action)
+            case ExportKv():
+                self._mover.export(action)
+            case AdoptKv():
+                self._mover.adopt(action)
+            case RemoveKv():
+                self._mover.remove(action)
             case Quit():
                 self.die(action.reason)
             case _:
@@ -290,6 +309,7 @@ class SimNode:
                 host_tokens=shape.host_tokens,
                 ordered=shape.priority,
                 values=True,
+                kv_token_bytes=kv_token_bytes(self._config.migration, self._kv_tokens_per_s),
             )
         )
 

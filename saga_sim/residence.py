@@ -26,17 +26,27 @@ class Residence:
         session = SessionId(request.session)
         if not session or request.stored == request.found:
             return  # all that it has was there before, stored under other names or already noted
-        chain = (request.stream, request.stored)
+        self.hold(session, request.stream, request.stored)
+
+    def hold(self, session: SessionId, own: Stream, blocks: int) -> None:
+        """The first `blocks` blocks of that stream were stored under the name of `session`."""
+        chain = (own, blocks)
         known = self._chains.get(session)
         if known == chain:
             return
         self._changed[session] = None
-        if known is None or known[0] is not request.stream:
+        if known is None or known[0] is not own:
             self._drop(session)
-            for stream, _, _ in request.stream.pieces(request.stored):
+            for stream, _, _ in own.pieces(blocks):
                 self._owners.setdefault(stream, {})[session] = None
-            self._owners.setdefault(request.stream, {})[session] = None
+            self._owners.setdefault(own, {})[session] = None
         self._chains[session] = chain
+
+    def leading(self, session: SessionId) -> tuple[Stream, int] | None:
+        """The leading blocks of the session's context that are here; None: there are none."""
+        chain = self._chains.get(session)
+        blocks = self._cache.cached(chain[0].pieces(chain[1])) if chain is not None else 0
+        return (chain[0], blocks) if chain is not None and blocks else None
 
     def news(self) -> dict[SessionId, int]:
         """Sessions whose residency may have changed since the last call, with their tokens now.

@@ -43,6 +43,7 @@ from saga_sim.costs import Preset
 from saga_sim.engine import Request
 from saga_sim.faults import Fault, FaultKind, Faults, Line
 from saga_sim.garbage import seldom_collected
+from saga_sim.moving import Files
 from saga_sim.pacing import Pace
 from saga_sim.runs import ReplayResult
 from saga_sim.trace.records import Workflow
@@ -94,6 +95,8 @@ class World:
         self._calls: dict[StepId, Call] = {}
         self._last_step = 0
         self._useful = self._cached = 0
+        self.files: Files = {}
+        """KV on its way between engines."""
         for number in range(-(-spec.workers // spec.per_node)):
             here = min(spec.per_node, spec.workers - number * spec.per_node)
             node = SimNode(
@@ -104,6 +107,7 @@ class World:
                 config,
                 self,
                 quiet=faults is None,
+                kv_tokens_per_s=spec.link.kv_tokens_per_s,
             )
             self.nodes[node.id] = node
         self._line = Line(self.clock, spec.link.control_s, faults)
