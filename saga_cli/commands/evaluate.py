@@ -25,7 +25,9 @@ Baselines = Annotated[
 ]
 Sets = Annotated[
     str | None,
-    typer.Option(help="Of the suite's: swe, swe-again, web, iso, entire, kvct, chat, mix.", metavar="NAMES"),
+    typer.Option(
+        help="Of the suite's: swe, swe-again, web, web-own, iso, entire, kvct, chat, mix.", metavar="NAMES"
+    ),
 ]
 Pressures = Annotated[
     str | None,

@@ -27,6 +27,7 @@ USER_GAP_S = 60.0
 
 
 AGAIN = "swe-again"
+OWN = "web-own"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +49,9 @@ SETS = {
             name=AGAIN, what="SWE-bench-like (made), items run again", preset="llama3-70b-a100", synth="swe-bench-like-again"
         ),
         WorkSet(name="web", what="WebArena-like (made)", preset="llama3-70b-a100", synth="webarena-like"),
+        WorkSet(
+            name=OWN, what="WebArena-like (made), nothing shared", preset="llama3-70b-a100", synth="webarena-like-own"
+        ),
         WorkSet(name="iso", what="iso-bench-trae", preset="llama3-70b-a100", file="iso-bench-trae.jsonl.gz"),
         WorkSet(name="entire", what="entire-cli", preset="llama3-8b-h100", file="entire-cli.jsonl.gz"),
         WorkSet(name="kvct", what="kv-cache-tester", preset="llama3-8b-h100", file="kv-cache-tester.jsonl.gz"),

@@ -89,6 +89,7 @@ def _steps(profile: Profile, random: Random, shared: Random | None) -> Iterator[
     """shared: of the item, where others work on it too."""
     steps = _step_count(profile, random, shared)
     opening = profile.system_tokens + _first(profile, shared or random)
+    common = profile.system_tokens if profile.shares_system else 0
     context = _Context(opening, opening)
     gap_s = 0.0
     for index in range(steps):
@@ -103,8 +104,8 @@ def _steps(profile: Profile, random: Random, shared: Random | None) -> Iterator[
             new_prompt_tokens=context.new,
             output_tokens=output,
             compacted=context.compacted,
-            shared_prefix_group=profile.name if profile.system_tokens else None,
-            shared_prefix_tokens=profile.system_tokens or None,
+            shared_prefix_group=profile.name if common else None,
+            shared_prefix_tokens=common or None,
             ts_s=None if index else 0.0,
             gap_s=gap_s,
             tool=tool,

@@ -63,3 +63,13 @@ def test_a_twist_that_there_is_not_is_refused():
         ran("sticky", twist="upside-down")
     with pytest.raises(UserError, match="set"):
         ran("sticky", twist="then~nothing")
+
+
+def test_in_overload_a_workflows_own_prompt_is_lost_and_one_that_all_share_is_not():
+    def again_share(profile, work):
+        found = run_cell(cell(profile, work=work, level=0.5, workflows=200, workers=1), None)
+        return found.figures.again_share
+
+    assert again_share("sticky", "web-own") > 0.1
+    assert again_share("sticky", "web") < 0.01
+    assert again_share("saga-blind", "web-own") < 0.03, "who is let in keeps what it has"

@@ -74,6 +74,13 @@ def test_webarena_like_is_flat_with_little_reuse(web):
     assert 50 <= stats.output_tokens.p10 <= stats.output_tokens.max <= 200
 
 
+def test_what_webarena_like_own_finds_again_is_each_workflows_own(web):
+    own = synthesise("webarena-like-own", 400, 7)
+    assert all(step.shared_prefix_tokens for workflow in web for step in workflow.steps)
+    assert not any(step.shared_prefix_group or step.shared_prefix_tokens for w in own for step in w.steps)
+    assert trace_stats(own).reusable_share == pytest.approx(trace_stats(web).reusable_share, abs=0.03)
+
+
 def test_arrivals_are_poisson_at_eight_a_minute(swe):
     assert trace_stats(swe).span_s == pytest.approx(400 / 8 * 60, rel=0.15)
 
@@ -127,7 +134,7 @@ def test_members_of_a_group_tell_one_prefix_length(swe):
 def test_unknown_presets_and_counts_are_refused():
     with pytest.raises(
         UserError,
-        match=r"unknown preset 'swe' \(have: demo, live-gate, live-kinds, swe-bench-like, swe-bench-like-again, ten-tenants, webarena-like\)",
+        match=r"unknown preset 'swe' \(have: demo, live-gate, live-kinds, swe-bench-like, swe-bench-like-again, ten-tenants, webarena-like, webarena-like-own\)",
     ):
         synthesise("swe", 1, 0)
     with pytest.raises(UserError, match="cannot make 0 workflows"):
