@@ -164,7 +164,7 @@ class Trial:
         match told.what:
             case "began":
                 prompt = 0 if self.blind else workflow.steps[0].prompt_tokens
-                self.learner.began(told.workflow, self.kind(workflow), told.at, prompt_tokens=prompt)
+                self.learner.began(told.workflow, self.kind(workflow), prompt_tokens=prompt)
             case "returned":
                 self._returned(told, course)
             case "stepped":
@@ -251,7 +251,7 @@ class Trial:
                 )
 
     def _ended(self, told: Told, course: Course) -> None:
-        self.learner.ended(told.workflow, at=told.at, complete=True)
+        self.learner.ended(told.workflow, complete=True)
         self.finished += 1
         self.totals.append(course.total)
         del self.totals[:-256]

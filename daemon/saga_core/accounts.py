@@ -112,7 +112,7 @@ class Accounts:
         if found is not None:
             return found
         service = self.services.setdefault(model, Service())
-        self.learner.began(workflow, kind, at, hints, prompt_tokens=prompt_tokens)
+        self.learner.began(workflow, kind, hints, prompt_tokens=prompt_tokens)
         expected_s = self._expected_s(workflow)
         born_v, pace = service.virtual_s, kind_of(kind)
         account = Account(workflow, at, born_v, expected_s, weight, priority=priority, kind=pace)
@@ -165,7 +165,7 @@ class Accounts:
         service = self.services[self._models.pop(workflow)]
         del service.accounts[workflow]
         service.weight = service.weight - account.weight if service.accounts else 0.0
-        self.learner.ended(workflow, at=at, complete=complete)
+        self.learner.ended(workflow, complete=complete)
         if complete:
             self.paces.learn(account.kind, at - account.arrived_at, account.attained_s)
 

@@ -26,7 +26,7 @@ class Stream:
 
     def begin(self, kind=SWE, hints=None, prompt_tokens=0):
         self.last += 1
-        self.learner.began(self.last, kind, self.now, hints, prompt_tokens=prompt_tokens)
+        self.learner.began(self.last, kind, hints, prompt_tokens=prompt_tokens)
         return self.last
 
     def step(
@@ -56,7 +56,7 @@ class Stream:
         workflow = self.begin(kind, hints)
         for _ in range(steps):
             self.step(workflow, **step)
-        self.learner.ended(workflow, at=self.now, complete=complete)
+        self.learner.ended(workflow, complete=complete)
 
 
 def test_without_history_nothing_is_claimed():
@@ -250,7 +250,7 @@ def test_the_end_is_known_by_its_tool_and_by_silence():
         for _ in range(9):
             stream.step(workflow, tool="bash")
         stream.step(workflow, tool="submit")
-        stream.learner.ended(workflow, at=stream.now, complete=True)
+        stream.learner.ended(workflow, complete=True)
     workflow = stream.begin()
     stream.step(workflow, tool="bash")
     assert stream.learner.end_probability(workflow, "main") < 0.05
@@ -479,10 +479,10 @@ def test_a_band_finds_its_percentiles():
 def test_every_nth_of_those_under_way_is_found_without_a_walk():
     learner = Learner()
     for workflow in range(50):
-        learner.began(workflow, Kind("t", "a"), 0.0)
+        learner.began(workflow, Kind("t", "a"))
     for workflow in (0, 7, 49, 7, 20):
-        learner.ended(workflow, at=1.0, complete=False)
-    learner.began(7, Kind("t", "a"), 2.0)
+        learner.ended(workflow, complete=False)
+    learner.began(7, Kind("t", "a"))
     memory = learner.memory
     for stride in (1, 3, 46):
         assert memory.row.every(stride) == list(memory.live.values())[::stride]

@@ -43,14 +43,14 @@ def learned(workflows, tools=("read", "edit"), graph=()):
     """A learner that has seen so many, and is in the middle of number 900, one step before its last."""
     learner, kind = Learner(), Kind("t", "coder")
     for number in [*range(workflows), 900]:
-        learner.began(number, kind, 0.0, Hints(graph=graph) if graph else None)
+        learner.began(number, kind, Hints(graph=graph) if graph else None)
         for tool in tools if number != 900 else tools[:-1]:
             learner.stepped(
                 number, "main", at=0.0, work_s=1.0, prompt_tokens=1000, output_tokens=10, tool=tool
             )
             learner.returned(number, "main", at=5.0)
         if number != 900:
-            learner.ended(number, at=9.0, complete=True)
+            learner.ended(number, complete=True)
     return learner
 
 
@@ -95,7 +95,7 @@ def test_steps_until_a_sessions_turn_on_a_declared_graph():
 def test_steps_until_a_sessions_turn_are_learned_where_agents_take_turns():
     """Three agents in a ring. After the first one's step the second is next, and the first one last."""
     learner = Learner()
-    learner.began(1, Kind("t", "ring"), 0.0)
+    learner.began(1, Kind("t", "ring"))
     for turn in range(31):
         learner.stepped(1, "abc"[turn % 3], at=turn, work_s=1.0, prompt_tokens=9, output_tokens=1)
     assert [learner.steps_until(1, name) for name in "abc"] == [3, 1, 2]

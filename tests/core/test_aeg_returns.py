@@ -12,7 +12,7 @@ def step(learner, workflow, session, at, tool):
 
 def lead(learner, number, turns=3):
     """A workflow whose main session asks a sub-agent, which looks around and answers; then it goes on."""
-    learner.began(number, Kind("t", "lead"), 0.0)
+    learner.began(number, Kind("t", "lead"))
     step(learner, number, "main", 0.0, "ask")
     for turn in range(turns):
         step(learner, number, "sub", 1.0 + turn, "look")
@@ -26,7 +26,7 @@ def taught(workflows=20):
     learner = Learner()
     for number in range(workflows):
         lead(learner, number)
-        learner.ended(number, at=11.0, complete=True)
+        learner.ended(number, complete=True)
     return learner
 
 
@@ -51,7 +51,7 @@ def test_who_is_cancelled_teaches_nothing_of_it():
     learner = Learner()
     for number in range(20):
         lead(learner, number)
-        learner.ended(number, at=11.0, complete=False)
+        learner.ended(number, complete=False)
     lead(learner, 900)
     assert learner.return_probability(900, "sub", 0.0) == 1.0
 
@@ -66,7 +66,7 @@ def test_it_survives_a_restart():
 
 def test_a_tool_that_is_named_late_is_counted_once():
     learner = Learner()
-    learner.began(1, Kind("t", "x"), 0.0)
+    learner.began(1, Kind("t", "x"))
     step(learner, 1, "main", 0.0, "ask")
     for turn in range(5):
         step(learner, 1, "sub", turn, "")

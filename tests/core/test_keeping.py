@@ -89,7 +89,7 @@ def test_density_follows_what_is_left_of_the_learned_pauses():
     """A tool that takes a minute is worth more the nearer its end is. Unknown: as long again."""
     learner, kind = Learner(), Kind("t", "coder")
     at = 0.0
-    learner.began(1, kind, at)
+    learner.began(1, kind)
     for turn in range(40):
         learner.stepped(1, "s", at=at, work_s=1.0, prompt_tokens=100, output_tokens=10, tool="bash")
         at += 60.0 + turn % 3

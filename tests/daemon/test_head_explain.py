@@ -186,13 +186,13 @@ def test_predictions_are_measured_over_all_agent_types_with_bounded_labels() -> 
     head = Head(Config())
     learner = head.accounts.learner
     for number in range(1, 9):
-        learner.began(number, Kind("t", f"agent-{number % 2}"), 0.0)
+        learner.began(number, Kind("t", f"agent-{number % 2}"))
         for step in range(6):
             learner.returned(number, "main", at=10.0 * step + 2.0)
             learner.stepped(
                 number, "main", at=10.0 * step, work_s=1.0, prompt_tokens=100, output_tokens=10, tool="bash"
             )
-        learner.ended(number, at=70.0, complete=True)
+        learner.ended(number, complete=True)
     text = Metrics(head).text().decode()
     assert re.search(r'^saga_predictions{what="next tool"} 48.0$', text, re.MULTILINE)
     right = re.search(r'^saga_prediction_within{what="next tool"} (\S+)$', text, re.MULTILINE)

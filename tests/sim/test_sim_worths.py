@@ -60,7 +60,7 @@ def two_steps(name, tool, gap_s, arrival_s):
 
 def taught(learner):
     """Both tools have been called often: one takes half a minute, one ten."""
-    learner.began(900, Kind("default", "tester"), 0.0)
+    learner.began(900, Kind("default", "tester"))
     at = 0.0
     for turn in range(40):
         tool, took_s = (("quick", 30.0), ("slow", 600.0))[turn % 2]

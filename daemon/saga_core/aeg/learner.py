@@ -42,7 +42,6 @@ class Learner:
         self,
         workflow: int,
         kind: Kind,
-        at: float,  # noqa: ARG002
         hints: Hints | None = None,
         *,
         prompt_tokens: int = 0,
@@ -171,7 +170,7 @@ class Learner:
             live.last_tool = tool
         state.tool = tool
 
-    def ended(self, workflow: int, *, at: float, complete: bool) -> None:  # noqa: ARG002
+    def ended(self, workflow: int, *, complete: bool) -> None:
         """A workflow is over. Only a complete one says how much such workflows take."""
         live = self.memory.forget(workflow)
         if live is None or not live.steps:
