@@ -138,6 +138,17 @@ def test_a_killed_node_daemon_takes_its_identity_over(there: Login) -> None:
     until(lambda: there.ready() >= 4, 40, "its workers")
 
 
+def test_a_killed_head_with_its_step_begins_again_beside_its_nodes(there: Login) -> None:
+    before, nodes = there.access(), there.nodes_up()
+    for process in there.members():
+        if {"saga_head", "--take-over"} <= set(process.cmdline()):  # the head and the srun of its step
+            process.send_signal(signal.SIGKILL)
+    until(lambda: there.access()["epoch"] > before["epoch"], 40, "the new head")
+    until(lambda: there.nodes_up() == nodes and there.ready() >= 4, 40, "its nodes")
+    after = there.access()
+    assert (after["job"], after["api_key"]) == (before["job"], before["api_key"])
+
+
 def test_down_leaves_nothing(there: Login) -> None:
     assert "stopped" in there("down")
     assert not there.slurm.jobs()

@@ -85,7 +85,7 @@ async def test_where_slurm_takes_no_job_from_is_found_out_before_one_is_needed(
 
 def test_backlog_brings_a_node_and_idleness_ends_it_all(login: Login) -> None:
     login.folder.parent.joinpath("site.toml").write_text(SITE)
-    login(*UP, *SMALL, "--nodes", "1", "--workers", "1", "--max-nodes", "2", "--idle-timeout", "12s",
+    login(*UP, *SMALL, "--nodes", "1", "--workers", "1", "--max-nodes", "2", "--idle-timeout", "8s",
           "--site", "site.toml")  # fmt: skip
     (first,) = login.records()
     with load(login, 12):
