@@ -175,11 +175,15 @@ class EndProgram(msgspec.Struct, frozen=True):
 
 
 class SetWorths(msgspec.Struct, frozen=True):
-    """Tell the engine what these sessions' KV is worth from now on; None: nobody says any more."""
+    """Tell the engine what these sessions' KV is worth from now on; None: nobody says any more.
+
+    `soon`: sessions whose steps are near, to be loaded from host memory if the engine can.
+    """
 
     worker: WorkerId
     incarnation: int
     worths: Mapping[SessionId, tuple[int, float] | None]
+    soon: tuple[SessionId, ...] = ()
 
 
 class ExportKv(msgspec.Struct, frozen=True):

@@ -250,8 +250,8 @@ class Workers:
                 worker.valued.pop(session, None)
             else:
                 worker.valued[session] = None
-        if changes:
-            self.desk.out.append(SetWorths(worker.id, worker.incarnation, changes))
+        if changes or want.soon:
+            self.desk.out.append(SetWorths(worker.id, worker.incarnation, changes, tuple(want.soon)))
 
     def _valued(self, worker: Worker, head: int) -> wire.Valued:
         return wire.Valued(

@@ -245,6 +245,8 @@ class Worths(Message, frozen=True, kw_only=True):
     version: int
     worths: dict[SessionId, tuple[int, float] | None]
     """(standing, value) as in `saga_core.kv.retention`, the least goes first; None: nobody says any more."""
+    soon: list[SessionId] = []
+    """Sessions whose next steps are near: what host memory has of them may be loaded. Said once, and never repeated."""
 
 
 class RestartWorker(Message, frozen=True, kw_only=True):

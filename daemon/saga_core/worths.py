@@ -20,7 +20,7 @@ from math import inf
 from saga_core import wire
 from saga_core.actions import Send
 from saga_core.desk import Desk
-from saga_core.fleet import Fleet
+from saga_core.fleet import Fleet, Worker
 from saga_core.gate import Gate
 from saga_core.ids import SessionId, WorkerId, WorkflowId
 from saga_core.kv.retention import OVER, Standing, Worth
@@ -39,6 +39,12 @@ SLACK = 64
 WANTED = 1e15
 """Of a session whose step is on its worker, less the number of its turn: of those that wait in the engine's line, the
 last one is served last. Turns are whole numbers far below, and other held sessions far below that."""
+NEAR_S = 2.0
+"""A step that is expected within so many seconds has what host memory has of its session loaded. A step that loads for
+itself waits for it: 10,000 tokens of a 30B model are some 1 GB, 0.1 s over a link, more on a busy one. Loaded much
+sooner it takes the place of others for longer."""
+WHOLE = 0.9
+"""Share of a context in the pool from which on nothing is loaded: answers' last blocks are never found."""
 PAUSED: Worth = (Standing.PAUSED, 0.0)
 
 
@@ -59,6 +65,8 @@ class Channel:
     told: dict[SessionId, Worth] = field(default_factory=dict)
     unsettled: dict[SessionId, int] = field(default_factory=dict)
     """Those of `told` that may not have arrived, with the version that first carried it; 0: not sent yet."""
+    soon: dict[SessionId, None] = field(default_factory=dict)
+    """Whose steps are near, to be said with the next message."""
     away: dict[SessionId, int] = field(default_factory=dict)
     """Contexts in tokens of sessions at home here that wait for their tools, the longest away first."""
 
@@ -84,6 +92,8 @@ class Worths:
         self._again: dict[SessionId, float] = {}
         self._due: list[tuple[float, SessionId]] = []
         """When to look again; entries that `_again` does not confirm are past."""
+        self._called: set[SessionId] = set()
+        """Who was said to return soon since its latest step ended."""
         self._version = 0
 
     # -- what happens --------------------------------------------------------------------
@@ -93,6 +103,7 @@ class Worths:
         self.rule = rule
         self._since.clear()
         self._turns.clear()
+        self._called.clear()
         self._again.clear()
         self._due.clear()
         for name in list(self.channels):
@@ -112,6 +123,7 @@ class Worths:
         """A step of `session` is over."""
         if self.rule is not None and home is not None:
             self._since[session] = self.desk.now
+            self._called.discard(session)
             self._mark(session, home)
             self._forget_away(session, home)
 
@@ -124,6 +136,7 @@ class Worths:
         """Nothing of `session` is wanted any more."""
         self._since.pop(session, None)
         self._turns.pop(session, None)
+        self._called.discard(session)
         self._again.pop(session, None)
         if self.rule is not None and home is not None:
             self._mark(session, home)
@@ -272,7 +285,21 @@ class Worths:
         rating = rule(scene, Away(context_tokens, since, now - since, prospect))
         if rating.again_s < inf:
             self._plan(name, now + rating.again_s)
+        if scene.worker.host_tokens and self._is_near(
+            name, scene.worker, context_tokens, prospect, now - since
+        ):
+            self._called.add(name)
+            self.channels[scene.worker.id].soon[name] = None
         return rating.worth
+
+    def _is_near(
+        self, name: SessionId, worker: Worker, context_tokens: int, prospect: Prospect, for_s: float
+    ) -> bool:
+        """Whether its next step is expected soon, by history, and its KV is not in the pool."""
+        if name in self._called or worker.resident.get(name, 0) >= WHOLE * context_tokens:
+            return False
+        left = prospect.left(for_s)
+        return left.samples > 0 and left.median <= NEAR_S
 
     def _plan(self, name: SessionId, at: float) -> None:
         """Look at it again then. Where most plans are past, as tools come back sooner than feared, they are tidied."""
@@ -288,7 +315,7 @@ class Worths:
         What was sent before stands first in `unsettled`, what was not last.
         """
         some = list(islice(channel.unsettled.items(), UNSETTLED))
-        new = bool(some) and some[-1][1] == 0
+        new = bool(channel.soon) or (bool(some) and some[-1][1] == 0)
         late = self.desk.now - channel.said_at >= REPEAT_S
         if not new and channel.said and not (late and (some or not channel.settled)):
             return
@@ -304,7 +331,9 @@ class Worths:
             since=channel.settled,
             version=self._version,
             worths={session: channel.told[session] for session, _ in some},
+            soon=list(channel.soon),
         )
+        channel.soon.clear()
         self.desk.do(Send(worker.node, message))
 
     def check(self) -> None:
@@ -321,4 +350,5 @@ class Worths:
             assert channel.away.keys() <= self.desk.book.sessions.keys() | channel.news.keys(), name
         assert self._since.keys() <= self.desk.book.sessions.keys(), "times of sessions that are over"
         assert self._turns.keys() <= self.desk.book.sessions.keys(), "turns of sessions that are over"
+        assert self._called <= self.desk.book.sessions.keys(), "calls of sessions that are over"
         assert self._again.keys() <= self.desk.book.sessions.keys(), "plans for sessions that are over"

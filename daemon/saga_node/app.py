@@ -155,7 +155,7 @@ class Daemon:
             case EndProgram():
                 self._runner.end(action.workflow, action.attempt, action.grace_s)
             case SetWorths():
-                self._supervisor.set_worths(action.worker, action.incarnation, action.worths)
+                self._supervisor.set_worths(action)
             case ExportKv():
                 self._mover.export(action)
             case AdoptKv():

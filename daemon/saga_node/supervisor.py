@@ -15,14 +15,14 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from saga_core.config import NodeConfig
 from saga_core.errors import ClusterError, SagaError
-from saga_core.ids import SessionId, WorkerId
-from saga_core.node_words import Residency, WorkerExited, WorkerLoad, WorkerSilent, WorkerUp
+from saga_core.ids import WorkerId
+from saga_core.node_words import Residency, SetWorths, WorkerExited, WorkerLoad, WorkerSilent, WorkerUp
 from saga_core.wire import Capability
 from saga_node import places
 from saga_node.checker import Checker
@@ -32,7 +32,7 @@ from saga_node.processes import Processes, Tree
 from saga_node.residence import Residence
 from saga_node.runner import exit_reason
 from saga_node.tasks import Tasks
-from saga_node.teller import Teller, Worth
+from saga_node.teller import Teller
 from saga_node.watch import Watch
 from saga_shell import log
 from saga_vllm import cleanup
@@ -67,6 +67,8 @@ class Start:
     ending: asyncio.Event = field(default_factory=asyncio.Event)
     residence: Residence | None = None
     teller: Teller | None = None
+    has_tier: bool = False
+    """Whether host memory behind its pool was proven."""
     control: Control | None = None
     """Proven, while it is open."""
     was_ready: bool = False
@@ -116,11 +118,11 @@ class Supervisor:
         if start.tree is not None:
             self._tasks.start(self._end(start.tree, start), f"end of worker {worker}")
 
-    def set_worths(self, worker: WorkerId, incarnation: int, worths: Mapping[SessionId, Worth]) -> None:
-        """Tell its engine what sessions' KV is worth; nothing when it is over, or has no session control."""
-        start = self._starts.get(worker)
-        if start is not None and start.incarnation == incarnation and start.teller is not None:
-            start.teller.tell(worths)
+    def set_worths(self, action: SetWorths) -> None:
+        """Tell an engine what sessions' KV is worth; nothing when it is over, or has no session control."""
+        start = self._starts.get(action.worker)
+        if start is not None and start.incarnation == action.incarnation and start.teller is not None:
+            start.teller.tell(action.worths, action.soon if start.has_tier else ())
 
     def control(self, worker: WorkerId, incarnation: int) -> Control | None:
         """The way to its engine's session control; None when it is over, or has none."""
@@ -264,6 +266,7 @@ class Supervisor:
             if proven[CONTROL].works:
                 start.control = control
                 start.teller = Teller(start.worker, control)
+                start.has_tier = bool(proven[TIERS].works)
                 group.create_task(start.teller.run())
                 group.create_task(Checker(control, residence).run())
             if proven[PREFIX_HITS].works:

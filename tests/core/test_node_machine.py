@@ -498,6 +498,14 @@ def answered(actions):
     return [answer.version for answer in said(actions, wire.Valued)]
 
 
+def test_who_returns_soon_is_said_to_the_engine_once():
+    rig = valued()
+    want = wire.Worths(head=1, worker=W, incarnation=1001, since=0, version=1, worths={}, soon=["s.a"])
+    (action,) = [a for a in rig.hear(want) if isinstance(a, words.SetWorths)]
+    assert (action.worths, action.soon) == ({}, ("s.a",))
+    assert told(rig.hear(want)) == [], "it was repeated on the way"
+
+
 def test_worths_go_to_the_engine_and_their_version_to_the_head():
     rig = valued()
     actions = worths(rig, 3, s_a=(3, 0.5), s_b=(0, 0.0))

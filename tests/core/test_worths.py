@@ -288,3 +288,52 @@ def test_plans_that_are_past_are_tidied():
         head.tick()
         head.now += pause_s
     assert len(head.head.worths._due) <= 4 + worths.SLACK
+
+
+def away_for_three_seconds(head, times, **more):
+    """A workflow whose tool takes three seconds, so many times; its step is over once more."""
+    workflow = begin(head)
+    for _ in range(times):
+        finish(head, **more)
+        head.tick(after=3.0)
+        begin(head, workflow=workflow)
+    finish(head, **more)
+    return workflow
+
+
+def calls(head, ticks=60):
+    return [s for _ in range(ticks) for m in told(head.tick(after=0.1)) for s in m.soon]
+
+
+def evicted(head, session="1.main"):
+    fleet = head.head.fleet
+    fleet.hold(fleet.workers[W], session, 0)
+
+
+def test_who_is_expected_soon_is_called_once_where_host_memory_was_proven():
+    head = rig(host_tokens=50_000)
+    workflow = away_for_three_seconds(head, 8)
+    evicted(head)
+    assert calls(head, 5) == [], "it has just gone"
+    assert calls(head) == ["1.main"]
+    begin(head, workflow=workflow)
+    assert calls(head) == [], "it is here"
+    finish(head)
+    evicted(head)
+    assert calls(head) == ["1.main"], "it is away again"
+    assert calls(head, 300) == []
+
+
+def test_nobody_is_called_without_host_memory_without_history_or_who_is_in_the_pool():
+    without = rig()
+    away_for_three_seconds(without, 8)
+    evicted(without)
+    assert calls(without) == []
+    new = rig(host_tokens=50_000)
+    begin(new)
+    finish(new)
+    evicted(new)
+    assert calls(new) == []
+    there = rig(host_tokens=50_000)
+    away_for_three_seconds(there, 8)
+    assert calls(there) == []

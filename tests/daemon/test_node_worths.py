@@ -1,5 +1,6 @@
 """What the head says that sessions are worth is told to the engine; what a start was tried for is said to the head."""
 
+import asyncio
 import sys
 
 import pytest
@@ -9,11 +10,12 @@ from saga_core import wire
 from saga_core.config import NodeConfig, WorkersConfig
 from saga_core.kv import commands
 from saga_core.kv.retention import Standing
-from saga_core.node_words import WorkerExited, WorkerUp
+from saga_core.node_words import SetWorths, WorkerExited, WorkerUp
 from saga_node import engines
 from saga_node.processes import Processes
 from saga_node.supervisor import Supervisor
-from saga_vllm.control import Control
+from saga_node.teller import Teller
+from saga_vllm.control import Control, NoControl
 from saga_vllm.diagnose import plugin_fault
 from saga_vllm.launch import PRIORITY_FLAGS, Launch
 
@@ -102,6 +104,37 @@ async def test_an_engine_that_has_none_though_it_was_asked_for_serves_all_the_sa
         assert "404" in tried.detail
 
 
+class Asked:
+    """The way to an engine that has what is to be loaded of `1.main`, and of nobody else."""
+
+    def __init__(self):
+        self.orders = []
+
+    async def ask(self, command):
+        self.orders.append(command)
+        if isinstance(command, commands.Prefetch):
+            if command.session != "1.main":
+                raise NoControl("nothing fits")
+            return commands.Done(blocks=7)
+        return commands.Done()
+
+
+async def test_who_returns_soon_is_loaded_once_after_the_worths_were_told():
+    asked = Asked()
+    teller = Teller("n1/0", asked)
+    running = asyncio.create_task(teller.run())
+    teller.tell({"1.main": (3, 0.5)}, soon=["2.main", "1.main"])
+    await until(lambda: teller.loaded_blocks == 7, "loaded")
+    teller.tell({}, soon=["1.main"])
+    await until(lambda: teller.loaded_blocks == 14, "loaded again")
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert asked.orders == [
+        commands.Value(worths={"1.main": (3, 0.5)}),
+        *(commands.Prefetch(session=name) for name in ("2.main", "1.main", "1.main")),
+    ]
+
+
 DIED_OF_US = """INFO non-default args: {'kv_connector': 'SagaConnector', 'middleware': ['saga_vllm.plugin.front.SessionControl']}
 (EngineCore pid=7) ERROR 11-22 17:58:20 [core.py:1510] Traceback (most recent call last):
 (EngineCore pid=7) ERROR 11-22 17:58:20 [core.py:1510]   File "/x/saga_vllm/plugin/connector.py", line 30, in <module>
@@ -163,7 +196,7 @@ async def test_it_is_then_started_without_it(tmp_path):
             assert "did not start with session control: ModuleNotFoundError" in tried.detail
             assert engine.starts == [True, False]
             assert [e for e in said if isinstance(e, WorkerExited)] == [], "one incarnation all along"
-            workers.set_worths("n1/0", 1, {"1.main": (3, 1.0)})  # nobody there to take it: nothing happens
+            workers.set_worths(SetWorths("n1/0", 1, {"1.main": (3, 1.0)}))  # nobody there to take it: nothing happens
         finally:
             await workers.close()
             await processes.close()

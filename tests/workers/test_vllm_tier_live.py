@@ -1,5 +1,6 @@
 """A tier of host memory behind one real vLLM CPU engine: what the pool gave away is loaded, not computed."""
 
+import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator, Iterator
@@ -88,6 +89,28 @@ async def test_what_is_worth_more_stays_longer_in_the_tier(worker: Worker, contr
     assert await worker.reset(), "the pool holds nothing of it either"
     assert await worker.step("4.main", prompt) == 3000 // BLOCK * BLOCK
     assert await worker.step("5.plain", plain) == 0
+
+
+async def test_what_is_loaded_ahead_is_found_in_the_pool(worker: Worker, control: Control) -> None:
+    whole = 3000 // BLOCK
+    prompt = worker.prompt(3000)
+    await worker.step("6.main", prompt)
+    await worker.traffic(12_000)
+    assert await resident(control, "6.main") == 0
+    assert await control.ask(commands.Prefetch(session="6.main")) == commands.Done(blocks=whole)
+    async with asyncio.timeout(20):
+        while await resident(control, "6.main") < whole or (await control.ask(commands.Stats())).requests:
+            await asyncio.sleep(0.01)
+    assert await control.ask(commands.Prefetch(session="6.main")) == commands.Done(blocks=0), "it is there"
+    before = await metric(worker, "external_prefix_cache_hits_total")
+    assert await worker.step("6.main", prompt) == whole * BLOCK
+    assert await metric(worker, "external_prefix_cache_hits_total") == before, "nothing was left to load"
+    assert await control.ask(commands.Prefetch(session="7.none")) == commands.Done(blocks=0)
+
+
+async def resident(control: Control, session: str) -> int:
+    (chain,) = (await control.ask(commands.Snapshot(sessions=[session]))).chains
+    return len(chain.blocks)
 
 
 def test_killed_it_leaves_nothing_in_shared_memory(worker: Worker) -> None:

@@ -75,6 +75,8 @@ class SessionControl:
                 return self._holdings()
             case commands.Snapshot():
                 return self._resident(command.sessions)
+            case commands.Prefetch():
+                return commands.Failed(reason="there is no host memory behind the pool")
             case commands.Export():
                 return self._export(command)
             case commands.Adopt():

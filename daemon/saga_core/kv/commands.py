@@ -66,6 +66,12 @@ class Snapshot(Word, frozen=True, kw_only=True):
     sessions: list[str] = []
 
 
+class Prefetch(Word, frozen=True, kw_only=True):
+    """`session` returns soon: begin to load what host memory has of it and the pool has not, if it fits."""
+
+    session: str
+
+
 class Export(Word, frozen=True, kw_only=True):
     """Write the KV of `session`'s latest prompt, as far as it is resident, to the file `path`; it stays where it is."""
 
@@ -80,7 +86,7 @@ class Adopt(Word, frozen=True, kw_only=True):
     path: str
 
 
-Command = Retain | Release | Drop | Value | Stats | Snapshot | Export | Adopt
+Command = Retain | Release | Drop | Value | Stats | Snapshot | Prefetch | Export | Adopt
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,7 +103,7 @@ class Done(Word, frozen=True, kw_only=True):
     """It is so now."""
 
     blocks: int = 0
-    """Given back by a `Drop`."""
+    """Given back by a `Drop`; on their way with a `Prefetch`."""
 
 
 class Held(msgspec.Struct, frozen=True, array_like=True):

@@ -73,11 +73,11 @@ class Attachment:
         if self.keeper is not None:
             self.keeper.finished(request)
 
-    def order(self, frame: bytes, executor: Any = None) -> bytes:
-        """An order of the node daemon (`saga_core.kv.commands`); `executor` reaches the ranks."""
+    def order(self, frame: bytes, engine: Any = None) -> bytes:
+        """An order of the node daemon (`saga_core.kv.commands`); `engine` takes requests and reaches the ranks."""
         if self.keeper is None:
             return commands.encode(commands.Failed(reason=self.fault))
-        return self.keeper.answer(frame, executor)
+        return self.keeper.answer(frame, engine)
 
 
 def _smallest_first() -> bool:
@@ -90,7 +90,7 @@ def _smallest_first() -> bool:
 def _saga_kv(self: EngineCore, frame: bytes) -> bytes:
     """An order of the node daemon, and what follows of it for those who listen: also while the engine is idle."""
     _tell(self)  # so that a snapshot is of after all that was told
-    answer: bytes = self.scheduler.connector.saga.order(frame, self.model_executor)
+    answer: bytes = self.scheduler.connector.saga.order(frame, self)
     _tell(self)
     return answer
 

@@ -51,6 +51,18 @@ CALLS: dict[str, tuple[str, ...]] = {
     f"{POOL}.get_new_blocks": ("num_blocks",),
     f"{POOL}.free_blocks": ("ordered_blocks",),
     f"{POOL}._insert_block_hash": ("block_hash_with_group_id", "block", "num_tokens"),
+    "vllm.v1.engine.core:EngineCore.add_request": ("request",),
+    "vllm.v1.request:Request.__init__": (
+        "request_id",
+        "prompt_token_ids",
+        "sampling_params",
+        "pooling_params",
+        "cache_salt",
+        "priority",
+        "block_hasher",
+        "session_id",
+    ),
+    "vllm.v1.kv_offload.base:make_offload_key": ("block_hash", "group_idx"),
     "vllm.v1.executor.abstract:Executor.collective_rpc": ("method", "args"),
     "vllm.v1.core.block_pool:BlockHashToBlockMap.get_one_block": ("key",),
     "vllm.v1.core.kv_cache_utils:make_block_hash_with_group_id": ("block_hash", "group_id"),
@@ -80,7 +92,11 @@ ATTRIBUTES = {
     f"{POOL}.reset_prefix_cache": ("self.cached_block_hash_to_block = BlockHashToBlockMap()",),
     f"{SCHEDULER}.__init__": ("self.connector", "self.kv_event_publisher", "self.kv_cache_manager"),
     "vllm.v1.kv_offload.cpu.manager:CPUOffloadingManager.__init__": ("self._policy",),
-    "vllm.v1.engine.core:EngineCore.__init__": ("self.scheduler", "self.model_executor"),
+    "vllm.v1.engine.core:EngineCore.__init__": (
+        "self.scheduler",
+        "self.model_executor",
+        "self.request_block_hasher",
+    ),
     "vllm.v1.engine.core:EngineCoreProc._handle_client_request": ("getattr(self, method_name)",),
 }
 """Words that the source of a method must have: attributes have no signature."""

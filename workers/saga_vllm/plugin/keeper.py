@@ -30,6 +30,7 @@ from saga_core.kv import commands
 from saga_core.kv.commands import Answer, Command
 from saga_core.kv.retention import OVER, Worth
 from saga_vllm.plugin import moving
+from saga_vllm.plugin.ahead import Ahead
 from saga_vllm.plugin.moving import Cannot
 from saga_vllm.plugin.queue import SessionQueue
 
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from vllm.v1.core.kv_cache_utils import KVCacheBlock
     from vllm.v1.core.sched.output import SchedulerOutput
     from vllm.v1.request import Request
+
+    from saga_vllm.plugin.shelf import Shelf
 
 MOST_CHAINS = 4096
 """Sessions of which the latest prompt's block hashes are kept, for snapshots; the longest unused are forgotten."""
@@ -80,12 +83,18 @@ class Keeper:
         self.order = self.queue.order
         self.orders = [self.order]
         """Whose worths are set: the pool's, and that of the host memory behind it."""
+        self.ahead: Ahead | None = None
         pool.free_block_queue = self.queue
         self.model, self.groups = "", 1
         """Its name, and how many kinds of KV it has."""
         self._requests: dict[str, Request] = {}
         self._chains: OrderedDict[str, Sequence[Any]] = OrderedDict()
         """Block hashes of each session's latest prompt and answer."""
+
+    def put_behind(self, shelf: Shelf) -> None:
+        """There is host memory behind the pool."""
+        self.orders.append(shelf.order)
+        self.ahead = Ahead(self, shelf)
 
     # -- what the engine does ------------------------------------------------------------
 
@@ -94,6 +103,8 @@ class Keeper:
         """A request was added to the engine."""
         if request.session_id:
             self._requests[request.request_id] = request
+            if self.ahead is not None:
+                self.ahead.forget(request.session_id)  # it has come
 
     @_guarded
     def admitted(self, request: Request, groups: Iterable[Sequence[KVCacheBlock]]) -> None:
@@ -118,11 +129,11 @@ class Keeper:
     @_guarded
     def finished(self, request: Request) -> None:
         """A request is over; its blocks are freed next."""
-        if (
-            self._requests.pop(request.request_id, None) is not None
-            and request.session_id not in self._chains
-        ):
-            self._chain(request)  # it was dropped meanwhile
+        if self._requests.pop(request.request_id, None) is not None:
+            if request.session_id not in self._chains:  # dropped meanwhile
+                self._chain(request)
+            if self.ahead is not None:
+                self.ahead.remember(request)
 
     def _numbers(self, numbers: list[int]) -> list[int]:
         """Null blocks stand where a model with a window needs nothing any more."""
@@ -144,7 +155,7 @@ class Keeper:
             return
         # Each hash is of all before it as well: from the first that differs on all do.
         same = bisect_left(range(most), True, key=lambda at: before[at] != now[at])
-        left = [block.block_id for name in before[same:] if (block := self._block(name)) is not None]
+        left = [block.block_id for name in before[same:] if (block := self.find(name)) is not None]
         self.order.leave(session, left[::-1])
 
     def _chain(self, request: Request) -> None:
@@ -165,25 +176,25 @@ class Keeper:
 
     # -- what the node daemon orders -----------------------------------------------------
 
-    def answer(self, frame: bytes, executor: Any = None) -> bytes:
-        """Do what `frame` orders; never raises. `executor` reaches the ranks, where blocks are copied."""
+    def answer(self, frame: bytes, engine: Any = None) -> bytes:
+        """Do what `frame` orders; never raises. `engine`: vLLM's core, which takes requests and reaches the ranks."""
         try:
-            return commands.encode(self._answer(commands.decode_order(frame), executor))
+            return commands.encode(self._answer(commands.decode_order(frame), engine))
         except (RemoteProtocolError, Cannot, ValueError, OSError) as error:
             return commands.encode(commands.Failed(reason=str(error)))
         except Exception as error:  # noqa: BLE001 - serving goes on, whatever it is
             self.retreat(f"order: {type(error).__name__}: {error}")
             return commands.encode(commands.Failed(reason=self.fault or ""))
 
-    def _answer(self, order: commands.Order, executor: Any) -> Answer:
+    def _answer(self, order: commands.Order, engine: Any) -> Answer:
         if self.fault is not None:
             return commands.Failed(reason=self.fault)
         if order.incarnation != self.incarnation:
             return commands.Stale(incarnation=self.incarnation)
         self.queue.follow_reset()
-        return self._do(order.command, executor)
+        return self._do(order.command, engine)
 
-    def _do(self, command: Command, executor: Any) -> Answer:
+    def _do(self, command: Command, engine: Any) -> Answer:
         match command:
             case commands.Retain():
                 self._value(command.session, command.worth, command.ttl_s)
@@ -198,10 +209,14 @@ class Keeper:
                 return self._holdings()
             case commands.Snapshot():
                 return self._resident(command.sessions)
+            case commands.Prefetch():
+                if self.ahead is None:
+                    raise Cannot("there is no host memory behind the pool")
+                return commands.Done(blocks=self.ahead.load(command.session, engine))
             case commands.Export():
-                return self._export(command, executor)
+                return self._export(command, engine.model_executor)
             case commands.Adopt():
-                return self._adopt(command, executor)
+                return self._adopt(command, engine.model_executor)
             case _:
                 assert_never(command)
         return commands.Done()
@@ -212,6 +227,8 @@ class Keeper:
                 order.release(session)
             else:
                 order.retain(session, worth, inf if ttl_s is None else ttl_s)
+        if self.ahead is not None and worth is not None and worth[0] <= OVER[0]:
+            self.ahead.forget(session)
 
     def _drop(self, session: str) -> Answer:
         blocks = self.order.drop(session)
@@ -219,6 +236,8 @@ class Keeper:
         self._chains.pop(session, None)
         for behind in self.orders[1:]:  # its manager alone gives chunks back
             behind.retain(session, OVER)
+        if self.ahead is not None:
+            self.ahead.forget(session)
         return commands.Done(blocks=len(blocks))
 
     def _holdings(self) -> Answer:
@@ -238,8 +257,8 @@ class Keeper:
         )
 
     def _resident(self, sessions: Sequence[str]) -> Answer:
-        names = sessions or list(self._chains)
-        chains = [commands.Chain(name, list(self._found(name))) for name in names if name in self._chains]
+        names = [name for name in sessions or self._chains if name in self._chains]
+        chains = [commands.Chain(name, list(self._found(name))) for name in names]
         return commands.Resident(at_s=time.time(), block_tokens=self.block_tokens, chains=chains)
 
     # -- moving --------------------------------------------------------------------------
@@ -248,7 +267,7 @@ class Keeper:
         ranks = self._ranks(executor)
         hashes, ids = [], []
         for block_hash in self._chains.get(command.session, ()):
-            block = self._block(block_hash)
+            block = self.find(block_hash)
             if block is None:
                 break
             hashes.append(block_hash)
@@ -273,7 +292,7 @@ class Keeper:
             raise Cannot(f"{command.path} is of another model or layout than this engine's")
         if len(data) > 1:
             raise Cannot(f"{command.path} is of {len(data)} ranks: only one can be moved so far")
-        missing = [i for i, name in enumerate(header.hashes) if self._block(name) is None]
+        missing = [i for i, name in enumerate(header.hashes) if self.find(name) is None]
         if len(missing) > self.queue.num_free_blocks:
             raise Cannot(f"{len(missing)} blocks are needed, {self.queue.num_free_blocks} are free")
         if missing:
@@ -318,13 +337,14 @@ class Keeper:
         found = executor.collective_rpc(moving.layers, args=(self.pool.num_gpu_blocks,))
         return tuple(found)
 
-    def _block(self, block_hash: Any) -> KVCacheBlock | None:
+    def find(self, block_hash: Any) -> KVCacheBlock | None:
+        """The block of the pool that holds this; None: it has to be computed, or loaded."""
         index = self.pool.cached_block_hash_to_block
         return index.get_one_block(make_block_hash_with_group_id(block_hash, 0))
 
     def _found(self, session: str) -> Iterator[int | bytes]:
         """The leading blocks of its chain that can be found, named as in KV events."""
         for block_hash in self._chains[session]:
-            if self._block(block_hash) is None:
+            if self.find(block_hash) is None:
                 return
             yield maybe_convert_block_hash(block_hash)

@@ -41,6 +41,11 @@ class Shelf(CachePolicy):  # type: ignore[misc]
         if len(self._sessions) > MOST_REQUESTS:
             self._sessions.popitem(last=False)
 
+    def has(self, key: OffloadKey) -> bool:
+        """Whether it can be loaded."""
+        chunk = self._chunks.get(key)
+        return chunk is not None and bool(chunk.is_ready)
+
     # -- what the manager tells ----------------------------------------------------------
 
     def get(self, key: OffloadKey) -> ChunkStatus | None:

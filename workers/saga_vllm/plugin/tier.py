@@ -45,7 +45,7 @@ class SagaTierConnector(OffloadingConnector):  # type: ignore[misc]
         super().bind_gpu_block_pool(gpu_block_pool)
         self.saga.bind(gpu_block_pool, self._vllm_config, self._kv_cache_config)
         if self.saga.keeper is not None and (shelf := self._shelf) is not None:
-            self.saga.keeper.orders.append(shelf.order)
+            self.saga.keeper.put_behind(shelf)
 
     @property
     def _shelf(self) -> Shelf | None:
