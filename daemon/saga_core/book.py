@@ -111,7 +111,11 @@ class Book:
                 drain.duty = advance(DUTY, drain.duty, "empty", what=f"node {fact.node}")
             case NodeUndrained():
                 advance(DUTY, self.drains.pop(fact.node).duty, "undrain", what=f"node {fact.node}")
-            case NodeJoined() | NodeLost() | WorkerReady() | WorkerLost() | SessionPaused() | SessionMoved():
+            case SessionMoved():
+                session = self.sessions.get(fact.session)
+                if session is not None and not fact.failed and session.home == fact.source:
+                    session.home = fact.target  # handed on between two steps; else a step has said so
+            case NodeJoined() | NodeLost() | WorkerReady() | WorkerLost() | SessionPaused():
                 pass  # kept for readers of the journal; fleet and gate are soft state, never recovered
 
     def duty(self, node: NodeId) -> DutyState:

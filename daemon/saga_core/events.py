@@ -168,7 +168,10 @@ class SessionPaused(_Kept, frozen=True, kw_only=True):
 
 
 class SessionMoved(_Kept, frozen=True, kw_only=True):
-    """Its KV was brought to its new home, or was not: then what is missing there is computed again."""
+    """Its KV was brought to its new home, or was not: then what is missing there is computed again.
+
+    A session whose home was still `source` was handed on between two steps: from here on its home is `target`.
+    """
 
     session: SessionId
     source: WorkerId

@@ -228,6 +228,12 @@ class Gate:
         room.again_s += again_s
         self.door.settle(home)
 
+    def bring(self, session: SessionId, worker: WorkerId) -> None:
+        """The context of `session`, which does nothing, is at `worker` now."""
+        claim = self.claims.get(session)
+        if claim is not None and not (claim.live or claim.waiting or claim.flying):
+            claim.worker = worker
+
     def drop(self, step: StepId) -> None:
         """A step that waits does so no more."""
         self.waiters.drop(step)

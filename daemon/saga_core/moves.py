@@ -3,7 +3,7 @@
 Rules of this file
   1. A move begins when a step of a session at a tool boundary is given to another worker than the one that has its KV,
      and `policy.migration` says that it is worth it. The step is at its new home from then on; it is sent when the move
-     ends, however it ends.
+     ends, however it ends. What does nothing on a worker that soon ends is handed on in the same way, without a step.
   2. First the old home writes the KV to a file, then the new one reads it. Nothing is taken from the old home before;
      it is told that the session is over there when the move has ended.
   3. A move ends: adopted; failed, as a node says; out of time; with the loss of the worker whose turn it is; with its
@@ -119,6 +119,12 @@ class Moves:
         )
         tokens, there = source.resident[session], target.resident.get(session, 0)
         return Offer(tokens, min(tokens, there), source.kv_token_bytes, source.node != target.node, ahead)
+
+    def hand_on(self, session: Session, target: Worker) -> None:
+        """Bring a session that does nothing to `target`, if that is worth it; its next step is not waited for."""
+        move = self.begin(session, target) if session.id not in self._of else None
+        if move is not None:
+            self._say(move)
 
     def wait(self, move: Move, dispatch: Dispatch) -> None:
         """`dispatch` is done when `move` ends; the first one sets it going."""
@@ -242,12 +248,15 @@ class Moves:
         for step in move.steps:
             del self._waits[step]
         took_s = self.desk.now - move.begun_at
+        session = self.desk.book.sessions.get(move.session)
+        if session is not None and not failed and session.home == move.source.worker:  # it was handed on
+            self.fleet.move_home(session.home, move.target.worker)
         fact = SessionMoved(
             session=move.session, source=move.source.worker, target=move.target.worker, tokens=tokens,
             copied_bytes=copied_bytes, took_s=took_s, priced_s=move.price.move_s, again_s=move.price.again_s,
             failed=failed,
         )  # fmt: skip
-        if move.session in self.desk.book.sessions:
+        if session is not None:
             self._ways[move.offer.across].learn(took_s, move.base_s, self.desk.now, failed=bool(failed))
             self._note(move, fact)
         self.desk.record(fact)

@@ -26,12 +26,13 @@ from saga_core.events import Outcome, SessionPaused, StepArrived, StepFinished, 
 from saga_core.fleet import Fleet, Pool, Worker
 from saga_core.gate import Gate
 from saga_core.ids import SessionId, StepId, WorkerId, WorkflowId
+from saga_core.leaving import Leaving
 from saga_core.lobby import Lobby
 from saga_core.moves import Move, Moves
 from saga_core.policy.ordering import URGENCY_S, virtual_finish
 from saga_core.policy.placement import Ask, Placement, place
 from saga_core.policy.profiles import PROFILES, Profile, profile_of
-from saga_core.states import WorkerState
+from saga_core.states import MoveState, WorkerState
 from saga_core.worths import Worths
 
 REFUSALS = 128
@@ -52,6 +53,7 @@ class Steps:
         """What workflows go by at the gates of models that they did not begin with."""
         self.worths = Worths(desk, fleet, self.gates)
         self.moves = Moves(desk, fleet, config.migration, self.decisions)
+        self._leaving = Leaving(desk, fleet, self.gates, self.moves)
         name = self.book.profile if self.book.profile in PROFILES else config.profile
         self.profile: Profile = profile_of(name, config.admission, config.mode)
         self.closing = False
@@ -198,6 +200,9 @@ class Steps:
         """What waited for these moves is sent; where their new home is gone, it goes elsewhere."""
         for move in ended:
             self.worths.moved(move.session, move.source.worker, move.target.worker)
+            if move.state is MoveState.DONE:
+                for gate in self.gates.values():
+                    gate.bring(move.session, move.target.worker)
             for dispatch in move.steps.values():
                 if self.moves.stands(move):
                     self.desk.do(dispatch)
@@ -327,6 +332,8 @@ class Steps:
             gate.tick(self.desk.now)
             self._follow(gate)
         self._release(self.moves.tick())
+        if self.profile.migrates:
+            self._leaving.tick()
         self.worths.tick()
 
     # -- waiting -------------------------------------------------------------------------

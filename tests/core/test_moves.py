@@ -354,6 +354,59 @@ def test_a_new_head_knows_of_no_move():
     assert ignored(exported(again, want)) == ["stale"]
 
 
+# -- handed on ------------------------------------------------------------------------------
+
+
+def away(within_s=30.0) -> tuple[Rig, int]:
+    """A session that is in a long tool call on a node that is cut off in `within_s`."""
+    rig = two()
+    flow = rig.submit()
+    assert dispatched(rig.step(flow)) == OLD
+    rig.finish(1, prompt_tokens=LONG - 10, output_tokens=10)
+    rig(DrainAsked(node="n1", within_s=within_s))
+    return rig, flow
+
+
+def test_what_does_nothing_is_handed_on_before_its_node_is_cut_off():
+    rig, flow = away()
+    assert wants(rig.tick(5.0), "n1", wire.ExportSession) == []
+    (want,) = wants(rig.tick(6.0), "n1", wire.ExportSession)
+    (adopt,) = wants(exported(rig, want), "n2", wire.AdoptSession)
+    assert wants(rig.tick(), "n1", wire.ExportSession) == [], "it is on its way"
+    assert moved(adopted(rig, adopt)).failed == ""
+    name = f"{flow}.main"
+    assert rig.head.book.sessions[name].home == NEW
+    assert rig.replayed().sessions[name].home == NEW
+    rig.report(worker(OLD, **ROOM), resident=[wire.ResidentFact(OLD, name, LONG)])
+    rig.report(worker(NEW, **ROOM), node="n2", resident=[wire.ResidentFact(NEW, name, LONG)])
+    assert wants(rig.tick(), "n1", wire.ExportSession) == []
+    (step,) = only(rig.step(flow), Dispatch)
+    assert (step.worker, step.why.startswith("resumed at home")) == (NEW, True)
+
+
+def test_a_session_that_comes_back_while_it_is_handed_on_waits_for_that():
+    rig, flow = away()
+    (want,) = wants(rig.tick(11.0), "n1", wire.ExportSession)
+    assert not only(rig.step(flow), Dispatch)
+    (adopt,) = wants(exported(rig, want), "n2", wire.AdoptSession)
+    assert dispatched(adopted(rig, adopt)) == NEW
+
+
+def test_what_could_not_be_handed_on_is_at_home_where_it_was():
+    rig, flow = away()
+    (want,) = wants(rig.tick(11.0), "n1", wire.ExportSession)
+    assert moved(exported(rig, want, tokens=0, reason="the disk is full")).failed
+    assert rig.head.book.sessions[f"{flow}.main"].home == OLD
+
+
+def test_nothing_is_handed_on_where_nobody_stays_or_no_end_is_near():
+    rig, _ = away(within_s=None)
+    assert wants(rig.tick(500.0), "n1", wire.ExportSession) == []
+    rig, _ = away()
+    rig(DrainAsked(node="n2", within_s=30.0))
+    assert wants(rig.tick(11.0), "n1", wire.ExportSession) == []
+
+
 # -- the node --------------------------------------------------------------------------------
 
 
