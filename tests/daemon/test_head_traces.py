@@ -1,6 +1,7 @@
 """Spans of a real head at a small OTLP receiver: whose children they are, what they say, and what they never say."""
 
 import contextlib
+import re
 import time
 from collections.abc import AsyncIterator
 
@@ -8,13 +9,21 @@ import aiohttp
 import pytest
 from aiohttp import web
 from head_rig import node, running_head, until, workflow
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 pytest.importorskip("opentelemetry.exporter.otlp.proto.http", reason="the extra `otel` is not installed")
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.semconv._incubating.attributes import gen_ai_attributes
 from opentelemetry.semconv.schemas import Schemas
 
-from saga_head.spans import SCHEMA
+from saga_core.book import Book
+from saga_core.events import Outcome, StepArrived, StepFinished
+from saga_head.gateway.head import parse_head
+from saga_head.gateway.limits import Limits
+from saga_head.gateway.port import Call, Caller, Fields, Refusal
+from saga_head.spans import SCHEMA, Ids, Spans
 
 KNOWN = {v for k, v in vars(gen_ai_attributes).items() if k.startswith("GEN_AI_") and isinstance(v, str)}
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -146,6 +155,32 @@ async def test_steps_are_spans_of_their_workflow_or_of_their_client(tmp_path, mo
     assert {scope.schema_url for scope in collector.scopes} == {SCHEMA}
     assert not any(SECRET.encode() in r.SerializeToString() for r in collector.requests)
     assert set(collector.paths) == {"/v1/traces"}
+
+
+LINE = st.binary(max_size=80).map(lambda data: bytes(byte for byte in data if 32 <= byte != 127 or byte == 9))
+IDS = Ids()
+PROVIDER = TracerProvider(id_generator=IDS, shutdown_on_exit=False)
+GOOD = st.from_regex(rb"00-[0-9a-f]{32}-[0-9a-f]{16}-0[01]", fullmatch=True)
+
+
+@settings(max_examples=100, deadline=None)
+@given(parent=GOOD | LINE, state=LINE | st.from_regex(rb"[a-z]{1,4}=[!-+]{1,6}", fullmatch=True))
+def test_whatever_a_client_sends_as_its_trace_is_a_parent_or_nothing(parent: bytes, state: bytes):
+    lines = b"traceparent:%b\r\ntracestate:%b\r\n" % (parent, state)
+    head = parse_head(b"POST /v1/x HTTP/1.1\r\nhost: h\r\n" + lines + b"\r\n", Limits())
+    assert not isinstance(head, Refusal)
+    spans = Spans(PROVIDER, IDS, Book("saga"), cluster="c", version="1")
+    spans.opened(1, Call(1, Caller("t", None), "/v1/embeddings", Fields(model="m"), head.identity, 0))
+    spans.fold(StepArrived(step=1, tenant="t", model="m"), 1000.0)
+    sent = spans.sent(1)
+    assert sent.startswith(b"traceparent: 00-")
+    assert set(re.findall(rb"([a-z]+): [^\r\n]*\r\n", sent)) <= {b"traceparent", b"tracestate"}
+    assert sent.count(b"\n") == sent.count(b"\r\n") == len(sent.splitlines())
+    if re.fullmatch(rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-0[01]", parent):
+        assert parent[3:35] in sent
+    spans.fold(StepFinished(step=1, outcome=Outcome.DONE), 1001.0)
+    assert not spans._live
+    assert spans.sent(1) == b""
 
 
 async def test_a_step_that_fails_says_so_and_a_collector_that_is_away_holds_nothing_up(tmp_path, monkeypatch):
