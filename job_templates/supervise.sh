@@ -125,6 +125,7 @@ end_steps() {
 
 finish() {
     kill $successor $insisting 2>/dev/null
+    kill -USR2 $scaling $standby 2>/dev/null    # Slurm ends their steps with the script
     say "over"
     exit "$failed"
 }

@@ -41,7 +41,7 @@ def load(login: Login, clients: int) -> Iterator[None]:
     access = login.access()
 
     def client(number: int) -> None:
-        body = {"model": "nano", "prompt": f"client {number} " * 300, "max_tokens": 200, "user": str(number)}
+        body = {"model": "nano", "prompt": f"client {number} " * 300, "max_tokens": 80, "user": str(number)}
         headers = {"Authorization": f"Bearer {access['api_key']}", "Content-Type": "application/json"}
         request = urllib.request.Request(
             f"{access['url']}/v1/completions", json.dumps(body).encode(), headers
@@ -99,6 +99,7 @@ def test_backlog_brings_a_node_and_idleness_ends_it_all(login: Login) -> None:
     until(lambda: not login.slurm.jobs(), 60, "the end of the cluster")
     assert login.slurm.state(first["job"]) == "COMPLETED"
     assert len(login.records()) == 2  # nothing swung
+    assert "in a row" not in login.logs()  # nor did a daemon fail
     login.gone()
     assert not (login.folder / "access.json").exists()
     assert "--idle-timeout" in login("status", code=1)
