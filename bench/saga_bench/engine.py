@@ -33,6 +33,9 @@ class Running:
 
     url: str
     key: str
+    pid: int
+    folder: Path
+    """Its scratch folder: its log is there, and with `events` its sockets."""
 
 
 async def build(size: str, folder: Path) -> Path:
@@ -49,9 +52,19 @@ async def build(size: str, folder: Path) -> Path:
 
 @contextlib.asynccontextmanager
 async def running(
-    model: Path, *, pool_tokens: int, max_model_len: int, host_tokens: int, control: bool
+    model: Path,
+    *,
+    pool_tokens: int,
+    max_model_len: int,
+    host_tokens: int,
+    control: bool,
+    incarnation: int = INCARNATION,
+    events: bool = False,
 ) -> AsyncIterator[Running]:
-    """A worker on one core with that pool; nothing of it is left afterwards."""
+    """A worker on one core with that pool; nothing of it is left afterwards.
+
+    `events`: it publishes KV events at `events` and `replay` in its folder, and lets its prefix cache be reset.
+    """
     folder = Path(tempfile.mkdtemp(prefix="sb-"))
     ours: frozenset[Path] = frozenset()
     size = MODEL_SIZES[model.name].kv_bytes_per_token
@@ -62,14 +75,17 @@ async def running(
     spec = LaunchSpec(
         model=str(model), served_names=(NAME,), port=port, key=secrets.token_urlsafe(), host=HOST,
         max_model_len=max_model_len, kv_bytes=(pool_tokens + block) * size, block_tokens=block,
-        cores=(min(os.sched_getaffinity(0)),), scratch=str(folder), control=control, incarnation=INCARNATION,
+        cores=(min(os.sched_getaffinity(0)),), scratch=str(folder), control=control, incarnation=incarnation,
         host_bytes=host_tokens * size,
+        kv_endpoint=f"ipc://{folder}/events" if events else None,
+        kv_replay_endpoint=f"ipc://{folder}/replay" if events else None,
     )  # fmt: skip
     launch = render(spec, platform.Platform.CPU)
+    environment = launch.environment(os.environ) | ({"VLLM_SERVER_DEV_MODE": "1"} if events else {})
     log = folder / "worker.log"
     with log.open("wb") as output:
         process = await asyncio.create_subprocess_exec(
-            *launch.argv, env=launch.environment(os.environ), stdin=asyncio.subprocess.DEVNULL,
+            *launch.argv, env=environment, stdin=asyncio.subprocess.DEVNULL,
             stdout=output, stderr=asyncio.subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
     try:
@@ -78,7 +94,7 @@ async def running(
             tail = log.read_bytes()[-TAIL_BYTES:].decode("utf-8", "replace")
             raise ClusterError(f"the worker did not start: {reason_from_log(tail)} ({answer.reason})")
         ours = await asyncio.to_thread(cleanup.belongings, process.pid)
-        yield Running(f"http://{HOST}:{port}", spec.key)
+        yield Running(f"http://{HOST}:{port}", spec.key, process.pid, folder)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
