@@ -24,7 +24,7 @@ from saga_core.node_words import (
     WorkerUp,
 )
 from saga_core.node_words import Tick as NodeTick
-from saga_core.policy.migration import FAILED_TIMES, HALF_LIFE_S, Migration, Offer, Way, price
+from saga_core.policy.migration import FAILED_TIMES, HALF_LIFE_S, LEARNT, Migration, Offer, Way, price
 from saga_core.reasons import why
 from saga_core.states import WorkerState
 
@@ -211,8 +211,9 @@ def test_a_way_that_fails_is_not_taken_for_a_while():
     way = Way()
     assert way.times(0.0) == 1.0
     way.learn(0.01, 0.05, 100.0, failed=True)
-    assert way.times(100.0) == pytest.approx(FAILED_TIMES**0.5)
-    way.learn(5.0, 0.05, 100.0, failed=False)
+    assert way.times(100.0) == pytest.approx(FAILED_TIMES**LEARNT)
+    for _ in range(6):
+        way.learn(5.0, 0.05, 100.0, failed=False)
     assert way.times(100.0) > FAILED_TIMES
     assert way.times(100.0 + 20 * HALF_LIFE_S) == pytest.approx(1.0, rel=1e-4)
 

@@ -21,6 +21,9 @@ HALF_LIFE_S = 60.0
 """In which half of what was learned of a way is forgotten, on a logarithmic scale: so a slow one is tried again."""
 FAILED_TIMES = 8.0
 """A move that failed counts as one that took so many times its price."""
+LEARNT = 0.25
+"""Share of the latest move in what is learned of a way, on a logarithmic scale: one that took twenty times its price
+while the machine did something else doubles it, several in a row make it be avoided."""
 TIMES = (0.25, 64.0)
 """Bounds of what a way is learned to take, as multiples of its price."""
 
@@ -99,4 +102,4 @@ class Way:
         """A move that was priced at `priced_s` (without what was learned before) is over after `took_s`."""
         seen = took_s / priced_s
         seen = min(max(TIMES[0], FAILED_TIMES if failed and seen < FAILED_TIMES else seen), TIMES[1])
-        self._times, self._at = (self.times(now) * seen) ** 0.5, now
+        self._times, self._at = self.times(now) ** (1.0 - LEARNT) * seen**LEARNT, now
