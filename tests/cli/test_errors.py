@@ -169,14 +169,27 @@ def test_a_submission_says_everything_it_was_told(saga, folder, stub, tmp_path):
         "A=1=2",
         "--workdir",
         str(tmp_path),
+        "--priority",
+        "-3",
+        "--cpus",
+        "2",
+        "--mem",
+        "1G",
     ]
     assert saga("submit", *options, "--", "run.sh").code == 0
     assert stub.asked[-1][2] == {
+        "priority": -3,
         "name": "n",
         "agent_type": "a",
         "tenant": "t",
         "kind": "program",
-        "program": {"argv": ["run.sh"], "cwd": str(tmp_path), "env": {"A": "1=2"}},
+        "program": {
+            "argv": ["run.sh"],
+            "cwd": str(tmp_path),
+            "env": {"A": "1=2"},
+            "cpus": 2,
+            "memory_bytes": 2**30,
+        },
         "work_s": 0.0,
         "steps": 0,
         "instance": "",
