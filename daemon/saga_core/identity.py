@@ -31,6 +31,8 @@ DEADLINE_HEADER: Final = b"x-saga-deadline-s"
 TOOL_HEADER: Final = b"x-saga-tool"
 _TOLD_HEADERS: Final = frozenset((WORK_HEADER, STEPS_HEADER, INSTANCE_HEADER, DEADLINE_HEADER))
 _PARENT_HEADERS: Final = (b"x-saga-parent-session-id", b"x-parent-session-id")
+_BESIDE: Final = frozenset((AGENT_TYPE_HEADER, *FINAL_HEADERS, TOOL_HEADER, *_PARENT_HEADERS))
+"""What is said beside a name."""
 MAIN: Final = "main"
 """The session of a workflow whose calls name none."""
 
@@ -98,6 +100,8 @@ class Identity(msgspec.Struct, frozen=True):
 
 
 Headers = Mapping[bytes, bytes]
+_Reader = Callable[[Headers], Named | None]
+_Rules = tuple[tuple[str, _Reader], ...]
 
 
 def identify(headers: Headers, body: Body, *, by_token: bool) -> Identity:
@@ -112,18 +116,18 @@ def identify(headers: Headers, body: Body, *, by_token: bool) -> Identity:
         rule = f"token+{rule}" if session else "token"
     else:
         workflow, session = found.workflow, found.session
-    if not headers and found is _NOBODY:
-        return _TOKEN if by_token else _NONE
+    if headers.keys().isdisjoint(_BESIDE):
+        if found is _NOBODY:
+            return _TOKEN if by_token else _NONE
+        agent_type, parent, tool, final = found.agent_type, found.parent, "", found.final
+    else:
+        agent_type = _named(headers, AGENT_TYPE_HEADER) or found.agent_type
+        parent = found.parent or _named(headers, _PARENT_HEADERS[0]) or _named(headers, _PARENT_HEADERS[1])
+        tool = _named(headers, TOOL_HEADER)
+        final = found.final or not headers.keys().isdisjoint(FINAL_HEADERS)
+    linked = found.linked and not by_token
     return Identity(
-        workflow,
-        session or MAIN,
-        rule,
-        _named(headers, AGENT_TYPE_HEADER) or found.agent_type,
-        found.parent or _named(headers, _PARENT_HEADERS[0]) or _named(headers, _PARENT_HEADERS[1]),
-        _named(headers, TOOL_HEADER),
-        found.linked and not by_token,
-        found.final or not headers.keys().isdisjoint(FINAL_HEADERS),
-        found.deadline_s,
+        workflow, session or MAIN, rule, agent_type, parent, tool, linked, final, found.deadline_s
     )
 
 
@@ -134,22 +138,41 @@ _TOKEN: Final = Identity("", MAIN, "token")
 
 def _first(headers: Headers, body: Body) -> tuple[Named, str]:
     """What the first rule that fires says, and its name."""
-    if headers:
-        for rule, read in _OWN:
-            if found := read(headers):
-                return found, rule
+    own, native = _rules(headers)
+    for rule, read in own:
+        if found := read(headers):
+            return found, rule
     if body.vllm_xargs and (found := of_agentic_context(body.vllm_xargs)):
         return found, "agentic-context"
     if body.nvext and (found := of_nvext(body.nvext)):
         return found, "nvext"
-    if headers:
-        for rule, read in _NATIVE:
-            if found := read(headers):
-                return found, rule
+    for rule, read in native:
+        if found := read(headers):
+            return found, rule
     return _in_body(headers, body)
 
 
+def _rules(headers: Headers) -> tuple[_Rules, _Rules]:
+    """Of the table's two parts, the rules whose headers are there: most calls have one of them, or none."""
+    found = [at for name in headers if (at := _RULE_OF.get(name)) is not None]
+    if not found:
+        return (), ()
+    at = found[0]
+    if len(found) == 1:
+        return ((_HEADED[at],), ()) if at < len(_OWN) else ((), (_HEADED[at],))
+    order = sorted(set(found))
+    return (
+        tuple(_HEADED[at] for at in order if at < len(_OWN)),
+        tuple(_HEADED[at] for at in order if at >= len(_OWN)),
+    )
+
+
 def _in_body(headers: Headers, body: Body) -> tuple[Named, str]:
+    if not (
+        body.program_id or body.session_id or body.session_params or body.conversation
+        or body.previous_response_id or body.prompt_cache_key or body.metadata or b"baggage" in headers
+    ):  # fmt: skip
+        return _NOBODY, "none"
     for rule, name in (
         ("body.program_id", body.program_id),
         ("body.session_id", body.session_id),
@@ -240,9 +263,8 @@ def _llm_d(headers: Headers) -> Named | None:
     return Named(name) if name else None
 
 
-_Reader = Callable[[Headers], Named | None]
-_OWN: Final[tuple[tuple[str, _Reader], ...]] = (("saga", _saga), ("dynamo", _dynamo))
-_NATIVE: Final[tuple[tuple[str, _Reader], ...]] = (
+_OWN: Final[_Rules] = (("saga", _saga), ("dynamo", _dynamo))
+_NATIVE: Final[_Rules] = (
     ("claude-code", _claude_code),
     ("codex", _codex),
     ("session-affinity", _affinity),
@@ -252,6 +274,21 @@ _NATIVE: Final[tuple[tuple[str, _Reader], ...]] = (
     ("smg", _smg),
     ("llm-d", _llm_d),
 )
+_HEADED: Final = (*_OWN, *_NATIVE)
+_NAMES: Final = (
+    (b"x-saga-workflow-id", b"x-saga-session-id"),
+    (b"x-dynamo-session-id",),
+    (b"x-claude-code-session-id",),
+    (b"thread-id", b"session-id", b"session_id"),
+    (b"x-session-affinity",),
+    (b"x-session-id",),
+    (b"x-opencode-session",),
+    (b"x-litellm-session-id",),
+    (b"x-smg-routing-key",),
+    (b"x-llm-d-inference-fairness-id", b"x-gateway-inference-fairness-id"),
+)
+"""Of each rule of `_HEADED`, the headers of which it needs one."""
+_RULE_OF: Final = {name: at for at, names in enumerate(_NAMES) for name in names}
 RULES: Final = (
     *(rule for rule, _ in _OWN),
     "agentic-context",

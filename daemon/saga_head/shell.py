@@ -144,11 +144,11 @@ class Shell:
             self._flushing = True
             asyncio.get_running_loop().call_later(FLUSH_S, self._flush)
         self.metrics.fold(fact, at)
-        self.tenants.fold(fact)
         self.feed.add(fact, at)
         if self.spans is not None:
             self.spans.fold(fact, at)
         if type(fact) not in REPEATED:
+            self.tenants.fold(fact)
             log.info(type(fact).__name__, **_bound(fact))
 
     def _flush(self) -> None:

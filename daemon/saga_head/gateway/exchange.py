@@ -33,7 +33,7 @@ class WorkerExchange:
 
     __slots__ = (
         "_answered", "_arrived_s", "_asked", "_client", "_connecting", "_early", "_gateway", "_head", "_keeper",
-        "_late", "_link", "_relay", "_resumption", "_retried", "_status", "_stream", "_target", "_ttft_s", "_wire_chunked", "call",
+        "_late", "_link", "_relay", "_resumption", "_retried", "_sequel", "_status", "_stream", "_target", "_ttft_s", "_wire_chunked", "call",
         "settled",
     )  # fmt: skip
 
@@ -60,6 +60,7 @@ class WorkerExchange:
         self._asked: Asked | None = None
         self._keeper = keeper
         self._resumption: Resumption | None = None
+        self._sequel: Sequel | None = None
         self._connecting: asyncio.Task[None] | None = None
 
     @property
@@ -206,10 +207,6 @@ class WorkerExchange:
         )
         return rewrite_head(head.raw, head.lower, extra, drop_coding=http10)
 
-    @property
-    def _sequel(self) -> Sequel | None:
-        return None if self._resumption is None else self._resumption.sequel
-
     def _release_body(self) -> None:
         """From here on nobody needs it: its room is given back, and nothing keeps it."""
         self.call.body = b""
@@ -238,9 +235,11 @@ class WorkerExchange:
         self._link = None
         if link is not None:
             self._gateway.pool.give(link, reusable=relay.reusable)
-        sequel = self._sequel
-        if sequel is not None and not self._goes_on(sequel):
-            return
+        if (sequel := self._sequel) is not None:
+            sequel.close()
+            if sequel.refused and self._target is not None:
+                self._break_off(worker_lost(self._target.worker, sequel.refused), sequel.refused, b"")
+                return
         late, early = self._late, self._early and not self._wire_chunked
         replied = self._target.reply_headers if self._target is not None else ()
         self._settle(Outcome.DONE if self._status < 400 else Outcome.REFUSED, "")
@@ -251,16 +250,6 @@ class WorkerExchange:
         if early:
             self._client.transport.write(LAST_CHUNK)
         self._client.replied()
-
-    def _goes_on(self, sequel: Sequel) -> bool:
-        """The reply of another worker is whole; whether it was one."""
-        if not sequel.refused:
-            sequel.close()
-            return True
-        assert self._target is not None
-        detail = f"it was asked to go on with a stream of a lost worker and answered {sequel.refused}"
-        self._break_off(worker_lost(self._target.worker, detail), detail, b"")
-        return False
 
     def on_broken(self, detail: str) -> None:
         """The worker, or the connection to it, is gone before the end of its reply."""
@@ -277,9 +266,11 @@ class WorkerExchange:
         target, self._target = self._target, None
         assert target is not None
         step, begun = self.call.step, self._answered
-        why_not = self._resumption.lost(tail) if begun and self._resumption is not None else ""
-        if why_not or (begun and self._resumption is None):
-            detail = f"{detail}; {why_not or 'an answer of its kind is not gone on with elsewhere'}"
+        why_not = "an answer of its kind is not gone on with elsewhere" if begun else ""
+        if self._resumption is not None:
+            why_not, self._sequel = self._resumption.lost(tail), self._resumption.sequel
+        if why_not:
+            detail = f"{detail}; {why_not}"
             self._break_off(worker_lost(target.worker, detail), detail, tail)
         elif (sequel := self._sequel) is not None and sequel.over:
             self._settle(Outcome.DONE, f"all was said when its worker was lost: {detail}")

@@ -58,7 +58,8 @@ class Resumption:
         """The next worker answers."""
         assert self.sequel is not None
         if head.status != 200 or b"text/event-stream" not in head.lower:
-            self.sequel.refused = head.status
+            what = f"answered {head.status}" if head.status != 200 else "answered with no stream"
+            self.sequel.refused = f"it was asked to go on with a stream of a lost worker and {what}"
 
     def release(self) -> None:
         """It is over."""

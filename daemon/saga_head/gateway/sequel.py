@@ -27,8 +27,8 @@ class Sequel:
         self._said = 0
         self._ended = spoken.finished
         """Only its usage is missing."""
-        self.refused = 0
-        """Status with which the worker refused to go on."""
+        self.refused = ""
+        """How the worker refused to go on."""
         self.usage = usage
 
     @property
@@ -60,7 +60,8 @@ class Sequel:
 
     def close(self) -> None:
         """The reply is whole."""
-        self._write(LAST_CHUNK)
+        if not self.refused:
+            self._write(LAST_CHUNK)
 
     def _told(self, event: bytes) -> bytes:
         """An event as the client is told it; empty where it is not."""
