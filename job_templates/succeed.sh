@@ -19,6 +19,7 @@ handed_over() {
 }
 
 await_predecessor() {
+    [ -z "$spare" ] || return 0    # it begins because its predecessor has failed
     local look=0
     until handed_over; do
         # A predecessor that is gone without a word leaves no file.
