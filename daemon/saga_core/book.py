@@ -237,7 +237,7 @@ class Book:
     def _step_placed(self, fact: StepPlaced, at: float) -> None:
         step = self.steps[fact.step]
         self.usage.begin(step.id, fact.worker, fact.gpus, at)
-        step.worker, step.incarnation = fact.worker, fact.incarnation
+        step.worker, step.incarnation, step.placed_at = fact.worker, fact.incarnation, at
         session = self.session_of(step)
         if session is not None:
             session.home = fact.worker

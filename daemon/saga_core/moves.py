@@ -19,11 +19,11 @@ from saga_core import wire
 from saga_core.actions import Dispatch, Send
 from saga_core.decisions import Decisions
 from saga_core.desk import Desk
-from saga_core.events import SessionMoved
+from saga_core.events import SessionMoved, StepFinished
 from saga_core.fleet import Fleet, Worker
 from saga_core.ids import NodeId, SessionId, StepId, WorkerId, WorkflowId
-from saga_core.policy.migration import Migration, Offer, Price, Way, price
-from saga_core.records import Session
+from saga_core.policy.migration import COMPUTED_TOKENS, Migration, Offer, Price, Way, price
+from saga_core.records import Session, Step
 from saga_core.states import MOVE, MoveState, WorkerState, advance
 
 MOST = 256
@@ -73,6 +73,7 @@ class Moves:
         self._of: dict[SessionId, Move] = {}
         self._waits: dict[StepId, Move] = {}
         self._ways = {across: Way() for across in (False, True)}
+        self._computing = Way()
         self._number = 0
 
     # -- how one begins ------------------------------------------------------------------
@@ -90,7 +91,8 @@ class Moves:
             return None
         offer = self._offer(session.id, source, target)
         costs, now = self.desk.book.accounts.costs, self.desk.now
-        asked = price(offer, costs, self.policy, self._ways[offer.across].times(now))
+        way_times, computed_times = self._ways[offer.across].times(now), self._computing.times(now)
+        asked = price(offer, costs, self.policy, way_times, computed_times)
         if not asked.is_worth:
             return None
         self._number += 1
@@ -154,6 +156,17 @@ class Moves:
     def _turn(move: Move) -> End:
         """Whose turn it is."""
         return move.source if move.state is MoveState.EXPORTING else move.target
+
+    def computed(self, step: Step, end: StepFinished) -> None:
+        """A step is done: what its prompt took, without the time for which it had no worker."""
+        cached_tokens, prompt_tokens = end.cached_tokens or 0, end.prompt_tokens or 0
+        missing = prompt_tokens - cached_tokens
+        if end.ttft_s is None or missing < COMPUTED_TOKENS:
+            return
+        priced_s = self.desk.book.accounts.costs.chunk_s(cached_tokens, missing)
+        took_s = end.ttft_s - (step.placed_at - step.arrived_at)
+        if took_s > 0.0 and priced_s > 0.0:
+            self._computing.computed(took_s, priced_s, self.desk.now)
 
     # -- how it goes on ------------------------------------------------------------------
 

@@ -136,6 +136,7 @@ class Step:
     worker: WorkerId | None = None
     incarnation: int = 0
     """Of `worker`, when the step was placed."""
+    placed_at: float = 0.0
     body_bytes: int = 0
     lost: int = 0
     """Times that its worker went away."""

@@ -430,6 +430,7 @@ class Steps:
         again_s = 0.0
         if event.outcome is Outcome.DONE:
             self._note_done(step, event)
+            self.moves.computed(step, event)
             again_s = self._again_s(step, event)
         self.desk.record(event)  # first: what lands has its work credited
         self._leave_worker(step)

@@ -218,6 +218,20 @@ def test_a_way_that_fails_is_not_taken_for_a_while():
     assert way.times(100.0 + 20 * HALF_LIFE_S) == pytest.approx(1.0, rel=1e-4)
 
 
+def test_computing_is_priced_by_what_it_took_here():
+    rig = two(kv_token_bytes=5_000)
+    flow = rig.submit()
+    rig.step(flow)
+    rig.now += 3.0
+    assert rig.head.book.steps[1].placed_at == rig.now - 3.0
+    rig.finish(1, prompt_tokens=LONG - 10, output_tokens=10, ttft_s=3.0)  # the table says 0.36 s
+    rig(DrainAsked(node="n1"))
+    actions = rig.step(flow)
+    assert wants(actions, "n1", wire.ExportSession), "0.42 s for moving is less, though not by the table"
+    rig = two(kv_token_bytes=5_000)
+    assert dispatched(rig.step(settled(rig))) == NEW
+
+
 # -- what fails ------------------------------------------------------------------------------
 
 

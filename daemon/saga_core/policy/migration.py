@@ -5,7 +5,8 @@ Rules of this file
      its KV: at a tool boundary, whatever the reason (its node drains, it is re-homed, its home is full).
   2. Moving is worth it where it is expected to take less than computing again what is missing there, by the cost table
      by which the head weighs all work.
-  3. The price follows what moves have taken: a way that is slow, or fails, is not taken for a while.
+  3. Both prices follow what happened: a way that is slow, or fails, is not taken for a while; and prompts that were
+     computed say how much longer that takes here than by the cost table, which may be another machine's.
   4. A step waits for a move no longer than computing it again would take (or `patience_s`): so a move that comes to
      nothing makes it at most twice as long.
 """
@@ -26,6 +27,10 @@ LEARNT = 0.25
 while the machine did something else doubles it, several in a row make it be avoided."""
 TIMES = (0.25, 64.0)
 """Bounds of what a way is learned to take, as multiples of its price."""
+COMPUTED_TIMES = (0.25, 16.0)
+"""The same of computing: a prompt that waited for long in its engine says little of the next one."""
+COMPUTED_TOKENS = 512
+"""Prompts of which less was computed say nothing: the way of the call is most of their time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,20 +79,25 @@ class Price(NamedTuple):
         return max(policy.patience_s, self.again_s)
 
 
-def price(offer: Offer, costs: CostTable, policy: Migration, times: float = 1.0) -> Price:
-    """What it takes either way. times: what moves on this way have taken lately, as a multiple of their price."""
+def price(
+    offer: Offer, costs: CostTable, policy: Migration, times: float = 1.0, computed_times: float = 1.0
+) -> Price:
+    """What it takes either way.
+
+    times, computed_times: what moves on this way, and computing, have taken lately, as multiples of their prices.
+    """
     bytes_per_s = policy.shared_bytes_per_s if offer.across else policy.local_bytes_per_s
     whole_bytes = offer.tokens * offer.token_bytes + offer.ahead_bytes
     missing = max(0, offer.tokens - offer.there)
     return Price(
         times * (policy.fixed_s + whole_bytes / bytes_per_s),
-        costs.chunk_s(offer.there, missing) if missing else 0.0,
+        computed_times * costs.chunk_s(offer.there, missing) if missing else 0.0,
     )
 
 
 @dataclass(slots=True, eq=False)
 class Way:
-    """What moves within nodes, or between them, have taken lately, as a multiple of their price."""
+    """What moves within nodes, or between them, or computing, have taken lately, as a multiple of their price."""
 
     _times: float = 1.0
     _at: float = field(default=0.0)
@@ -101,5 +111,12 @@ class Way:
     def learn(self, took_s: float, priced_s: float, now: float, *, failed: bool) -> None:
         """A move that was priced at `priced_s` (without what was learned before) is over after `took_s`."""
         seen = took_s / priced_s
-        seen = min(max(TIMES[0], FAILED_TIMES if failed and seen < FAILED_TIMES else seen), TIMES[1])
+        self._learn(FAILED_TIMES if failed and seen < FAILED_TIMES else seen, TIMES, now)
+
+    def computed(self, took_s: float, priced_s: float, now: float) -> None:
+        """A prompt that the cost table prices at `priced_s` was computed within `took_s`."""
+        self._learn(took_s / priced_s, COMPUTED_TIMES, now)
+
+    def _learn(self, seen: float, bounds: tuple[float, float], now: float) -> None:
+        seen = min(max(bounds[0], seen), bounds[1])
         self._times, self._at = self.times(now) ** (1.0 - LEARNT) * seen**LEARNT, now
