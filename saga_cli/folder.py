@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any, Final
 
 from saga_core.access import FILE, SETTINGS, Access, decode
 from saga_core.errors import ClusterError
+from saga_shell.files import write_private
 
 DEFAULT: Final = "~/.saga/default"
 TAIL_LINES: Final = 12
@@ -92,12 +92,12 @@ class ClusterFolder:
         return held
 
     def write_settings(self, values: Mapping[str, Any]) -> None:
-        """Replace `settings.json` in one step, mode 0600."""
+        """Replace `settings.json` in one step, mode 0600. Raises ClusterError where that is impossible."""
         text = json.dumps(values, indent=2, default=list) + "\n"
-        descriptor, scratch = tempfile.mkstemp(dir=self.path, prefix=f".{SETTINGS}.")
-        with os.fdopen(descriptor, "w") as out:
-            out.write(text)
-        Path(scratch).replace(self.settings_file)
+        try:
+            write_private(self.settings_file, text.encode())
+        except OSError as error:
+            raise ClusterError(f"{self.settings_file}: cannot be written: {error.strerror}") from None
 
 
 def tail(path: Path, lines: int = TAIL_LINES) -> list[str]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -50,7 +52,7 @@ async def standing(backend: Backend, folder: Path) -> list[Standing]:
     found = [Standing(record, facts.get(record.job)) for record in settled]
     for each in found:
         if not each.live:
-            records.write(folder, msgspec.structs.replace(each.record, over=True))
+            _noted(folder, each.record, over=True)
     return found
 
 
@@ -58,12 +60,17 @@ async def _settled(backend: Backend, folder: Path, record: Record) -> Record:
     if record.job:
         return record
     job = await backend.find(record.tag, job_name=record.allocation.job_name)
-    return record if job is None else _noted(folder, record, job)
+    return record if job is None else _noted(folder, record, job=job)
 
 
-def _noted(folder: Path, record: Record, job: str) -> Record:
-    noted = msgspec.structs.replace(record, job=job)
-    records.write(folder, noted)
+def _noted(folder: Path, record: Record, **facts: Any) -> Record:
+    """What was found out, written where the folder takes it: a full one must not keep anybody from ending a cluster.
+
+    Nothing is lost: what is not written is found out again.
+    """
+    noted = msgspec.structs.replace(record, **facts)
+    with contextlib.suppress(ClusterError):
+        records.write(folder, noted)
     return noted
 
 
@@ -74,7 +81,8 @@ async def submit(backend: Backend, folder: Path, allocation: Allocation, site: S
     records.write(folder, record)
     path = records.script_file(folder, record.tag)
     _write(path, script)
-    return _noted(folder, record, await backend.submit(path, tag=record.tag, job_name=allocation.job_name))
+    job = await backend.submit(path, tag=record.tag, job_name=allocation.job_name)
+    return _noted(folder, record, job=job)
 
 
 def rendered(allocation: Allocation, site: Site) -> str:

@@ -22,10 +22,10 @@ def slurm() -> Iterator[Slurm]:
 @pytest.fixture
 def login(slurm: Slurm, tmp_path: Path) -> Iterator[Login]:
     """A folder of its own; what a failed test leaves in Slurm is cancelled."""
-    here = Login(slurm, tmp_path / "c")
+    here = Login(slurm, tmp_path / "c", frozenset(slurm.jobs()))
     try:
         yield here
     finally:
         print(here.logs())  # shown for a test that fails
-        slurm.quiet()
+        slurm.quiet(here.others)
         here.gone()

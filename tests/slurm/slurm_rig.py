@@ -21,7 +21,7 @@ import pytest
 
 from saga_cli.control import Control
 from saga_cli.folder import ClusterFolder
-from saga_core.views import ClusterView
+from saga_core.views import ClusterView, ProgramSpec, SubmitRequest
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "slurm-dev"
 DAEMONS = ("slurmctld", "slurmd", "munged", "sbatch")
@@ -83,11 +83,11 @@ class Slurm:
         """Those that are not over."""
         return self.ask("squeue", "-h", "-o", "%i").split()
 
-    def quiet(self) -> None:
-        """Cancel everything and wait until it is gone."""
-        for job in self.jobs():
+    def quiet(self, but: frozenset[str] = frozenset()) -> None:
+        """Cancel all but these and wait until it is gone."""
+        for job in set(self.jobs()) - but:
             self.ask("scancel", job, code=None)
-        until(lambda: not self.jobs(), 60, "the end of all jobs")
+        until(lambda: not set(self.jobs()) - but, 60, "the end of all jobs")
 
 
 def _free_base() -> int:
@@ -131,6 +131,12 @@ class Login:
 
     slurm: Slurm
     folder: Path
+    others: frozenset[str] = frozenset()
+    """Jobs that were there before."""
+
+    def jobs(self) -> set[str]:
+        """Those since then that are not over."""
+        return set(self.slurm.jobs()) - self.others
 
     def environment(self) -> dict[str, str]:
         home = str(self.folder.parent)
@@ -155,7 +161,27 @@ class Login:
 
     def view(self) -> ClusterView:
         """What the head says, asked directly: a command takes its time to start."""
-        return Control.of(ClusterFolder(self.folder)).cluster()
+        return self.control.cluster()
+
+    @property
+    def control(self) -> Control:
+        """Its head, asked without a command, which takes seconds to start on a busy machine."""
+        return Control.of(ClusterFolder(self.folder))
+
+    def submit(self, *argv: str) -> int:
+        """A program of these words; its workflow's number."""
+        program = ProgramSpec(argv=list(argv), cwd=str(self.folder.parent), env={"PATH": os.environ["PATH"]})
+        return self.control.submit(SubmitRequest(program=program)).id
+
+    def done(self, number: int, within_s: float = 30.0) -> None:
+        """It ends well."""
+        until(
+            lambda: self.control.workflow(number).state == "done", within_s, f"the end of workflow {number}"
+        )
+
+    def known(self) -> set[int]:
+        """Workflows of its life."""
+        return {workflow.id for workflow in self.control.workflows()}
 
     def nodes_up(self) -> set[str]:
         return {node.id for node in self.view().nodes if node.state == "up"}
@@ -224,7 +250,43 @@ while not pathlib.Path(sys.argv[1]).exists():
         calls, failed, longest_s = calls + 1, failed + (not good), max(longest_s, time.monotonic() - began)
         if connection is not kept:
             connection.close()
-    pathlib.Path(sys.argv[1] + ".calls").write_text(str(calls))
+    pathlib.Path(sys.argv[1] + ".new").write_text(str(calls))
+    os.replace(sys.argv[1] + ".new", sys.argv[1] + ".calls")
 print(json.dumps({"failed": failed, "longest_s": longest_s}))
 """
 """Calls until the file in its argument exists, by one connection and by new ones; counts in `<file>.calls`."""
+
+
+class Caller:
+    """A program that calls all the while."""
+
+    def __init__(self, here: Login, folder: Path) -> None:
+        self._here, self._enough = here, folder / "enough"
+        (folder / "caller.py").write_text(CALLER)
+        self.number = here.submit(sys.executable, str(folder / "caller.py"), str(self._enough))
+        until(self._counted.exists, 30, "calls")
+
+    @property
+    def node(self) -> str:
+        """Where it was started."""
+        logs = (self._here.folder / "log").glob("node-*.log")
+        words = f"program-started workflow={self.number} "
+        return next(log.stem.removeprefix("node-") for log in logs if words in log.read_text())
+
+    @property
+    def _counted(self) -> Path:
+        return self._enough.with_suffix(".calls")
+
+    def goes_on(self) -> None:
+        """It calls."""
+        before = int(self._counted.read_text())
+        until(lambda: int(self._counted.read_text()) > before + 10, 30, "further calls")
+
+    def failures(self) -> int:
+        """How many of its calls failed, once it has been told to end."""
+        self.goes_on()
+        self._enough.touch()
+        self._here.done(self.number)
+        told = (self._here.folder / "workflows" / f"{self.number}.log").read_text()
+        print(told)
+        return int(json.loads(told.splitlines()[-1])["failed"])

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import pytest
-from slurm_rig import AGENT, UP, Login, Slurm, until
+from slurm_rig import AGENT, UP, Caller, Login, Slurm, until
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(240)]
 
@@ -21,7 +24,9 @@ def there(slurm: Slurm, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lo
     """A running cluster of two nodes, which the tests of this file share; they run in order."""
     here = Login(slurm, tmp_path_factory.mktemp("home") / "c")
     try:
-        here.told = here.run(*UP, "--nodes", "2", "--gpus-per-node", "8", "--tp", "4")  # type: ignore[attr-defined]
+        here.told = here.run(
+            *UP, "--nodes", "2", "--gpus-per-node", "8", "--tp", "4", "--set", "head.drain_before_end_s=40"
+        )  # type: ignore[attr-defined]
         yield here
     finally:
         slurm.quiet()
@@ -111,22 +116,46 @@ def test_a_way_that_is_closed_says_so_in_slurms_words(there: Login) -> None:
 
 def test_further_allocations_join_and_leave(there: Login) -> None:
     first = there.nodes_up()
-    joined = there.run("up", "--join", "--nodes", "1", "--gpus-per-node", "8", "--tp", "2", "--time", "20")
+    joined = there.run("up", "--join", "--nodes", "1", "--gpus-per-node", "8", "--tp", "2", "--time", "1")
     assert joined.returncode == 0, joined.stderr + there.logs()
+    there.began = time.monotonic()  # type: ignore[attr-defined]
     tools = there.run("up", "--tools", "--nodes", "1", "--time", "20")
     assert tools.returncode == 0, tools.stderr + there.logs()
     view = there.json("status")
     new = [node["id"] for node in view["nodes"] if node["id"] not in first]
     assert len(new) == 2
     assert len([w for w in view["workers"] if w["node"] in new]) == 4  # the joined one's, of two GPUs each
-    job = next(r["job"] for r in there.records() if r["allocation"]["role"] == "join")
+    job = next(r["job"] for r in there.records() if r["allocation"]["role"] == "tools")
     there.slurm.ask("scancel", job)
     until(lambda: not any(n.startswith(f"{job}.") for n in there.nodes_up()), 40, "the leaving")
     assert there.nodes_up() >= first
 
 
+def test_programs_call_while_nodes_come_and_go(
+    there: Login, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Begun here; the tests below do their worst, and the one of the wall time counts."""
+    there.caller = Caller(there, tmp_path_factory.mktemp("caller"))  # type: ignore[attr-defined]
+    assert there.caller.node.startswith(f"{there.access()['job']}.")  # type: ignore[attr-defined]
+
+
+def test_slurms_own_daemon_killed_on_a_node_changes_nothing(there: Login) -> None:
+    caller: Caller = there.caller  # type: ignore[attr-defined]
+    number = caller.node.removeprefix(f"{there.access()['job']}.node")
+    before = there.nodes_up()
+    there.slurm.dev("kill-node", number)
+    try:
+        caller.goes_on()
+        assert there.nodes_up() == before
+    finally:
+        there.slurm.dev("start-node", number)
+    assert there.slurm.state(there.access()["job"]) == "RUNNING"
+
+
 def test_a_killed_node_daemon_takes_its_identity_over(there: Login) -> None:
-    node = min(there.nodes_up())
+    caller: Caller = there.caller  # type: ignore[attr-defined]
+    job = there.access()["job"]
+    node = next(n for n in there.nodes_up() if n.startswith(f"{job}.") and n != caller.node)
     before = {n.id: n.incarnation for n in there.view().nodes}
     daemon_of(there, node).send_signal(signal.SIGKILL)
 
@@ -139,14 +168,105 @@ def test_a_killed_node_daemon_takes_its_identity_over(there: Login) -> None:
 
 
 def test_a_killed_head_with_its_step_begins_again_beside_its_nodes(there: Login) -> None:
-    before, nodes = there.access(), there.nodes_up()
+    before = there.access()
+    nodes = {node for node in there.nodes_up() if node.startswith(f"{before['job']}.")}
     for process in there.members():
         if {"saga_head", "--take-over"} <= set(process.cmdline()):  # the head and the srun of its step
             process.send_signal(signal.SIGKILL)
     until(lambda: there.access()["epoch"] > before["epoch"], 40, "the new head")
-    until(lambda: there.nodes_up() == nodes and there.ready() >= 4, 40, "its nodes")
+    until(lambda: there.nodes_up() >= nodes and there.ready() >= 4, 40, "its nodes")
     after = there.access()
     assert (after["job"], after["api_key"]) == (before["job"], before["api_key"])
+
+
+def test_a_launch_that_fails_says_why_and_is_cancelled(login: Login) -> None:
+    login.folder.parent.joinpath("site.toml").write_text('[software]\npython = "/nowhere/python"\n')
+    told = login(*UP, "--nodes", "1", "--site", "site.toml", code=1)
+    assert "ended before the cluster served: FAILED" in told
+    assert "/nowhere/python" in told
+    assert not login.jobs()
+
+
+def test_what_slurm_refuses_is_said_before_anything_waits(login: Login) -> None:
+    told = login(*UP, "--nodes", "1", "--partition", "nowhere", code=2)
+    assert "Slurm refuses: " in told
+    assert "nowhere" in told
+    assert "Slurm refuses: " in login(*UP, "--nodes", "1", "--partition", "nosubmit", code=2)
+    assert not login.jobs()
+
+
+STRANGER = """
+import socket, sys, time
+probe = socket.socket()
+probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+while True:
+    try:
+        probe.bind(("0.0.0.0", int(sys.argv[1])))
+        break
+    except OSError:
+        time.sleep(0.01)
+probe.listen()
+time.sleep(200)
+"""
+
+
+@contextmanager
+def strangers_port(url: str) -> Iterator[None]:
+    """Another user's process takes the port, as soon as it is free; where we may not be another, our own does."""
+    root = os.getuid() == 0
+    python = "/usr/bin/python3" if root else sys.executable  # ours may lie where others do not look
+    other = {"user": "nobody", "group": "nogroup", "extra_groups": ()} if root else {}
+    found = subprocess.Popen([python, "-c", STRANGER, url.rpartition(":")[2]], cwd="/", **other)
+    try:
+        yield
+    finally:
+        found.kill()
+        found.wait()
+
+
+def test_a_requeued_cluster_keeps_its_name_keys_and_job_and_yields_a_taken_port(login: Login) -> None:
+    login(*UP, "--nodes", "1", "--workers", "1")
+    before = login.access()
+    with strangers_port(before["url"]):
+        comes_back(login, before)
+    assert login.access()["url"] != before["url"]
+    login("down")
+
+
+def comes_back(login: Login, before: dict) -> None:
+    login.slurm.ask("scontrol", "requeue", before["job"])
+
+    def back() -> bool:
+        file = login.folder / "access.json"
+        return file.exists() and json.loads(file.read_text())["restarts"] == 1
+
+    until(back, 60, "the new head")
+    until(lambda: login.ready() == 1, 60, "its worker")
+    after = login.access()
+    assert (after["job"], after["api_key"], after["name"]) == (
+        before["job"],
+        before["api_key"],
+        before["name"],
+    )
+
+
+def test_dry_run_prints_the_script_and_does_nothing(login: Login) -> None:
+    script = login(*UP, "--nodes", "4", "--gpus-per-node", "8", "--account", "a1", "--dry-run")
+    assert script.startswith("#!/bin/bash\n#SBATCH --job-name=saga-")
+    assert "#SBATCH --account=a1" in script
+    assert not login.folder.exists()
+    assert os.path.exists(login.slurm.conf)
+
+
+def test_an_allocation_at_its_wall_time_empties_and_no_call_fails(there: Login) -> None:
+    job = next(r["job"] for r in there.records() if r["allocation"]["role"] == "join")
+    left = 60 + 45 - (time.monotonic() - there.began)  # type: ignore[attr-defined]
+    until(lambda: not any(n.startswith(f"{job}.") for n in there.nodes_up()), left, "the node's end")
+    assert there.caller.failures() == 0  # type: ignore[attr-defined]
+    assert "drain" in (there.folder / "log" / "head.log").read_text()
+    until(
+        lambda: there.slurm.state(job) in {"TIMEOUT", "COMPLETED", "CANCELLED", "FAILED"}, 60, "the job's end"
+    )
 
 
 def test_down_leaves_nothing(there: Login) -> None:
@@ -157,22 +277,6 @@ def test_down_leaves_nothing(there: Login) -> None:
     job = next(r["job"] for r in there.records() if r["allocation"]["role"] == "cluster")
     assert there.slurm.state(job) == "COMPLETED", there.logs()
     assert all(record["over"] for record in there.records())
-
-
-def test_a_launch_that_fails_says_why_and_is_cancelled(login: Login) -> None:
-    login.folder.parent.joinpath("site.toml").write_text('[software]\npython = "/nowhere/python"\n')
-    told = login(*UP, "--nodes", "1", "--site", "site.toml", code=1)
-    assert "ended before the cluster served: FAILED" in told
-    assert "/nowhere/python" in told
-    assert not login.slurm.jobs()
-
-
-def test_what_slurm_refuses_is_said_before_anything_waits(login: Login) -> None:
-    told = login(*UP, "--nodes", "1", "--partition", "nowhere", code=2)
-    assert "Slurm refuses: " in told
-    assert "nowhere" in told
-    assert "Slurm refuses: " in login(*UP, "--nodes", "1", "--partition", "nosubmit", code=2)
-    assert not login.slurm.jobs()
 
 
 def test_a_waiting_job_tells_its_reason_and_goes_with_down(login: Login) -> None:
@@ -190,26 +294,6 @@ def test_a_waiting_job_tells_its_reason_and_goes_with_down(login: Login) -> None
     assert login.slurm.state(job) in {"CANCELLED", ""}
 
 
-def test_a_requeued_cluster_keeps_its_name_keys_and_job(login: Login) -> None:
-    login(*UP, "--nodes", "1", "--workers", "1")
-    before = login.access()
-    login.slurm.ask("scontrol", "requeue", before["job"])
-
-    def back() -> bool:
-        file = login.folder / "access.json"
-        return file.exists() and json.loads(file.read_text())["restarts"] == 1
-
-    until(back, 60, "the new head")
-    until(lambda: login.ready() == 1, 60, "its worker")
-    after = login.access()
-    assert (after["job"], after["api_key"], after["name"]) == (
-        before["job"],
-        before["api_key"],
-        before["name"],
-    )
-    login("down")
-
-
 def test_two_clusters_of_one_person_side_by_side(login: Login, tmp_path: Path) -> None:
     other = Login(login.slurm, tmp_path / "d")
     login(*UP, "--nodes", "1", "--workers", "1", "--name", "one")
@@ -220,11 +304,3 @@ def test_two_clusters_of_one_person_side_by_side(login: Login, tmp_path: Path) -
     assert other.ready() == 1
     other("down")
     other.gone()
-
-
-def test_dry_run_prints_the_script_and_does_nothing(login: Login) -> None:
-    script = login(*UP, "--nodes", "4", "--gpus-per-node", "8", "--account", "a1", "--dry-run")
-    assert script.startswith("#!/bin/bash\n#SBATCH --job-name=saga-")
-    assert "#SBATCH --account=a1" in script
-    assert not login.folder.exists()
-    assert os.path.exists(login.slurm.conf)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 import time
 from pathlib import Path
 
 import pytest
-from slurm_rig import CALLER, UP, Login, until
+from slurm_rig import UP, Caller, Login, until
 
 from saga_slurm.commands import Commands
 from saga_slurm.facts import SlurmAway
@@ -26,15 +25,10 @@ def test_a_successor_takes_nodes_head_and_work_over_and_no_call_fails(login: Log
     login(*UP, "--nodes", "1", "--workers", "1", "--chain", "2")
     login("up", "--tools", "--nodes", "1", "--time", "20")
     first, second, _ = (record["job"] for record in sorted(login.records(), key=lambda r: r["asked_at"]))
-    accepted = login.json("submit", "--", "sleep", "8")[
-        "id"
-    ]  # takes the first node: the next one goes to the tools
+    accepted = login.submit("sleep", "8")  # takes the first node: the next one goes to the tools
     until(lambda: "program-started" in login.logs(), 30, "the program on the first node")
-    enough, counted = tmp_path / "enough", tmp_path / "enough.calls"
-    program = tmp_path / "caller.py"
-    program.write_text(CALLER)
-    caller = login.json("submit", "--", sys.executable, str(program), str(enough))["id"]
-    until(counted.exists, 30, "calls")
+    caller = Caller(login, tmp_path)
+    assert not caller.node.startswith(f"{first}.")
     assert login.access()["job"] == first
     assert f"after:{first}" in login.slurm.ask("scontrol", "show", "job", second)
     login.slurm.ask(
@@ -43,15 +37,9 @@ def test_a_successor_takes_nodes_head_and_work_over_and_no_call_fails(login: Log
     until(lambda: login.slurm.state(first) == "COMPLETED", 90, "the predecessor's end")
     until(lambda: login.access()["job"] == second, 30, "the new head")
     until(lambda: login.ready() == 1, 30, "its worker")
-    before = int(counted.read_text())
-    until(lambda: int(counted.read_text()) > before + 10, 30, "calls at the new head")
+    assert caller.failures() == 0
     assert first not in {node.split(".")[0] for node in login.nodes_up()}
-    enough.touch()
-    until(lambda: '"failed"' in login("logs", str(caller)), 30, "the program's end")
-    told = json.loads(login("logs", str(caller)).splitlines()[-1])
-    print(f"{before} calls before, the longest {told['longest_s']:.1f} s")
-    assert told["failed"] == 0, login("logs", str(caller))
-    assert {accepted, caller} <= {w["id"] for w in login.json("ps", "--all")}
+    assert {accepted, caller.number} <= login.known()
     login("down")
     assert login.slurm.state(second) == "COMPLETED", login.logs()
 
@@ -68,15 +56,13 @@ def test_preempted_it_comes_back_under_its_job(login: Login) -> None:
     until(lambda: login.ready() == 4, 60, "its workers")
     after = login.access()
     assert (after["job"], after["api_key"]) == (before["job"], before["api_key"])
-    login("down")
 
 
 def test_a_cluster_goes_on_while_slurms_controller_is_away(login: Login) -> None:
     login(*UP, "--nodes", "1", "--workers", "1")
     login.slurm.dev("stop-ctld")
     try:
-        found = login.json("submit", "--wait", "--", "sh", "-c", "exit 0")
-        assert [w["state"] for w in found] == ["done"]
+        login.done(login.submit("true"))
         began = time.monotonic()
         with pytest.raises(SlurmAway, match="controller"):
             asyncio.run(asked(login))
@@ -100,18 +86,16 @@ def test_a_node_set_down_leaves_the_others_serving(login: Login) -> None:
     login.slurm.ask("scontrol", "update", f"nodename={lost}", "state=down", "reason=test")
     try:
         until(lambda: len(login.nodes_up()) == 2, 20, "the loss of a node")
-        found = login.json("submit", "--wait", "--", "sh", "-c", "exit 0")
-        assert [w["state"] for w in found] == ["done"]
+        login.done(login.submit("true"))
         assert login.slurm.state(login.access()["job"]) == "RUNNING"
         assert login.ready() == 2
     finally:
         login.slurm.ask("scontrol", "update", f"nodename={lost}", "state=resume")
-    login("down")
 
 
 def test_the_heads_own_node_set_down_moves_the_job_and_its_head(login: Login) -> None:
     login(*UP, "--nodes", "1", "--workers", "1")
-    accepted = login.json("submit", "--", "sh", "-c", "exit 0")["id"]
+    accepted = login.submit("true")
     before = login.access()
     lost = before["job_node"]
     login.slurm.ask("scontrol", "update", f"nodename={lost}", "state=down", "reason=test")
@@ -121,10 +105,9 @@ def test_the_heads_own_node_set_down_moves_the_job_and_its_head(login: Login) ->
         after = login.access()
         assert (after["job"], after["api_key"]) == (before["job"], before["api_key"])
         assert after["job_node"] != lost
-        assert accepted in {w["id"] for w in login.json("ps", "--all")}
+        assert accepted in login.known()
     finally:
         login.slurm.ask("scontrol", "update", f"nodename={lost}", "state=resume")
-    login("down")
 
 
 def test_a_folder_that_cannot_be_one_is_said_at_once(login: Login) -> None:
