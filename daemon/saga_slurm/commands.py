@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from saga_slurm import reading
+from saga_slurm import accounts, reading
+from saga_slurm.accounts import By
 from saga_slurm.allocation import COMMENT_PREFIX
 from saga_slurm.calls import Answer, call
 from saga_slurm.facts import Job, Node, Partition, SlurmAway, SlurmError, SlurmRefused, Step, Version
@@ -57,6 +58,7 @@ _REFUSED: Final = (
 )
 """Words of Slurm for a request that will not do, however often it is made."""
 _UNKNOWN_JOB: Final = "invalid job id"
+_NO_ACCOUNTING: Final = "not running a supported accounting_storage plugin"
 
 
 class Commands:
@@ -159,6 +161,25 @@ class Commands:
         if answer.code:
             raise _failure(answer, "sbatch --test-only")
         return reading.with_local_times(answer.words.removeprefix("sbatch: "))
+
+    async def account_weights(self, by: By) -> dict[str, float]:
+        """What weight each account has. Raises SlurmError where this Slurm keeps none."""
+        if by is By.QOS:
+            priorities = accounts.read_qos(await self._kept(*accounts.QOS))
+            return accounts.by_qos(
+                priorities, accounts.read_associations(await self._kept(*accounts.ASSOCIATIONS))
+            )
+        shares = accounts.read_shares(await self._kept(*accounts.SSHARE))
+        return accounts.by_shares(shares) if by is By.SHARES else accounts.by_fair_share(shares)
+
+    async def _kept(self, *argv: str) -> str:
+        """What stands in slurmdbd. sshare ends well where there is none, sacctmgr does not."""
+        answer = await self._asked(*argv)
+        if _NO_ACCOUNTING in answer.words:
+            raise SlurmError(accounts.NO_ACCOUNTING)
+        if answer.code:
+            raise _failure(answer, argv[0])
+        return answer.out
 
     async def close(self) -> None:
         """Every command has ended with its call."""

@@ -12,7 +12,13 @@ Program = Annotated[
 ]
 Name = Annotated[str, typer.Option(help="Name of the workflow; by default the program's.")]
 AgentType = Annotated[str, typer.Option(help="Class of workflows with the same habits.")]
-Tenant = Annotated[str, typer.Option(help="Who it counts for.")]
+Tenant = Annotated[
+    str,
+    typer.Option(
+        help="Who it counts for; by default the Slurm account, where one is named.",
+        envvar=["SAGA_TENANT", "SLURM_JOB_ACCOUNT", "SBATCH_ACCOUNT"],
+    ),
+]
 Env = Annotated[list[str] | None, typer.Option(help="K=V for the program.", metavar="K=V")]
 Workdir = Annotated[Path | None, typer.Option(help="Where it runs; by default here.")]
 Work = Annotated[

@@ -27,6 +27,7 @@ def declare(app: typer.Typer) -> None:
     command(tenants, "list")(list_)
     command(tenants, "limit", examples=["saga tenant limit physics --steps-per-min 600"])(limit)
     command(tenants, "key", examples=["saga tenant key physics --revoke sk-saga-AbCdEfGh"])(key)
+    command(tenants, "slurm", examples=["saga tenant slurm --by fairshare --dry-run"])(slurm)
     app.add_typer(tenants, name="tenant")
 
 
@@ -72,6 +73,36 @@ def key(
         _show_key(ctx, control.add_tenant_key(tenant))
     else:
         _show(ctx, [control.revoke_tenant_key(tenant, revoke)])
+
+
+def slurm(
+    ctx: typer.Context,
+    by: Annotated[
+        str, typer.Option(help="What sets the weight: shares, fairshare or qos.", metavar="WHAT")
+    ] = "shares",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print it.")] = False,
+) -> None:
+    """Make a tenant of each Slurm account, weighted as Slurm weighs it.
+
+    Workflows that are submitted under an account (SLURM_JOB_ACCOUNT, SBATCH_ACCOUNT) then count for it. Say it again,
+    by cron for instance, when shares have changed. Needs slurmdbd.
+    """
+    import asyncio
+
+    from saga_cli.slurm import accounts
+    from saga_cli.slurm.asking import usual_site
+    from saga_core.errors import choose
+    from saga_slurm.accounts import By
+    from saga_slurm.commands import Commands
+
+    if by not in list(By):
+        raise choose("--by", by, list(By))
+    weights = asyncio.run(Commands(usual_site().slurm.timeout_s).account_weights(By(by)))
+    control = given(ctx).control()
+    found = accounts.compared(weights, accounts.known(control))
+    if not dry_run:
+        accounts.apply(control, found)
+    given(ctx).renderer.show(found, table=accounts.account_table, quiet=lambda all_: [a.tenant for a in all_])
 
 
 def _show_key(ctx: typer.Context, made: NewKey) -> None:
