@@ -21,8 +21,22 @@ def restarts(login: Login) -> int:
     return json.loads(file.read_text())["restarts"] if file.exists() else -1
 
 
+def no_sbatch_on_nodes(login: Login) -> Path:
+    """A site whose nodes may not submit; the file that such an attempt would leave."""
+    folder = login.folder.parent / "refusing"
+    folder.mkdir()
+    asked = folder / "asked"
+    said = "sbatch: error: Batch job submission failed: Access/permission denied"
+    (folder / "sbatch").write_text(f"#!/bin/sh\necho \"$*\" >> '{asked}'\necho '{said}' >&2\nexit 1\n")
+    (folder / "sbatch").chmod(0o700)
+    site = f'[software.env]\nPATH = "{folder}:$PATH"\n'
+    login.folder.parent.joinpath("site.toml").write_text(site)
+    return asked
+
+
 def test_a_successor_takes_nodes_head_and_work_over_and_no_call_fails(login: Login, tmp_path: Path) -> None:
-    login(*UP, "--nodes", "1", "--workers", "1", "--chain", "2")
+    asked = no_sbatch_on_nodes(login)
+    login(*UP, "--nodes", "1", "--workers", "1", "--chain", "2", "--site", "site.toml")
     login("up", "--tools", "--nodes", "1", "--time", "20")
     first, second, _ = (record["job"] for record in sorted(login.records(), key=lambda r: r["asked_at"]))
     accepted = login.submit("sleep", "8")  # takes the first node: the next one goes to the tools
@@ -38,6 +52,7 @@ def test_a_successor_takes_nodes_head_and_work_over_and_no_call_fails(login: Log
     until(lambda: login.access()["job"] == second, 30, "the new head")
     until(lambda: login.ready() == 1, 30, "its worker")
     assert caller.failures() == 0
+    assert not asked.exists(), "a chain is submitted from the login node: nodes may not be allowed to"
     assert first not in {node.split(".")[0] for node in login.nodes_up()}
     assert {accepted, caller.number} <= login.known()
     login("down")
