@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 import urllib.error
 import urllib.request
@@ -103,3 +105,29 @@ def test_backlog_brings_a_node_and_idleness_ends_it_all(login: Login) -> None:
     login.gone()
     assert not (login.folder / "access.json").exists()
     assert "--idle-timeout" in login("status", code=1)
+
+
+def test_where_compute_nodes_may_not_submit_the_login_node_asks(login: Login, tmp_path: Path) -> None:
+    closed = tmp_path / "bin" / "sbatch"
+    closed.parent.mkdir()
+    closed.write_text('#!/bin/sh\necho "sbatch: error: Access/permission denied" >&2\nexit 1\n')
+    closed.chmod(0o755)
+    site = f'{SITE}[software.env]\nPATH = "{closed.parent}:$PATH"\n'
+    tmp_path.joinpath("site.toml").write_text(site)
+    told = login.run(*UP, *SMALL, "--nodes", "1", "--workers", "1", "--max-nodes", "2", "--site", "site.toml")
+    assert told.returncode == 0, told.stderr
+    until(lambda: "Access/permission denied" in login.json("status")["scaling"]["problem"], 20, "the finding")
+    asking = subprocess.Popen(
+        [sys.executable, "-m", "saga_cli", "node", "grow"], env=login.environment(), stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        with load(login, 12):
+            until(lambda: scaled(login), 40, "a job for a further node")
+            until(lambda: login.ready() == 2, 40, "its worker")
+        login("down", "--force")
+        assert asking.wait(30) == 0  # with the cluster
+    finally:
+        asking.kill()
+        asking.wait()
+    assert not login.slurm.jobs()
