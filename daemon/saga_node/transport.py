@@ -14,7 +14,6 @@ HANDSHAKE_FAILED_NO_DETAIL and a new attempt after the pause.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable
 from typing import Final, cast
 
@@ -113,15 +112,16 @@ class Link:
         }
         for option, value in options.items():
             self._socket.set(option, value)
-        monitor = self._socket.get_monitor_socket()
+        self._monitor = self._socket.get_monitor_socket()
         self._socket.connect(access.control)
         self._tasks.start(self._receive(self._socket), "link-receive")
-        self._tasks.start(self._watch(monitor), "link-watch")
+        self._tasks.start(self._watch(self._monitor), "link-watch")
 
     def _shut(self, linger_ms: int = 0) -> None:
         self.connected = False
         self._tasks.cancel()
         self._socket.disable_monitor()
+        self._monitor.close(linger=0)  # not by its task: one that is cancelled before it began closes nothing
         self._socket.close(linger=linger_ms)
 
     def _put(self, frame: bytes) -> bool:
@@ -139,16 +139,15 @@ class Link:
                 log.warning("message-unreadable", frames=len(frames), total=self.garbage, reason=error)
 
     async def _watch(self, monitor: zmq.asyncio.Socket) -> None:
-        with contextlib.closing(monitor):
-            while True:
-                event = parse_monitor_message(await monitor.recv_multipart())["event"]
-                if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
-                    self._on_connected()
-                elif event == zmq.EVENT_DISCONNECTED and self.connected:
-                    self.connected = False
-                    log.warning("head-disconnected", control=self.access.control)
-                elif event in _REFUSED:
-                    self._on_refused(final=event == zmq.EVENT_HANDSHAKE_FAILED_AUTH)
+        while True:
+            event = parse_monitor_message(await monitor.recv_multipart())["event"]
+            if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                self._on_connected()
+            elif event == zmq.EVENT_DISCONNECTED and self.connected:
+                self.connected = False
+                log.warning("head-disconnected", control=self.access.control)
+            elif event in _REFUSED:
+                self._on_refused(final=event == zmq.EVENT_HANDSHAKE_FAILED_AUTH)
 
     def _on_connected(self) -> None:
         self.connected = self.ever_connected = True

@@ -75,4 +75,5 @@ async def test_an_end_without_a_head_does_not_wait(tmp_path):
         head.write()
     link = connect(head, [])
     link.send(goodbye("nobody hears"))
-    await asyncio.wait_for(link.close(), 2)
+    async with asyncio.timeout(2):  # in this task: it ends before its tasks have begun
+        await link.close()
