@@ -127,3 +127,13 @@ def test_a_chunk_is_never_lost_and_never_twice(vllm):
         assert len(held) == len(rig.shelf._chunks)
         assert rig.shelf.order.count == len(held) == rig.manager._num_evictable_cache_chunks
         assert rig.manager._get_num_free_chunks() + len(held) == CHUNKS
+
+
+def test_blocks_that_are_still_read_for_the_tier_are_not_written_by_an_adoption(vllm):
+    from saga_vllm.plugin.tier import SagaTierConnector
+
+    tier = SimpleNamespace(scheduler=SimpleNamespace(_block_id_to_pending_jobs={3: {1}}))
+    quiet = SimpleNamespace(finished_req_ids=set())
+    assert SagaTierConnector._copying(tier, quiet, [2, 3])
+    assert not SagaTierConnector._copying(tier, quiet, [2, 4])
+    assert SagaTierConnector._copying(tier, SimpleNamespace(finished_req_ids={"r"}), [2, 4])

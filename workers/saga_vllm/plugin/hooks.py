@@ -90,7 +90,15 @@ ATTRIBUTES = {
         "self.medium",
     ),
     f"{POOL}.reset_prefix_cache": ("self.cached_block_hash_to_block = BlockHashToBlockMap()",),
-    f"{SCHEDULER}.__init__": ("self.connector", "self.kv_event_publisher", "self.kv_cache_manager"),
+    f"{SCHEDULER}.__init__": (
+        "self.connector",
+        "self.kv_event_publisher",
+        "self.kv_cache_manager",
+        "self.finished_req_ids",
+    ),
+    "vllm.distributed.kv_transfer.kv_connector.v1.offloading.scheduler:OffloadingConnectorScheduler.__init__": (
+        "self._block_id_to_pending_jobs",
+    ),
     "vllm.v1.kv_offload.cpu.manager:CPUOffloadingManager.__init__": ("self._policy",),
     "vllm.v1.engine.core:EngineCore.__init__": (
         "self.scheduler",

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, assert_never
 
 import vllm
-from vllm.distributed.kv_events import BlockStored
 from vllm.logger import init_logger
 from vllm.v1.core.kv_cache_utils import (
     FreeKVCacheBlockQueue,
@@ -84,6 +83,8 @@ class Keeper:
         self.orders = [self.order]
         """Whose worths are set: the pool's, and that of the host memory behind it."""
         self.ahead: Ahead | None = None
+        self.copying: Callable[[Any, list[int]], bool] = lambda _, __: False
+        """Whether these free blocks are still read for host memory: vLLM fences only what a step of its own takes."""
         pool.free_block_queue = self.queue
         self.model, self.groups = "", 1
         """Its name, and how many kinds of KV it has."""
@@ -216,7 +217,7 @@ class Keeper:
             case commands.Export():
                 return self._export(command, engine.model_executor)
             case commands.Adopt():
-                return self._adopt(command, engine.model_executor)
+                return self._adopt(command, engine)
             case _:
                 assert_never(command)
         return commands.Done()
@@ -284,9 +285,9 @@ class Keeper:
         )
         return commands.Moved(tokens=len(ids) * self.block_tokens, copied_bytes=copied_bytes)
 
-    def _adopt(self, command: commands.Adopt, executor: Any) -> Answer:
+    def _adopt(self, command: commands.Adopt, engine: Any) -> Answer:
         header, data = moving.load(Path(command.path))
-        mine = (self.model, self.block_tokens, self._ranks(executor))
+        mine = (self.model, self.block_tokens, self._ranks(engine.model_executor))
         theirs = (header.model, header.block_tokens, header.ranks)
         if theirs != mine:
             raise Cannot(f"{command.path} is of another model or layout than this engine's")
@@ -296,7 +297,7 @@ class Keeper:
         if len(missing) > self.queue.num_free_blocks:
             raise Cannot(f"{len(missing)} blocks are needed, {self.queue.num_free_blocks} are free")
         if missing:
-            self._take_in(command.session, header, missing, data, executor)
+            self._take_in(command.session, header, missing, data, engine)
         self._chains[command.session] = header.hashes
         self._chains.move_to_end(command.session)
         return commands.Moved(
@@ -304,32 +305,23 @@ class Keeper:
         )
 
     def _take_in(
-        self, session: str, header: moving.Header, missing: list[int], data: list[bytes], executor: Any
+        self, session: str, header: moving.Header, missing: list[int], data: list[bytes], engine: Any
     ) -> None:
         """Blocks for what is missing: filled, named, the session's, and free to be found."""
         blocks = self.pool.get_new_blocks(len(missing))
         try:
             ids = [block.block_id for block in blocks]
+            if self.copying(engine.scheduler, ids):
+                raise Cannot("blocks are on their way to host memory: ask again")
             where = (self.pool.num_gpu_blocks, ids, data[0], missing, len(header.hashes))
-            executor.collective_rpc(moving.write, args=where)
+            engine.model_executor.collective_rpc(moving.write, args=where)
             for at, block in zip(missing, blocks, strict=True):
                 name = make_block_hash_with_group_id(header.hashes[at], 0)
                 self.pool._insert_block_hash(name, block, num_tokens=(at + 1) * self.block_tokens)  # noqa: SLF001
             self.order.use(session, ids)
-            self._tell_stored(session, header, missing)
+            moving.announce(self.pool, session, header, missing)
         finally:
             self.pool.free_blocks(reversed(blocks))  # those that got no name hold nothing
-
-    def _tell_stored(self, session: str, header: moving.Header, missing: list[int]) -> None:
-        for at in missing if self.pool.enable_kv_cache_events else ():
-            parent = maybe_convert_block_hash(header.hashes[at - 1]) if at else None
-            self.pool.kv_event_queue.append(
-                BlockStored(
-                    block_hashes=[maybe_convert_block_hash(header.hashes[at])], parent_block_hash=parent,
-                    token_ids=[], block_size=self.block_tokens, lora_id=None, medium=self.pool.medium,
-                    lora_name=None, group_idx=0, session_id=session,
-                )
-            )  # fmt: skip
 
     def _ranks(self, executor: Any) -> tuple[tuple[moving.Layer, ...], ...]:
         if self.groups != 1:

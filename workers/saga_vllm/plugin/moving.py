@@ -12,11 +12,16 @@ import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
+from vllm.distributed.kv_events import BlockStored
+from vllm.v1.core.kv_cache_utils import maybe_convert_block_hash
 
 from saga_core.errors import ClusterError
+
+if TYPE_CHECKING:
+    from vllm.v1.core.block_pool import BlockPool
 
 VERSION = 1
 MAX_HEADER_BYTES = 16 << 20
@@ -161,3 +166,16 @@ def load(path: Path) -> tuple[Header, list[bytes]]:
     if header.version != VERSION or digest.digest() != header.digest:
         raise Cannot(f"{path} is damaged, or of another version")
     return header, data
+
+
+def announce(pool: BlockPool, session: str, header: Header, taken: Sequence[int]) -> None:
+    """Let those who follow the pool's events know of blocks that were filled from `header`'s file."""
+    for at in taken if pool.enable_kv_cache_events else ():
+        parent = maybe_convert_block_hash(header.hashes[at - 1]) if at else None
+        pool.kv_event_queue.append(
+            BlockStored(
+                block_hashes=[maybe_convert_block_hash(header.hashes[at])], parent_block_hash=parent,
+                token_ids=[], block_size=header.block_tokens, lora_id=None, medium=pool.medium,
+                lora_name=None, group_idx=0, session_id=session,
+            )
+        )  # fmt: skip

@@ -46,6 +46,13 @@ class SagaTierConnector(OffloadingConnector):  # type: ignore[misc]
         self.saga.bind(gpu_block_pool, self._vllm_config, self._kv_cache_config)
         if self.saga.keeper is not None and (shelf := self._shelf) is not None:
             self.saga.keeper.put_behind(shelf)
+        if self.saga.keeper is not None:
+            self.saga.keeper.copying = self._copying
+
+    def _copying(self, scheduler: Any, blocks: list[int]) -> bool:
+        """Copies of these are under way; or some may begin with the next step, where requests have just finished."""
+        pending = self.scheduler._block_id_to_pending_jobs  # noqa: SLF001
+        return bool(scheduler.finished_req_ids) or not pending.keys().isdisjoint(blocks)
 
     @property
     def _shelf(self) -> Shelf | None:
