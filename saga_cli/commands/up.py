@@ -2,12 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
+from saga_cli.commands.up_options import (
+    Account,
+    Chain,
+    Config,
+    DryRun,
+    Engine,
+    Gpus,
+    IdleTimeout,
+    Join,
+    Least,
+    Local,
+    Mode,
+    Model,
+    Most,
+    Name,
+    Nodes,
+    Partition,
+    Port,
+    Profile,
+    Qos,
+    Sets,
+    SiteFile,
+    Slurm,
+    Timeout,
+    Tools,
+    Tp,
+    Wait,
+    WallTime,
+    Workers,
+)
 from saga_cli.options import Given, command, given
 from saga_core.errors import UserError
 
@@ -20,20 +50,6 @@ if TYPE_CHECKING:
 
 UP_TIMEOUT_S = 600.0
 """As long as a worker may take to start (`node.start_timeout_s`)."""
-SLURM_ONLY = (
-    "nodes",
-    "gpus_per_node",
-    "time",
-    "partition",
-    "account",
-    "qos",
-    "site",
-    "chain",
-    "tools",
-    "min_nodes",
-    "max_nodes",
-    "idle_timeout",
-)
 
 
 def declare(app: typer.Typer) -> None:
@@ -42,79 +58,76 @@ def declare(app: typer.Typer) -> None:
 
 def up(
     ctx: typer.Context,
-    local: Annotated[bool, typer.Option("--local", help="On this machine.")] = False,
-    slurm: Annotated[bool, typer.Option("--slurm", help="In a Slurm allocation, asked for here.")] = False,
-    join: Annotated[
-        bool, typer.Option("--join", help="A further allocation for the running cluster.")
-    ] = False,
-    workers: Annotated[
-        int | None, typer.Option(help="Number of workers (Slurm: per node).", metavar="N")
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="Path of a model, or a demo model: nano, agent, small.", metavar="M")
-    ] = None,
-    engine: Annotated[str | None, typer.Option(help="vllm or fake.", metavar="E")] = None,
-    tp: Annotated[int | None, typer.Option(help="GPUs per worker.", metavar="T")] = None,
-    profile: Annotated[str | None, typer.Option(help="How steps are placed.", metavar="P")] = None,
-    mode: Annotated[
-        str | None, typer.Option(help="What for: latency, balanced or throughput.", metavar="M")
-    ] = None,
-    port: Annotated[int | None, typer.Option(help="Port of the endpoint; 0 takes a free one.")] = None,
-    name: Annotated[str | None, typer.Option(help="Name of the cluster.")] = None,
-    config: Annotated[Path | None, typer.Option(help="A TOML file instead of ./saga.toml.")] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="Any setting, as section.name=value.", metavar="S")
-    ] = None,
-    timeout: Annotated[float, typer.Option(help="Seconds for the workers to start.")] = UP_TIMEOUT_S,
-    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Until the workers are ready.")] = True,
-    nodes: Annotated[int | None, typer.Option(help="Slurm: nodes.", metavar="N")] = None,
-    gpus_per_node: Annotated[int | None, typer.Option(help="Slurm: GPUs of each.", metavar="G")] = None,
-    time: Annotated[str | None, typer.Option(help="Slurm: wall time, as 8:00:00.", metavar="T")] = None,
-    partition: Annotated[str | None, typer.Option(help="Slurm: partition.", metavar="P")] = None,
-    account: Annotated[str | None, typer.Option(help="Slurm: account.", metavar="A")] = None,
-    qos: Annotated[str | None, typer.Option(help="Slurm: quality of service.", metavar="Q")] = None,
-    site: Annotated[
-        Path | None, typer.Option(help="Slurm: a site file (docs/slurm.md). [SAGA_SITE]", metavar="FILE")
-    ] = None,
-    chain: Annotated[
-        int | None, typer.Option(help="Slurm: allocations that follow each other.", metavar="N")
-    ] = None,
-    min_nodes: Annotated[
-        int | None, typer.Option(help="Slurm: grow to so many at once, and keep them.", metavar="N")
-    ] = None,
-    max_nodes: Annotated[
-        int | None, typer.Option(help="Slurm: grow to so many while workflows wait.", metavar="N")
-    ] = None,
-    idle_timeout: Annotated[
-        str | None, typer.Option(help="Slurm: end when nothing ran for so long (90s, 30m).", metavar="TIME")
-    ] = None,
-    tools: Annotated[
-        bool, typer.Option("--tools", help="Slurm: join nodes without engines, for programs.")
-    ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Slurm: print the script only.")] = False,
+    local: Local = False,
+    slurm: Slurm = False,
+    join: Join = False,
+    workers: Workers = None,
+    model: Model = None,
+    engine: Engine = None,
+    tp: Tp = None,
+    profile: Profile = None,
+    mode: Mode = None,
+    port: Port = None,
+    name: Name = None,
+    config: Config = None,
+    set_: Sets = None,
+    timeout: Timeout = UP_TIMEOUT_S,
+    wait: Wait = True,
+    nodes: Nodes = None,
+    gpus_per_node: Gpus = None,
+    time: WallTime = None,
+    partition: Partition = None,
+    account: Account = None,
+    qos: Qos = None,
+    site: SiteFile = None,
+    chain: Chain = None,
+    min_nodes: Least = None,
+    max_nodes: Most = None,
+    idle_timeout: IdleTimeout = None,
+    tools: Tools = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Start a cluster, or grow one (--join). What already runs is kept."""
-    from saga_cli.config import parse_sets
-
-    said = {key: value for key, value in locals().items() if key in SLURM_ONLY}
-    given_words = {key: value for key, value in said.items() if value is not None and value is not False}
-    flags = {"profile": profile, "mode": mode, "name": name, "head.port": port}
-    flags |= {"workers.model": model, "workers.engine": engine}
-    chosen = {key: value for key, value in flags.items() if value is not None} | parse_sets(set_ or [])
+    chosen = _settings(
+        model=model, engine=engine, profile=profile, mode=mode, port=port, name=name, sets=set_
+    )
+    words = {
+        "nodes": nodes, "gpus_per_node": gpus_per_node, "time": time, "partition": partition, "account": account,
+        "qos": qos, "site": site, "chain": chain, "min_nodes": min_nodes, "max_nodes": max_nodes,
+        "idle_timeout": idle_timeout, "tools": tools or None,
+    }  # fmt: skip
+    words = {key: value for key, value in words.items() if value is not None}
     if slurm or join or tools:
-        asked = _asked(given_words, chosen, workers=workers, tp=tp, config=config, join=join)
+        asked = _asked(words, chosen, workers=workers, tp=tp, config=config, join=join)
         _in_slurm(given(ctx), asked, timeout_s=timeout, wait=wait, dry_run=dry_run)
         return
+    _refuse_of_slurm([*words, *(["dry_run"] * dry_run)], local=local)
+    chosen |= {"workers.count": workers} if workers is not None else {}
+    chosen |= {"workers.tp": tp} if tp is not None else {}
+    _here(given(ctx), chosen, config=config, timeout_s=timeout, wait=wait)
+
+
+def _settings(
+    *, model: str | None, engine: str | None, profile: str | None, mode: str | None, port: int | None,
+    name: str | None, sets: list[str] | None,
+) -> dict[str, Any]:  # fmt: skip
+    """By dotted name, as --set has them."""
+    from saga_cli.config import parse_sets
+
+    flags = {"profile": profile, "mode": mode, "name": name, "head.port": port}
+    flags |= {"workers.model": model, "workers.engine": engine}
+    return {key: value for key, value in flags.items() if value is not None} | parse_sets(sets or [])
+
+
+def _refuse_of_slurm(words: Sequence[str], *, local: bool) -> None:
+    """A cluster on this machine takes none of these."""
     if not local:
         raise UserError(
             "say where: `saga up --local` starts a cluster on this machine, `saga up --slurm` in an allocation"
         )
-    if given_words or dry_run:
-        odd = ", ".join("--" + key.replace("_", "-") for key in [*given_words, *(["dry_run"] * dry_run)])
+    if words:
+        odd = ", ".join("--" + key.replace("_", "-") for key in words)
         raise UserError(f"{odd}: only valid with --slurm or --join")
-    chosen |= {"workers.count": workers} if workers is not None else {}
-    chosen |= {"workers.tp": tp} if tp is not None else {}
-    _here(given(ctx), chosen, config=config, timeout_s=timeout, wait=wait)
 
 
 def _here(
