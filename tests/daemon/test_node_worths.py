@@ -196,7 +196,8 @@ async def test_it_is_then_started_without_it(tmp_path):
             assert "did not start with session control: ModuleNotFoundError" in tried.detail
             assert engine.starts == [True, False]
             assert [e for e in said if isinstance(e, WorkerExited)] == [], "one incarnation all along"
-            workers.set_worths(SetWorths("n1/0", 1, {"1.main": (3, 1.0)}))  # nobody there to take it: nothing happens
+            # Nobody is there to take it: nothing happens.
+            workers.set_worths(SetWorths("n1/0", 1, {"1.main": (3, 1.0)}))
         finally:
             await workers.close()
             await processes.close()
