@@ -24,13 +24,16 @@ from saga_core.node_words import AdoptKv, ExportKv, KvAdopted, KvExported, Remov
 from saga_node.processes import Processes
 from saga_node.tasks import Tasks
 from saga_shell import log
-from saga_vllm.control import Control, NoControl
+from saga_vllm.control import Control, NoControl, NotYet
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - mkdtemp is safe
 LEAST_FREE = 0.1
 """Of shared memory stays free: engines need it to talk to their ranks."""
 OLD_S = 300.0
 """A file this old is of an export that was given up long before the engine came to it."""
+AGAIN_S = (0.05, 0.1, 0.2)
+"""Pauses before an engine that is not ready for an adoption is asked again: few, since it reads the file each time, and
+together less than a step waits for its move at least (`migration.patience_s`, 0.5 s)."""
 
 
 class Mover:
@@ -89,7 +92,7 @@ class Mover:
         answer = KvAdopted(order.head, order.move, reason="the adoption was broken off")
         try:
             path = self._folder(order.source, self._node) / _name(order.head, order.move)
-            moved = await self._ask(
+            moved = await self._ask_again(
                 order.worker, order.incarnation, Adopt(session=order.session, path=str(path))
             )
             answer = KvAdopted(order.head, order.move, moved.tokens, moved.copied_bytes)
@@ -98,6 +101,15 @@ class Mover:
             log.warning("kv-not-adopted", session=order.session, worker=order.worker, reason=error)
         finally:
             self._tell(answer)
+
+    async def _ask_again(self, worker: WorkerId, incarnation: int, command: Command) -> Moved:
+        """As `_ask`, of an engine that may not be ready yet."""
+        for pause_s in AGAIN_S:
+            try:
+                return await self._ask(worker, incarnation, command)
+            except NotYet:
+                await asyncio.sleep(pause_s)
+        return await self._ask(worker, incarnation, command)
 
     async def _ask(self, worker: WorkerId, incarnation: int, command: Command) -> Moved:
         control = self._control(worker, incarnation)

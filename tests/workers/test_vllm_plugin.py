@@ -328,3 +328,18 @@ def test_with_a_changed_hook_the_engine_keeps_its_queue_and_says_why(vllm, monke
     assert answer == commands.Failed(reason="this vLLM is not the one that is known: x is gone")
     control.arrived(Request("r", "1.main"))
     control.finished(Request("r", "1.main"))
+
+
+def test_an_adoption_that_a_copy_is_in_the_way_of_is_to_be_asked_for_again(vllm, monkeypatch):
+    rig = Rig(vllm)
+    header = SimpleNamespace(model="", block_tokens=16, hashes=(b"a" * 32, b"b" * 32), ranks=())
+    monkeypatch.setattr("saga_vllm.plugin.moving.load", lambda _: (header, [b""]))
+    rig.keeper.copying = lambda *_: True
+    engine = SimpleNamespace(
+        model_executor=SimpleNamespace(collective_rpc=lambda *_, **__: ()), scheduler=None
+    )
+    order = commands.Order(incarnation=0, command=commands.Adopt(session="1.main", path="/x"))
+    answer = commands.decode_answer(rig.keeper.answer(commands.encode(order), engine))
+    assert answer == commands.Failed(reason="blocks are on their way to host memory", again=True)
+    assert rig.pool.get_num_free_blocks() == BLOCKS - 1
+    assert rig.ask(commands.Export(session="1.main", path="/x")).again is False

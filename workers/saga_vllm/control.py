@@ -20,6 +20,10 @@ class NoControl(ClusterError):  # noqa: N818 - the condition
     """The engine did not do it: it has no session control, or is gone, or does not answer."""
 
 
+class NotYet(NoControl):
+    """The engine would do it in a moment: ask again."""
+
+
 class Control:
     """Session control of one incarnation of a worker: `async with Control(url, key, 7) as control`."""
 
@@ -42,7 +46,7 @@ class Control:
         await self._http.close()
 
     async def ask(self, command: Command) -> Answer:
-        """Have `command` done. NoControl: it was not, or nobody knows."""
+        """Have `command` done. NotYet: it was not, but may be in a moment; NoControl: it was not, or nobody knows."""
         frame = commands.encode(Order(incarnation=self.incarnation, command=command))
         try:
             async with self._http.post(PATH, data=frame, allow_redirects=False) as response:
@@ -59,7 +63,7 @@ class Control:
             raise NoControl(f"session control: {error}") from None
         match answer:
             case commands.Failed():
-                raise NoControl(f"session control: {answer.reason}")
+                raise (NotYet if answer.again else NoControl)(f"session control: {answer.reason}")
             case commands.Stale():
                 raise NoControl(
                     f"session control: this is incarnation {answer.incarnation}, not {self.incarnation}"

@@ -166,6 +166,8 @@ class Failed(Word, frozen=True, kw_only=True):
     """It was not done, and this is why."""
 
     reason: str
+    again: bool = False
+    """Nothing is wrong: it may well be done in a moment."""
 
 
 Answer = Done | Holdings | Resident | Moved | Stale | Failed

@@ -30,7 +30,7 @@ from saga_core.kv.commands import Answer, Command
 from saga_core.kv.retention import OVER, Worth
 from saga_vllm.plugin import moving
 from saga_vllm.plugin.ahead import Ahead
-from saga_vllm.plugin.moving import Cannot
+from saga_vllm.plugin.moving import Cannot, NotYet
 from saga_vllm.plugin.queue import SessionQueue
 
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ class Keeper:
         try:
             return commands.encode(self._answer(commands.decode_order(frame), engine))
         except (RemoteProtocolError, Cannot, ValueError, OSError) as error:
-            return commands.encode(commands.Failed(reason=str(error)))
+            return commands.encode(commands.Failed(reason=str(error), again=isinstance(error, NotYet)))
         except Exception as error:  # noqa: BLE001 - serving goes on, whatever it is
             self.retreat(f"order: {type(error).__name__}: {error}")
             return commands.encode(commands.Failed(reason=self.fault or ""))
@@ -312,7 +312,7 @@ class Keeper:
         try:
             ids = [block.block_id for block in blocks]
             if self.copying(engine.scheduler, ids):
-                raise Cannot("blocks are on their way to host memory: ask again")
+                raise NotYet("blocks are on their way to host memory")
             where = (self.pool.num_gpu_blocks, ids, data[0], missing, len(header.hashes))
             engine.model_executor.collective_rpc(moving.write, args=where)
             for at, block in zip(missing, blocks, strict=True):

@@ -52,6 +52,10 @@ class Cannot(ClusterError):  # noqa: N818 - the condition
     """It was not done, and nothing has changed."""
 
 
+class NotYet(Cannot):
+    """It can be done in a moment, when something else is through."""
+
+
 # -- in a rank ---------------------------------------------------------------------------
 
 
