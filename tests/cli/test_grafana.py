@@ -38,3 +38,21 @@ def test_panels_have_titles_places_and_numbers_of_their_own():
     places = {(p["gridPos"]["x"], p["gridPos"]["y"]) for p in panels}
     assert len(places) == len(panels)
     assert all(panel["title"] for panel in panels)
+
+
+def test_no_panel_lies_on_another():
+    panels = json.loads(PATH.read_text())["panels"]
+    cells = [
+        (x, y)
+        for place in (panel["gridPos"] for panel in panels)
+        for x in range(place["x"], place["x"] + place["w"])
+        for y in range(place["y"], place["y"] + place["h"])
+    ]
+    assert len(set(cells)) == len(cells)
+    assert all(0 <= x < 24 for x, _ in cells)
+
+
+def test_what_moves_between_workers_is_shown():
+    asked = " ".join(expressions())
+    for name in ("saga_migrations_total", "saga_migrated_total", "saga_steps_resumed_total"):
+        assert name in asked, name
