@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,11 +63,17 @@ class Setup:
 
 
 def cluster(
-    preset_name: str, gpus: int | None, workers: int | None, per_node: int | None, host: float = 0.0
+    preset_name: str,
+    gpus: int | None,
+    workers: int | None,
+    per_node: int | None,
+    host: float = 0.0,
+    moves: float = 0.0,
 ) -> ClusterSpec:
     """A cluster of that many GPUs or workers; eight GPUs to a node unless said otherwise.
 
-    host: host memory for KV, in multiples of each worker's pool.
+    host: host memory for KV, in multiples of each worker's pool. moves: how fast KV moves between workers, in tokens
+    per second; 0: it does not.
     """
     from saga_sim.cluster import Link
     from saga_sim.costs import preset
@@ -82,13 +89,15 @@ def cluster(
         workers = gpus // kind.gpus
         if workers < 1 or gpus % kind.gpus:
             raise UserError(f"{gpus} GPUs cannot be shared out to workers of {kind.gpus} (valid: a multiple)")
+    if not 0.0 <= moves < inf:
+        raise UserError(f"--moves {moves:g} is not valid (valid: tokens per second, 0 or more)")
     if workers < 1:
         raise UserError(f"cannot simulate {workers} workers (valid: 1 or more)")
     return ClusterSpec(
         preset=kind,
         workers=workers,
         per_node=per_node or max(1, 8 // max(1, kind.gpus)),
-        link=Link.of(kind.way_s),
+        link=replace(Link.of(kind.way_s), kv_tokens_per_s=moves),
     )
 
 

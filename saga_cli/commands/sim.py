@@ -24,6 +24,7 @@ from saga_cli.commands.sim_options import (
     MaxGap,
     MaxWorkers,
     Mode,
+    Moves,
     OneProfile,
     PerNode,
     PresetName,
@@ -72,6 +73,7 @@ def run(
     per_node: PerNode = None,
     preset: PresetName = DEFAULT_PRESET,
     host: Host = 0.0,
+    moves: Moves = 0.0,
     pressure: Pressure = None,
     arrival_rate: ArrivalRate = None,
     concurrency: Concurrency = None,
@@ -95,7 +97,7 @@ def run(
     from saga_cli.replaying import Workload
     from saga_sim.experiment import Arrivals
 
-    spec = simulating.cluster(preset, gpus, workers, per_node, host)
+    spec = simulating.cluster(preset, gpus, workers, per_node, host, moves)
     arrivals = Arrivals(
         pressure=pressure, per_s=arrival_rate, scale_time=scale_time, max_gap_s=max_gap, max_live=concurrency
     )

@@ -22,6 +22,14 @@ PresetName = Annotated[
 Host = Annotated[
     float, typer.Option("--host", help="Host memory as a second KV tier, in multiples of the pool.", min=0.0)
 ]
+Moves = Annotated[
+    float,
+    typer.Option(
+        help="Sessions' KV moves between workers at this rate; 0: it does not.",
+        metavar="TOKENS_PER_S",
+        min=0.0,
+    ),
+]
 Pressure = Annotated[
     float | None, typer.Option(help="Poisson arrivals that want this multiple of all KV memory.")
 ]

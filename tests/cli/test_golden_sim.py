@@ -118,7 +118,7 @@ def test_every_answer_in_all_three_modes(name, saga, folder, stub, monkeypatch):
     _compare(name, "\n".join(_section(saga, mode, COMMANDS[name], stub, folder) for mode in MODES))
 
 
-@pytest.mark.parametrize("command", [["sim", "plan"], ["sim", "explain"], ["bench", "sim"]])
+@pytest.mark.parametrize("command", [["sim", "run"], ["sim", "plan"], ["sim", "explain"], ["bench", "sim"]])
 def test_help_says_every_option(command, saga, folder, stub):
     _compare(f"{'-'.join(command)}-help", saga(*command, "--help").out)
 

@@ -83,6 +83,28 @@ def test_faults_show_as_steps_tried_again(capsys):
     assert answer["runs"][0]["summary"]["retries"] > 0
 
 
+def test_kv_moves_from_a_node_that_ends_when_there_is_a_way(capsys):
+    def cached(*moves):
+        words = (
+            "--workers",
+            "2",
+            "--per-node",
+            "1",
+            "--preset",
+            "agent-cpu",
+            "--profile",
+            "saga",
+            "--concurrency",
+            "4",
+        )
+        assert sim(*words, "--fault", "end:n0001@10+60", *moves, "--output", "json") == 0
+        return json.loads(capsys.readouterr().out)["runs"][0]["summary"]["cached_tokens"]
+
+    without = cached()
+    assert cached("--moves", "0") == without
+    assert cached("--moves", "1e6") > without
+
+
 def test_the_belady_ratio_is_there_when_asked_for(capsys):
     words = ("--workers", "1", "--preset", "agent-cpu", "--concurrency", "4", "--profile", "sticky")
     assert sim(*words) == 0
@@ -109,6 +131,7 @@ def test_the_belady_ratio_is_there_when_asked_for(capsys):
         (("--workers", "1", "--scale-time", "-1"), "valid: 0 or above"),
         (("--workers", "1", "--trace", "nowhere.jsonl"), "nowhere.jsonl"),
         (("--workers", "1", "--fault", "crash:n0009/0@1"), "n0001/0"),
+        (("--workers", "1", "--moves", "inf"), "0 or more"),
         (("--workers", "1", "--lose", "2"), "0 to below 1"),
         (("--workers", "1", "--slo", "0.5"), "1 or more"),
         (("--workers", "1", "--belady", "--lose", "0.1"), "without faults"),
