@@ -86,7 +86,7 @@ class Head:
     @property
     def gates(self) -> dict[str, Gate]:
         """By model; empty where the profile has none."""
-        return self._steps.gates
+        return self._steps.gates.by_model
 
     @property
     def accounts(self) -> Accounts:
@@ -191,7 +191,7 @@ class Head:
     # -- steps and workflows -------------------------------------------------------------
 
     def _on_step_arrived(self, event: StepArrived) -> None:
-        event = self._steps.named(event)
+        event = self._steps.catalogue.named(event)
         workflow = self._workflow_of(event)
         if not self._steps.admits(event, workflow):
             return
@@ -305,7 +305,7 @@ class Head:
             return
         self._started = True
         if self.book.head:  # not the first: nodes are out there, and have not reported yet
-            self._steps.settled_at = self.now + self.config.head.node_timeout_s
+            self._steps.catalogue.unsettle(self.now + self.config.head.node_timeout_s)
         self._desk.record(event)
         if self.book.profile not in PROFILES:  # the journal is of a saga that had another choice
             self._desk.ignore("unknown profile", self.book.profile)

@@ -358,4 +358,4 @@ def test_at_the_gate_of_another_model_a_workflow_has_come_with_its_first_step_th
     assert (gate.before(waiting[small]), gate.before(waiting[large])) == (0, 1)
     assert waiting[large].account.attained_s == rig.head.accounts.of(large).attained_s > 0.0
     rig.end(large)
-    assert not rig.head._steps._guests
+    assert not rig.head._steps.gates._guests
