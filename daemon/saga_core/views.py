@@ -293,8 +293,10 @@ class UsageView(msgspec.Struct, frozen=True, kw_only=True):
     """Those that were active since and are still known (the latest 1,000 that ended), with all that they have had."""
 
 
-class ShutdownRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """To end the cluster."""
+class ShutdownRequest(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
+    """To end the cluster. An older head refuses fields that it does not know: what is not asked for is not named."""
 
     drain: bool = False
     """First take no new workflows, and let those that are there end."""

@@ -46,6 +46,15 @@ def test_waiting_tells_of_each_end_once(client, stub):
         client.wait([1], timeout_s=0.0)
 
 
+def test_an_older_head_is_asked_to_end_in_words_it_knows(client, stub):
+    client.control.shutdown(drain=True)
+    _, path, body = stub.asked[-1]
+    assert path.endswith("shutdown")
+    assert body.keys() == {"drain", "within_s"}
+    client.control.shutdown(within_s=5.0)
+    assert stub.asked[-1][2] == {"within_s": 5.0}
+
+
 def test_what_has_ended_is_not_cancelled(client, stub):
     assert client.cancel(2).state == "done"
     assert not [path for _, path, _ in stub.asked if path.endswith("cancel")]
