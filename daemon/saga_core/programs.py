@@ -11,18 +11,18 @@ Rules of this file
 
 from __future__ import annotations
 
-import heapq
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from saga_core import slots, wire
+from saga_core import wire
 from saga_core.actions import Action, Record, Send
 from saga_core.book import Book, Workflow
 from saga_core.config import HeadConfig
 from saga_core.events import ProgramGiven, ProgramStarted, WorkflowEnded, WorkflowRequeued
 from saga_core.fleet import Fleet, Node
 from saga_core.ids import NodeId, WorkflowId
+from saga_core.program_queue import ProgramQueue
 from saga_core.states import NodeState, WorkflowState
 from saga_core.views import ProgramSpec
 
@@ -48,9 +48,7 @@ class Programs:
 
     def __init__(self, config: HeadConfig) -> None:
         self.config = config
-        self.queued: OrderedDict[WorkflowId, None] = OrderedDict()
-        self.special: dict[WorkflowId, None] = {}
-        """Of the queued, those that have a priority or ask for more than a slot."""
+        self.queued = ProgramQueue()
         self.given: dict[WorkflowId, Given] = {}
         self.at_node: dict[NodeId, dict[WorkflowId, None]] = {}
         """The inverse of `given`."""
@@ -67,13 +65,12 @@ class Programs:
         return bool(self.queued or self.given or self.awaited)
 
     def queue(self, workflow: Workflow) -> None:
-        self.queued[workflow.id] = None
-        if workflow.priority or (workflow.program is not None and slots.asks(workflow.program)):
-            self.special[workflow.id] = None
+        """Want it to run, wherever there is a slot."""
+        self.queued.add(workflow)
 
     def drop(self, workflow: WorkflowId) -> None:
         """Want nothing more of this program."""
-        self._leave_queue(workflow)
+        self.queued.remove(workflow)
         self.asked.pop(workflow, None)
         self.handed.pop(workflow, None)
         self.awaited.pop(workflow, None)
@@ -83,10 +80,6 @@ class Programs:
             del there[workflow]
             if not there:
                 del self.at_node[given.node]
-
-    def _leave_queue(self, workflow: WorkflowId) -> None:
-        self.queued.pop(workflow, None)
-        self.special.pop(workflow, None)
 
     def _give(self, workflow: WorkflowId, node: NodeId, incarnation: int) -> None:
         self.given[workflow] = Given(node, incarnation)
@@ -117,69 +110,16 @@ class Programs:
         yield from self._repeat(fleet, book, now)
 
     def _give_queued(self, fleet: Fleet, book: Book, now: float) -> Iterator[Action]:
-        """The next program to the node with the fewest, while there are slots."""
-        if not self.queued:
-            return
-        up = [n for n in fleet.nodes.values() if n.state is NodeState.UP and n.id not in book.drains]
-        if self.special:
-            yield from self._give_by_need(up, book, now)
-            return
-        if any(n.ends_at is not None for n in up):
-            yield from self._give_to_lasting(up, book, now)
-            return
-        free = [(n.programs, n.id) for n in up if n.programs < n.program_slots]
-        heapq.heapify(free)
-        while self.queued and free:
-            node = fleet.nodes[free[0][1]]
-            yield from self._give_next(node, book, now)
-            if node.programs < node.program_slots:
-                heapq.heapreplace(free, (node.programs, node.id))
-            else:
-                heapq.heappop(free)
-
-    def _give_next(self, node: Node, book: Book, now: float) -> Iterator[Action]:
-        yield from self._give_to(node, book.workflows[next(iter(self.queued))], now)
+        for workflow, node in self.queued.turns(fleet, book, now, lambda node: self._there(node, book)):
+            yield from self._give_to(node, workflow, now)
 
     def _give_to(self, node: Node, workflow: Workflow, now: float) -> Iterator[Action]:
-        self._leave_queue(workflow.id)
+        self.queued.remove(workflow.id)
         self._give(workflow.id, node.id, node.incarnation)
         yield Record(_given(workflow, node))
         node.programs += 1
         self.asked[workflow.id] = now
         yield self._want(workflow, node)
-
-    def _give_to_lasting(self, up: list[Node], book: Book, now: float) -> Iterator[Action]:
-        """As `_give_queued`, but rather to nodes that are there for as long as such programs usually take."""
-        while self.queued:
-            workflow = book.workflows[next(iter(self.queued))]
-            until = now + book.accounts.life_s(workflow.tenant, workflow.agent_type)
-            free = [n for n in up if n.programs < n.program_slots]
-            if not free:
-                return
-            best = min(free, key=lambda n: (n.ends_at is not None and n.ends_at < until, n.programs, n.id))
-            yield from self._give_next(best, book, now)
-
-    def _give_by_need(self, up: list[Node], book: Book, now: float) -> Iterator[Action]:
-        """The highest priority first, to nodes that have what is asked for.
-
-        Who waits for room that others hold is waited for; who asks for more than any node here has is passed over.
-        """
-        if all(n.programs >= n.program_slots for n in up):
-            return
-        for number in sorted(self.queued, key=lambda number: -book.workflows[number].priority):
-            workflow = book.workflows[number]
-            program = workflow.program
-            assert program is not None
-            able = [node for node in up if slots.could_hold(node, program)]
-            free = [node for node in able if slots.has_room(node, program, self._there(node, book))]
-            if able and not free:
-                return
-            if free:
-                until = now + book.accounts.life_s(workflow.tenant, workflow.agent_type)
-                best = min(
-                    free, key=lambda n: (n.ends_at is not None and n.ends_at < until, n.programs, n.id)
-                )
-                yield from self._give_to(best, workflow, now)
 
     def _there(self, node: Node, book: Book) -> Iterator[ProgramSpec]:
         """Programs that `node` has."""
@@ -282,7 +222,7 @@ class Programs:
 
     def _wanted(self, node: Node, fact: wire.ProgramFact, workflow: Workflow) -> Iterator[Action]:
         if workflow.id not in self.given:
-            self._leave_queue(workflow.id)
+            self.queued.remove(workflow.id)
             self._give(workflow.id, node.id, node.incarnation)
             yield Record(_given(workflow, node))
         if workflow.started_attempt != workflow.attempt:
@@ -348,9 +288,9 @@ class Programs:
         assert sum(map(len, self.at_node.values())) == len(self.given), "programs miscounted"
         assert self.asked.keys() <= self.given.keys(), "a want without a node"
         assert self.handed.keys() <= self.given.keys(), "handed on by nobody"
-        assert not self.queued.keys() & self.given.keys(), "queued and given"
-        assert self.special.keys() <= self.queued.keys(), "special and not queued"
-        wanted = self.queued.keys() | self.given.keys() | self.awaited.keys()
+        assert self.given.keys().isdisjoint(self.queued), "queued and given"
+        self.queued.check()
+        wanted = {*self.queued, *self.given, *self.awaited}
         for workflow in book.workflows.values():
             if workflow.live and workflow.program is not None:
                 assert workflow.id in wanted, f"the program of workflow {workflow.id} is forgotten"
