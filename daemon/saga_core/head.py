@@ -7,12 +7,12 @@ Rules of this file
   4. Stale or impossible input is `Ignored` with a reason; it never raises and never guesses.
   5. The first event of a head is `HeadStarted`, and there is one.
 
-The parts: `Steps` (the way of a step), `Mirror` (nodes and workers), `Programs` (what runs where).
+The parts: `Steps` (the way of a step), `Workflows` (how those begin and end), `Mirror` (nodes and workers), `Programs`
+(what runs where).
 """
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterable
 from typing import assert_never
 
@@ -44,21 +44,17 @@ from saga_core.events import (
 )
 from saga_core.fleet import Fleet, Node
 from saga_core.gate import Gate
-from saga_core.ids import StepId, WorkflowId
+from saga_core.ids import StepId
 from saga_core.mirror import Mirror, node_of
 from saga_core.moves import Moves
 from saga_core.policy.profiles import PROFILES, Profile
 from saga_core.programs import Programs
-from saga_core.states import ENDED, NodeState, WorkflowState
+from saga_core.states import NodeState
 from saga_core.steps import Steps
+from saga_core.workflows import Workflows
 from saga_core.worths import Worths
 
 __all__ = ["Head", "node_of"]
-
-ENDS = 8
-"""Silent workflows that one tick ends, the others in the next ones: some 2 ms of the loop."""
-LOOKS = 512
-"""Workflows that one tick looks at whether they are silent: 1 ms."""
 
 
 class Head:
@@ -73,9 +69,9 @@ class Head:
         self._desk = Desk(self.book)
         self._steps = Steps(self._desk, self.fleet, config)
         self._mirror = Mirror(self._desk, self.fleet, config)
+        self._workflows = Workflows(self._desk, self.fleet, self._steps, self.programs, config.head)
         self.drains = Drains(self._desk, self.fleet, self._mirror, self.programs, config.head)
         self._quiet_since: float | None = None
-        self._idle: list[tuple[float, WorkflowId]] = []
         self._started = False
 
     @property
@@ -163,9 +159,9 @@ class Head:
             case WorkflowSubmitted():
                 self._on_submitted(event)
             case CancelAsked():
-                self._on_cancel(event)
+                self._workflows.cancel(event)
             case FinishAsked():
-                self._on_finish(event)
+                self._workflows.finish(event)
             case wire.Hello():
                 self._on_hello(event)
             case wire.Goodbye():
@@ -197,7 +193,7 @@ class Head:
             return
         self._quiet_since = None  # it may be over before the next tick
         if workflow is None and event.key:
-            workflow = self._open(event)
+            workflow = self._workflows.open(event)
         self._steps.arrive(event, workflow)
 
     def _workflow_of(self, event: StepArrived) -> Workflow | None:
@@ -205,90 +201,9 @@ class Head:
             return self.book.workflows.get(event.workflow)
         return self.book.find(event.tenant, event.key) if event.key else None
 
-    def _open(self, event: StepArrived) -> Workflow:
-        """A key from outside that is new opens a workflow."""
-        number = WorkflowId(self.book.last_workflow + 1)
-        self._desk.record(
-            WorkflowSubmitted(
-                workflow=number,
-                tenant=event.tenant,
-                token="",
-                kind="outside",
-                key=event.key,
-                name=event.key,
-                agent_type=event.agent_type,
-                weight=event.weight,
-            )
-        )
-        workflow = self.book.workflows[number]
-        self._watch_idle(workflow)
-        return workflow
-
     def _on_submitted(self, event: WorkflowSubmitted) -> None:
-        taken = bool(event.key) and self.book.find(event.tenant, event.key) is not None
-        if event.workflow != self.book.last_workflow + 1 or taken:
-            self._desk.ignore("stale", f"submission of workflow {event.workflow}")
-            return
-        self._desk.record(event)
-        workflow = self.book.workflows[event.workflow]
-        if event.program is None:
-            self._watch_idle(workflow)
-        else:
-            self.programs.queue(workflow)
+        if self._workflows.submit(event):
             self._run_programs()
-
-    def _on_cancel(self, event: CancelAsked) -> None:
-        workflow = self.book.workflows.get(event.workflow)
-        if workflow is None or not workflow.live:
-            self._desk.ignore("over", f"cancellation of workflow {event.workflow}")
-            return
-        self._desk.record(event)
-        self._steps.abort(workflow, f"workflow {workflow.id} was cancelled")
-        stop = self.programs.stop(workflow)
-        if stop is None:
-            self._end(WorkflowEnded(workflow=workflow.id, state=WorkflowState.CANCELLED, reason="cancelled"))
-        else:
-            self._desk.do(stop)
-
-    def _on_finish(self, event: FinishAsked) -> None:
-        workflow = self.book.workflows.get(event.workflow)
-        if workflow is None or not workflow.live:
-            self._desk.ignore("over", f"end of workflow {event.workflow}")
-        elif event.state not in ENDED:
-            self._desk.ignore("not an end", f"end of workflow {event.workflow} as {event.state}")
-        elif workflow.program is not None:
-            self._desk.ignore("not yours", f"workflow {workflow.id} ends with its program")
-        else:
-            self._end(WorkflowEnded(workflow=workflow.id, state=event.state, reason=event.reason))
-
-    def _end(self, fact: WorkflowEnded) -> None:
-        workflow = self.book.workflows[fact.workflow]
-        self._steps.abort(workflow, f"workflow {workflow.id} has ended: {fact.state}")
-        for session in workflow.sessions.values():
-            self.fleet.move_home(session.home, None)
-            self.fleet.release(session.id)
-        self.programs.drop(workflow.id)
-        self._desk.record(fact)
-        self._steps.leave(workflow, complete=fact.state is WorkflowState.DONE)
-
-    def _watch_idle(self, workflow: Workflow) -> None:
-        heapq.heappush(self._idle, (self.now + self.config.head.idle_workflow_s, workflow.id))
-
-    def _end_idle(self) -> None:
-        limit, ends = self.config.head.idle_workflow_s, 0
-        for _ in range(LOOKS):
-            if not self._idle or self._idle[0][0] > self.now or ends >= ENDS:
-                break
-            workflow = self.book.workflows.get(heapq.heappop(self._idle)[1])
-            if workflow is None or not workflow.live:
-                continue
-            due = (self.now if workflow.running else workflow.active_at) + limit
-            if due > self.now:
-                heapq.heappush(self._idle, (due, workflow.id))
-                continue
-            ends += 1
-            reason = f"no step for {limit:g} s"
-            self._end(WorkflowEnded(workflow=workflow.id, state=WorkflowState.DONE, reason=reason))
 
     # -- the head itself -----------------------------------------------------------------
 
@@ -311,24 +226,14 @@ class Head:
             self._desk.ignore("unknown profile", self.book.profile)
             self._desk.record(ProfileChanged(profile=self.config.profile))
         self._steps.follow_profile()
-        for workflow in self.book.workflows.values():
-            if workflow.live:
-                self._recover(workflow)
-
-    def _recover(self, workflow: Workflow) -> None:
-        for session in workflow.sessions.values():
-            self.fleet.move_home(None, session.home)
-        if workflow.program is None:
-            self._watch_idle(workflow)
-        else:
-            self.programs.recover(workflow, self.now)
+        self._workflows.recover()
 
     def _on_tick(self) -> None:
         for node in self._mirror.silent():
             self._lose_node(node, "silent", f"no report for {self.now - node.seen_at:.1f} s")
         self._follow(self.drains.tick())
         self._steps.tick()
-        self._end_idle()
+        self._workflows.end_idle()
         self._run_programs()
         if self.book.steps or self.programs.any:
             self._quiet_since = None
@@ -402,15 +307,13 @@ class Head:
         )
 
     def _follow(self, actions: Iterable[Action]) -> None:
-        """Actions of `Programs`, one by one as it yields them: facts are recorded, ends go through `_end`."""
+        """Actions of `Programs`, one by one as it yields them: facts are recorded, ends go through `Workflows`."""
         for action in actions:
             match action:
                 case Record(fact=WorkflowEnded() as fact):
-                    self._end(fact)
+                    self._workflows.end(fact)
                 case Record(fact=WorkflowRequeued() as fact):
-                    reason = f"the program of workflow {fact.workflow} starts again: {fact.reason}"
-                    self._steps.abort(self.book.workflows[fact.workflow], reason)
-                    self._desk.record(fact)
+                    self._workflows.start_again(fact)
                 case Record(fact=fact):
                     self._desk.record(fact)
                 case _:

@@ -8,9 +8,10 @@ from saga_core import wire
 from saga_core.actions import Refuse
 from saga_core.config import Config, HeadConfig
 from saga_core.events import HeadStarted, StepArrived, Tick, WorkflowSubmitted
-from saga_core.head import ENDS, Head
+from saga_core.head import Head
 from saga_core.states import WorkerState
 from saga_core.steps import REFUSALS
+from saga_core.workflows import ENDS
 
 
 def head_of(profile="saga"):

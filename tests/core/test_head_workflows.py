@@ -152,7 +152,7 @@ def test_an_ended_workflow_is_no_longer_watched():
     rig = Rig(config(idle_workflow_s=100))
     rig.end(rig.submit())
     assert not rig.tick(101)
-    assert not rig.head._idle
+    assert not rig.head._workflows._idle
 
 
 def test_the_profile_changes_where_the_next_step_goes():
@@ -194,7 +194,13 @@ def test_memory_does_not_grow_with_ended_workflows(monkeypatch):
         rig.tick(2)
     head = rig.head
     sizes = [head.book.workflows, head.book.ended, head.book.sessions, head.book.keys, head.book.steps]
-    sizes += [head._idle, head.fleet._holders, head.fleet._homes, head.waiting, head._steps.lobby._for]
+    sizes += [
+        head._workflows._idle,
+        head.fleet._holders,
+        head.fleet._homes,
+        head.waiting,
+        head._steps.lobby._for,
+    ]
     assert all(len(size) <= 6 for size in sizes), [len(s) for s in sizes]
 
 
