@@ -24,8 +24,9 @@ from saga_cli.control import TIMEOUT_S, Control
 from saga_cli.folder import DEFAULT, ClusterFolder
 from saga_cli.selection import ranges, select
 from saga_core.errors import ClusterError, UserError
+from saga_core.explanation import Explanation
 from saga_core.states import ENDED
-from saga_core.views import Accepted, ClusterView, EventView, Explanation, WorkflowView
+from saga_core.views import Accepted, ClusterView, EventView, WorkflowView
 
 if TYPE_CHECKING:
     from saga_cli.submission import Said

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import msgspec
 
 from saga_core.errors import ClusterError, RemoteProtocolError, UserError
+from saga_core.explanation import Explanation
 from saga_core.tenants import NewKey, TenantSettings
 from saga_core.views import (
     Accepted,
     ClusterView,
     DrainRequest,
     EventPage,
-    Explanation,
     FinishRequest,
     NodeView,
     ShutdownRequest,

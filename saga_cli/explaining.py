@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from saga_core.aeg.scores import Score
-    from saga_core.views import (
+    from saga_core.explanation import (
         AccountView,
         DecisionView,
         EstimateView,
         Explanation,
         ForecastView,
-        WorkflowView,
     )
+    from saga_core.views import WorkflowView
 
 WIDTH: Final = 80
 INDENT: Final = "    "

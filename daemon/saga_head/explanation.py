@@ -9,11 +9,7 @@ from saga_core.aeg import Estimate
 from saga_core.aeg.scores import Score, summary
 from saga_core.book import Workflow
 from saga_core.decisions import Decision
-from saga_core.head import Head
-from saga_core.ids import StepId, WorkflowId
-from saga_core.policy.ordering import virtual_finish
-from saga_core.reasons import otherwise, why
-from saga_core.views import (
+from saga_core.explanation import (
     AccountView,
     CandidateView,
     DecisionView,
@@ -21,6 +17,10 @@ from saga_core.views import (
     Explanation,
     ForecastView,
 )
+from saga_core.head import Head
+from saga_core.ids import StepId, WorkflowId
+from saga_core.policy.ordering import virtual_finish
+from saga_core.reasons import otherwise, why
 from saga_head import show
 
 

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from saga_cli.top.sources import Source
-    from saga_core.views import EventView, Explanation
+    from saga_core.explanation import Explanation
+    from saga_core.views import EventView
 
 ASK_EVERY_S = 1.0
 MARGIN = 4

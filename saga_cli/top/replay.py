@@ -26,8 +26,9 @@ from saga_core.events import (
     WorkerLost,
     WorkerReady,
 )
+from saga_core.explanation import DecisionView, Explanation
 from saga_core.states import NodeState, WorkerState
-from saga_core.views import ClusterView, DecisionView, EventView, Explanation, WorkflowView
+from saga_core.views import ClusterView, EventView, WorkflowView
 
 if TYPE_CHECKING:
     from saga_core.events import Fact

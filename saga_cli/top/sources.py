@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
 from saga_cli.control import Control
-from saga_core.views import ClusterView, EventView, Explanation
+from saga_core.explanation import Explanation
+from saga_core.views import ClusterView, EventView
 
 if TYPE_CHECKING:
     from saga_cli.folder import ClusterFolder

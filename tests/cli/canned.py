@@ -6,14 +6,16 @@ import msgspec
 
 from saga_core.access import Access
 from saga_core.aeg.scores import Score
-from saga_core.views import (
+from saga_core.explanation import (
     AccountView,
     CandidateView,
-    ClusterView,
     DecisionView,
     EstimateView,
     Explanation,
     ForecastView,
+)
+from saga_core.views import (
+    ClusterView,
     NodeView,
     SessionView,
     Totals,

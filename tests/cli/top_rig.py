@@ -10,7 +10,8 @@ import msgspec
 from canned import CLUSTER, EXPLANATION, GATED, NODES, NOW, WORKERS, workflow
 
 from saga_core.errors import ClusterError
-from saga_core.views import ClusterView, EventView, Explanation, TenantView
+from saga_core.explanation import Explanation
+from saga_core.views import ClusterView, EventView, TenantView
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 TENANTS = [

@@ -15,8 +15,9 @@ from head_rig import DEADLINE_S, HeadProcess, RigNode, running_head
 
 from saga_core.aeg import Kind
 from saga_core.config import Config
+from saga_core.explanation import Explanation
 from saga_core.head import Head
-from saga_core.views import ClusterView, Explanation
+from saga_core.views import ClusterView
 from saga_fake.config import FakeConfig
 from saga_fake.server import FakeServer
 from saga_head.metrics import Metrics
