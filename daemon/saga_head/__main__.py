@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import os
 import resource
+import signal
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -63,6 +64,7 @@ def main() -> int:
     log.start(options.log_level)
     folder: Path = options.cluster_dir
     os.umask(0o077)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # that the machine is taken away soon is for its node daemon to know
     _allow_many_files()
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)

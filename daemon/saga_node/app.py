@@ -41,7 +41,7 @@ from saga_core.node_words import (
     Tick,
 )
 from saga_core.policy.profiles import PROFILES
-from saga_node import engines, places, room
+from saga_node import engines, notices, places, room
 from saga_node.endpoint import Address, Endpoint
 from saga_node.mover import Mover
 from saga_node.processes import Processes
@@ -110,7 +110,7 @@ class Daemon:
         """Serve until the machine says Quit; its exit code. Nothing of ours is left then."""
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(self._on_bug)
-        loop.add_signal_handler(signal.SIGUSR1, self._on_notice)
+        notices.hear(self._on_notice)
         self._tasks.start(self._tick(), "tick")
         await self._endpoint.start()
         try:
@@ -290,7 +290,7 @@ async def serve(
     """
     inbox: Inbox = asyncio.Queue()
     loop = asyncio.get_running_loop()
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # a notice before anything runs here changes nothing
+    notices.hold()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, inbox.put_nowait, StopAsked(signal.Signals(number).name))
     try:

@@ -174,15 +174,25 @@ async def test_an_engine_that_hangs_behind_a_server_that_answers_is_killed(clust
     assert "it hangs: 1 requests, nothing done for 1.5 s" in cluster.nodes["n1"].log
 
 
+def notice(node: NodeProcess) -> None:
+    """As Slurm's --signal or a preemption sends it: to every process of the step."""
+    daemon = psutil.Process(node.process.pid)
+    for process in (daemon, *daemon.children(recursive=True)):
+        process.send_signal(signal.SIGUSR1)
+
+
 async def test_a_notice_drains_a_node_and_its_end_costs_no_call(cluster: Cluster) -> None:
-    """SIGUSR1, as Slurm's --signal or a preemption sends it: sessions are away before the machine is."""
+    """Sessions are away before the machine is, and what serves them does not die of it."""
     flow = await cluster.at("n1/0")
-    os.kill(cluster.nodes["n1"].process.pid, signal.SIGUSR1)
+    before = await cluster.view()
+    notice(cluster.nodes["n1"])
     await cluster.until(
         "drains", lambda v: any(n["id"] == "n1" and n["duty"] != "active" for n in v["nodes"])
     )
     assert await cluster.step(flow) == "n2/0"
     await cluster.until("drained", lambda v: any(n["duty"] == "drained" for n in v["nodes"]))
+    after = {w["id"]: (w["incarnation"], w["state"]) for w in (await cluster.view())["workers"]}
+    assert after == {w["id"]: (w["incarnation"], "ready") for w in before["workers"]}
     view = next(n for n in (await cluster.view())["nodes"] if n["id"] == "n1")
     assert view["why"].startswith("its wall time ends in ")
     assert 0 < view["end_s"] <= 60
@@ -196,7 +206,7 @@ async def test_a_successor_takes_over_before_its_predecessor_ends(cluster: Clust
     assert await cluster.nodes["n2"].stop() == 0
     await cluster.node_is("n2", "left")
     flow = await cluster.at("n1/0")
-    os.kill(cluster.nodes["n1"].process.pid, signal.SIGUSR1)
+    notice(cluster.nodes["n1"])
     await cluster.until(
         "drains", lambda v: any(n["id"] == "n1" and n["duty"] == "draining" for n in v["nodes"])
     )
