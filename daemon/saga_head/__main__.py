@@ -64,7 +64,8 @@ def main() -> int:
     log.start(options.log_level)
     folder: Path = options.cluster_dir
     os.umask(0o077)
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # that the machine is taken away soon is for its node daemon to know
+    # That the machine is taken away soon is for its node daemon to know.
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     _allow_many_files()
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
