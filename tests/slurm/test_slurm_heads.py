@@ -85,7 +85,7 @@ def test_a_job_that_joined_has_the_head_while_the_heads_own_job_waits(login: Log
         assert [w["state"] for w in found] == ["done"]
         login.slurm.ask("scontrol", "release", job)
         until(lambda: head_of(login) == (job, 1), 60, "the return of the head to its own job")
-    until(lambda: login.ready() == 2, 60, "all workers")
+    until(lambda: login.ready() == 2, 90, "all workers")
     assert {accepted, found[0]["id"]} <= {w["id"] for w in login.json("ps", "--all")}
     assert "another job has the head again" in login.logs()
     login("down")
