@@ -68,11 +68,12 @@ class Endpoint:
         if self._server is not None:
             self._server.close()
         self.tasks.cancel()
-        for link in list(self.links):
-            link.transport.abort()
         await self.tasks.finished()
-        while self.links:  # noqa: ASYNC110 - connection_lost comes in the next rounds of the loop
-            await asyncio.sleep(0)
+        await asyncio.sleep(0)  # who was accepted just before is made known in the next round of the loop
+        while self.links:
+            for link in list(self.links):
+                link.transport.abort()
+            await asyncio.sleep(0)  # connection_lost comes in the next round
 
     def moved(self, head: Address | None) -> None:
         """New calls go there; None: where `find` says."""
