@@ -107,7 +107,7 @@ def test_backlog_brings_a_node_and_idleness_ends_it_all(login: Login) -> None:
     assert "--idle-timeout" in login("status", code=1)
 
 
-@pytest.mark.nightly
+@pytest.mark.nightly  # 24 s; the same decisions and the refusal of sbatch are tested without it
 def test_where_compute_nodes_may_not_submit_the_login_node_asks(login: Login, tmp_path: Path) -> None:
     closed = tmp_path / "bin" / "sbatch"
     closed.parent.mkdir()
