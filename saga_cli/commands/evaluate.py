@@ -11,7 +11,10 @@ import typer
 from saga_cli.options import command, given
 
 Suite = Annotated[
-    str, typer.Argument(help="quick, standard, ablation, shift, variance, throughput, instance, full.")
+    str,
+    typer.Argument(
+        help="quick, standard, loads, sizes, ablation, shift, variance, throughput, instance, full."
+    ),
 ]
 Profiles = Annotated[
     str | None,

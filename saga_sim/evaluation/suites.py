@@ -100,6 +100,19 @@ SHIFTS = (
 VARIANCE = _twisted(
     (STICKY, THUNDER, BLIND, LEARNED), "cv~0.5", "cv~1", "cv~1.5", "cv~2", "cv~3", works=("swe", "iso"), per_worker=100
 )  # fmt: skip
+SEEN = (STICKY, THUNDER, "saga-paper", BLIND, LEARNED, PERFECT)
+LOADS = (
+    _pressure(SHORT, 0.5, *OVERLOADS, per_worker=200, profiles=SEEN),
+    _pressure(LONG, 0.5, *OVERLOADS, per_worker=50, profiles=SEEN),
+    _mix((0.5, 1.1), per_worker=150, profiles=SEEN),
+)
+SIZED = (STICKY, THUNDER, BLIND, LEARNED)
+SIZES = (
+    _pressure(SHORT, CLIFF, per_worker=50, workers=(1, 4, 16, 64), profiles=SIZED),
+    _pressure(LONG, CLIFF, per_worker=15, workers=(4, 16, 64, 256), profiles=SIZED),
+)
+"""4 to 256 GPUs: the 70B worker takes four of them, the 8B worker one. As many workflows for each worker at every size:
+figures of different sizes may be compared with each other, and with nothing else."""
 LOOPS = (
     _loop(SHORT, 16, 32, 64, 96, 160, 320, per_worker=200),
     _loop(LONG, 8, 16, 32, 64, 128, per_worker=75),
@@ -135,6 +148,10 @@ SUITES = {
         ),
         seeds=3,
     ),
+    "loads": Suite(
+        what="the pressures and shares of the peak that have no target", grids=LOADS, seeds=1, judged=False
+    ),
+    "sizes": Suite(what="clusters of 4 to 256 GPUs", grids=SIZES, seeds=1, judged=False),
     "ablation": Suite(
         what="ours with one mechanism taken away, or one constant at half and at twice its value",
         grids=(
