@@ -20,7 +20,7 @@ Trace = Annotated[
     list[str] | None, typer.Option(help="A trace, FILE[:ID], instead; may be repeated.", metavar="FILE")
 ]
 Synth = Annotated[str | None, typer.Option(help="A made workload. [live-gate if no trace is given]")]
-Workflows = Annotated[int, typer.Option(help="Workflows per run; 20 are below the cliff.", min=1)]
+Workflows = Annotated[int, typer.Option(help="Workflows per run; 48 are past the cliff.", min=1)]
 Over = Annotated[
     float | None, typer.Option(help="Seconds over which they arrive. [20; a trace's: as recorded]", min=0.001)
 ]
