@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
@@ -13,26 +13,28 @@ from gateway_rig import (
     SSE_HEAD,
     Line,
     Request,
-    Rig,
     Worker,
     chunk,
     event,
     gateway_rig,
     post,
-    read_reply,
     until,
 )
+from resuming_rig import Two, dies_after, head_and_rest, two_workers, unchunk
 
 from saga_core.events import Outcome
-from saga_fake.config import FakeConfig
-from saga_fake.server import FakeServer
 from saga_head.gateway.limits import Limits
-from saga_head.gateway.port import Exchange, Refusal, Target, Usage
+from saga_head.gateway.port import Refusal, Usage
 
 CHAT = "/v1/chat/completions"
 TEXT = "/v1/completions"
 HELLO = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "hello"}]
-Answer = Callable[[Line, Request], Awaitable[None]]
+
+
+@pytest.fixture
+async def two() -> AsyncIterator[Two]:
+    async with two_workers() as found:
+        yield found
 
 
 def asked(api: str = CHAT, **more: Any) -> dict[str, Any]:
@@ -43,6 +45,7 @@ def asked(api: str = CHAT, **more: Any) -> dict[str, Any]:
 def events(body: bytes) -> list[dict[str, Any]]:
     *lines, end = body.decode().split("\n\n")
     assert end == "", "an event without its end"
+    assert lines.count("data: [DONE]") <= 1
     assert lines[-1] == "data: [DONE]" or '"error"' in lines[-1], lines[-1]
     return [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: {")]
 
@@ -50,68 +53,6 @@ def events(body: bytes) -> list[dict[str, Any]]:
 def words(said: list[dict[str, Any]]) -> str:
     choices = [choice for one in said for choice in one.get("choices", [])]
     return "".join(c.get("text") or c.get("delta", {}).get("content") or "" for c in choices)
-
-
-class Two:
-    """A relay to the engine double that can be cut, and the engine itself."""
-
-    def __init__(self, rig: Rig, engine: FakeServer) -> None:
-        self.rig, self.engine = rig, engine
-        self.targets: list[Target] = []
-
-    def engines_target(self, name: str = "w1") -> Target:
-        return Target(worker=name, host="127.0.0.1", port=self.engine.port, key="k")
-
-    def elsewhere(self, exchange: Exchange, worker: str) -> bool:
-        exchange.dispatch(self.targets.pop(0))
-        return True
-
-    async def real_bytes(self, api: str, request: dict[str, Any]) -> bytes:
-        """The reply as the engine sends it, head and framing included."""
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.engine.port)
-        body = json.dumps(request).encode()
-        writer.write(
-            post(
-                body,
-                path=api,
-                headers="authorization: Bearer k\r\ncontent-type: application/json\r\nconnection: close\r\n",
-            )
-        )
-        try:
-            return await asyncio.wait_for(reader.read(), 10)
-        finally:
-            writer.close()
-
-    async def ask(self, api: str, request: dict[str, Any]) -> bytes:
-        status, _, body = await self.rig.ask(
-            post(json.dumps(request).encode(), path=api, headers="content-type: application/json\r\n")
-        )
-        assert status == 200
-        return body
-
-
-@pytest.fixture
-async def two() -> AsyncIterator[Two]:
-    config = FakeConfig(models=("m",), api_key="k", speed=float("inf"))
-    async with FakeServer(config) as engine, gateway_rig() as rig:
-        found = Two(rig, engine)
-        rig.scheduler.on_lost = found.elsewhere
-        yield found
-
-
-def dies_after(said: bytes) -> Answer:
-    async def answer(line: Line, request: Request) -> None:
-        await line.send(said)
-        line.writer.write_eof()  # all of it arrives, then the end
-        await line.closed.wait()
-
-    return answer
-
-
-def head_and_rest(reply: bytes) -> tuple[bytes, bytes]:
-    at = reply.index(b"\r\n\r\n") + 4
-    head = reply[:at].replace(b"Connection: close\r\n", b"")
-    return head, reply[at:]
 
 
 USAGES: dict[str, Any] = {
@@ -137,13 +78,6 @@ async def test_the_client_gets_what_an_undisturbed_run_gives(two: Two, api: str,
         assert len({one["id"] for one in said}) == 1, "one stream, one id"
         assert [usage(one) for one in said] == [usage(one) for one in whole], f"cut at {cut_at}"
     assert set(two.rig.scheduler.outcomes) == {Outcome.DONE}
-
-
-async def unchunk(rest: bytes) -> bytes:
-    reader = asyncio.StreamReader()
-    reader.feed_data(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n" + rest)
-    reader.feed_eof()
-    return (await read_reply(reader))[2]
 
 
 def usage(one: dict[str, Any]) -> Any:

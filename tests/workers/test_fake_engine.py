@@ -414,6 +414,6 @@ def test_a_conversation_that_ends_with_what_was_said_is_gone_on_with():
 
 def test_of_a_script_the_rest_is_said():
     reply = ScriptLine(content="one two three").pieces()
-    assert "".join(p.text for p in after(reply, "one two")) == " three"
-    assert after(reply, "one tw") == reply, "not at a seam"
-    assert after(reply, "one two three") == []
+    assert "".join(p.text for p in after(reply, tokenise("one two"))) == " three"
+    assert after(reply, tokenise("one tw")) == reply, "not at a seam"
+    assert after(reply, tokenise("one two three")) == []

@@ -77,6 +77,7 @@ def test_cpu_command_line() -> None:
         "--kv-cache-memory-bytes 20971520",
         "--enable-prompt-tokens-details",
         "--disable-uvicorn-access-log",
+        "--enable-scale-out",
         "--enable-auto-tool-choice",
         "--tool-call-parser hermes",
         f"--kv-events-config {EVENTS}",
@@ -103,6 +104,7 @@ def test_cuda_command_line() -> None:
         "--max-model-len 32768",
         "--enable-prompt-tokens-details",
         "--disable-uvicorn-access-log",
+        "--enable-scale-out",
         f"--kv-events-config {EVENTS}",
         "--tensor-parallel-size 2",
         "--gpu-memory-utilization 0.85",
@@ -118,9 +120,10 @@ def test_cuda_leaves_to_the_engine_what_nobody_chose() -> None:
     assert "--block-size" not in launch.argv
     assert "--kv-events-config" not in launch.argv
     assert "CUDA_VISIBLE_DEVICES" not in launch.env
-    assert lines(launch)[-4:] == [
+    assert lines(launch)[-5:] == [
         "--enable-prompt-tokens-details",
         "--disable-uvicorn-access-log",
+        "--enable-scale-out",
         "--tensor-parallel-size 1",
         "--gpu-memory-utilization 0.9",
     ]

@@ -80,7 +80,10 @@ class Front:
             both = "Cannot set both `continue_final_message` and `add_generation_prompt` to True."
             raise invalid(both, "continue_final_message")
         prompt = chat_tokens(request.messages, request.tools or (), goes_on=request.continue_final_message)
-        return model, self._engine_request(request, prompt, _last_said(request), session, request.said)
+        said: Sequence[int] = tokenise(request.said or "")
+        if given := request.prompt_token_ids:
+            prompt, said = given, given[len(prompt) :]
+        return model, self._engine_request(request, prompt, _last_said(request), session, said)
 
     def _engine_request(
         self,
@@ -88,13 +91,13 @@ class Front:
         prompt: Sequence[int],
         last_message: str,
         session: str | None,
-        said: str | None = None,
+        said: Sequence[int] = (),
     ) -> EngineRequest:
-        """`said`: of the reply, by another engine; None: nothing, and no message is open for it."""
+        """`said`: tokens of the reply, said by another engine."""
         budget = reply_budget(request, len(prompt), self._config.shape.max_model_len_tokens)
         scripted = self._script.next_reply(last_message)
         if scripted is not None:
-            scripted = after(scripted, said or "")
+            scripted = after(scripted, said)
             natural: int | None = len(scripted)
             reply = endless(scripted, self._config.seed, prompt)
         else:
@@ -102,7 +105,7 @@ class Front:
                 DEFAULT_REPLY_TOKENS if request.wanted_tokens is None else None
             )
             if natural is not None and said:
-                natural = max(1, natural - len(tokenise(said)))
+                natural = max(0, natural - len(said))
             opens = not (said or isinstance(request, CompletionRequest))
             reply = invented(self._config.seed, prompt, opens=opens)
         return EngineRequest(

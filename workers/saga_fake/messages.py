@@ -42,7 +42,15 @@ class MessagesRequest(GenerationRequest, frozen=True, kw_only=True):
             stream=self.stream,
             cache_salt=self.cache_salt,
             vllm_xargs=self.vllm_xargs,
+            kv_transfer_params=self.kv_transfer_params,
         )
+
+
+def rendered(request: MessagesRequest) -> Json:
+    """The answer of /v1/messages/render, vLLM's `GenerateRequest` as far as anybody asks for it."""
+    ids = chat_tokens(chat_messages(request.messages, request.system), request.tools or ())
+    params = {"max_tokens": request.max_tokens, "structured_outputs": None}
+    return {"model": request.model, "token_ids": ids, "features": None, "sampling_params": params}
 
 
 def count_tokens(request: MessagesRequest) -> Json:

@@ -120,16 +120,10 @@ def invented(seed: int, prompt: Sequence[int], *, opens: bool = True) -> Iterato
         key = zlib.crc32(array("H", [piece.token]), key)
 
 
-def after(pieces: Sequence[Piece], said: str) -> list[Piece]:
-    """What is left of a reply of which `said` was said; all of it where it does not begin so."""
-    at = 0
-    for i, piece in enumerate(pieces):
-        if at >= len(said):
-            return list(pieces[i:])
-        if piece.text and not said.startswith(piece.text, at):
-            break
-        at += len(piece.text)
-    return [] if at >= len(said) else list(pieces)
+def after(pieces: Sequence[Piece], said: Sequence[int]) -> list[Piece]:
+    """What is left of a reply of which these tokens were said; all of it where it does not begin so."""
+    begins = [piece.token for piece in pieces[: len(said)]] == list(said)
+    return list(pieces[len(said) :] if begins else pieces)
 
 
 def endless(reply: Sequence[Piece], seed: int, prompt: Sequence[int]) -> Iterator[Piece]:

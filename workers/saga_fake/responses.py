@@ -43,6 +43,17 @@ class ResponsesRequest(GenerationRequest, frozen=True, kw_only=True):
             priority=self.priority,
             session_id=self.session_id,
             vllm_xargs=self.vllm_xargs,
+            add_generation_prompt=not self._goes_on,
+            continue_final_message=self._goes_on,
+        )
+
+    @property
+    def _goes_on(self) -> bool:
+        """The last item is left open: vLLM's `should_continue_final_message`."""
+        last = self.input[-1] if isinstance(self.input, list) and self.input else {}
+        return last.get("type", "message") == "message" and last.get("status") in (
+            "in_progress",
+            "incomplete",
         )
 
 

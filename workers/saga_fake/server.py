@@ -20,7 +20,7 @@ from saga_fake.embeddings import EmbeddingsRequest, embeddings
 from saga_fake.engine import Engine
 from saga_fake.faults import ONLY_AT_START, Fault, Mode
 from saga_fake.front import Front
-from saga_fake.messages import MessagesRequest, count_tokens, messages_error
+from saga_fake.messages import MessagesRequest, count_tokens, messages_error, rendered
 from saga_fake.metrics import CONTENT_TYPE, metrics_text
 from saga_fake.publisher import Publisher
 from saga_fake.requests import Output
@@ -127,7 +127,8 @@ class FakeServer:
                 web.post("/v1/chat/completions", self._chat),
                 web.post("/v1/completions", self._completion),
                 web.post("/v1/messages", self._messages),
-                web.post("/v1/messages/count_tokens", self._count_tokens),
+                web.post("/v1/messages/count_tokens", self._messages_prompt),
+                web.post("/v1/messages/render", self._messages_prompt),
                 web.post("/v1/responses", self._responses),
                 web.post("/v1/embeddings", self._embeddings),
                 web.post("/tokenize", self._tokenize),
@@ -205,10 +206,11 @@ class FakeServer:
         )
         return await self._answer(http, answer, stream=bool(request.stream), usage=True)
 
-    async def _count_tokens(self, http: web.Request) -> web.Response:
+    async def _messages_prompt(self, http: web.Request) -> web.Response:
+        """What is said of a prompt without answering it."""
         request = read_request(await self._body(http), MessagesRequest)
         check_model(request.model, self.config.served)
-        return _json(count_tokens(request))
+        return _json(rendered(request) if http.path.endswith("/render") else count_tokens(request))
 
     async def _tokenize(self, http: web.Request) -> web.Response:
         request = read_request(await self._body(http), TokenizeRequest)

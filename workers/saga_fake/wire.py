@@ -60,6 +60,12 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     cache_salt: str | None = None
     priority: int = 0
     vllm_xargs: dict[str, Any] | None = None
+    kv_transfer_params: dict[str, Any] | None = None
+
+    @property
+    def prompt_token_ids(self) -> list[int]:
+        """The prompt as another engine has read it, in the place of messages; empty: none is given."""
+        return (self.kv_transfer_params or {}).get("prompt_token_ids") or []
 
     @property
     def wanted_tokens(self) -> int | None:

@@ -52,6 +52,10 @@ OUR_FLAGS = frozenset({
 })  # fmt: skip
 
 
+SCALE_OUT = "--enable-scale-out"
+"""Behind the key, /v1/messages/render says what a prompt is in tokens: a stream of a lost worker is gone on with by it.
+A flag of vLLM's since 0.30."""
+
 PRIORITY_FLAGS = ("--scheduling-policy", "priority")
 """The smallest priority first, requests without one as 0. Without it vLLM refuses any priority but 0."""
 
@@ -190,7 +194,7 @@ def _arguments(spec: LaunchSpec) -> list[str]:
     }
     for flag, value in optional.items():
         argv += [flag, str(value)] if value is not None else []
-    argv += ["--enable-prompt-tokens-details", "--disable-uvicorn-access-log"]
+    argv += ["--enable-prompt-tokens-details", "--disable-uvicorn-access-log", SCALE_OUT]
     argv += PRIORITY_FLAGS if spec.priority else ()
     argv += _control(spec) if spec.control else ()
     if spec.tool_parser:

@@ -11,26 +11,18 @@ Pipelined requests are queued up to `Limits.pipelined_bytes`.
 import asyncio
 import logging
 import math
-import re
 from enum import Enum, auto
 from typing import TYPE_CHECKING, cast
 
-from saga_head.gateway.body import Body, decode_fields
+from saga_head.gateway.admission import admit, find_head, make_step, without_empty_lines
+from saga_head.gateway.body import Body
 from saga_head.gateway.exchange import WorkerExchange
 from saga_head.gateway.head import HOT, HeadReader, RequestHead
 from saga_head.gateway.held import first_s
 from saga_head.gateway.intake import Intake, Received
-from saga_head.gateway.port import Call, Caller, Refusal
-from saga_head.gateway.refusals import (
-    APIS,
-    INTERNAL,
-    head_too_large,
-    too_busy,
-    too_slow,
-    unknown_api,
-)
+from saga_head.gateway.port import Caller, Refusal
+from saga_head.gateway.refusals import INTERNAL, too_busy, too_slow
 from saga_head.gateway.reply import CONTINUE, error_answer
-from saga_head.gateway.stored import prepare
 
 if TYPE_CHECKING:
     from saga_head.gateway.server import Gateway
@@ -38,8 +30,6 @@ if TYPE_CHECKING:
 POLITE = 256  # connections beyond the limit that still get a 503; more are closed without a word
 
 log = logging.getLogger(__name__)
-
-EMPTY_LINES = re.compile(rb"(?:\r\n)+")  # to be ignored before a request, RFC 9112 section 2.2
 
 
 class Stage(Enum):  # what the next byte of the client belongs to
@@ -182,14 +172,11 @@ class ClientLink(asyncio.BufferedProtocol):
         """Begin the next request; False where its head is not complete."""
         limits = self._gateway.limits
         data = self._pending
-        if data.startswith(b"\r") and (empty := EMPTY_LINES.match(data)):
-            data = data[empty.end() :]
-        end = data.find(b"\r\n\r\n") + 4
-        if end < 4 or end > limits.head_bytes:
-            self._pending = data
-            if len(data) <= limits.head_bytes and end < 4:
-                return False
-            return self.fail(head_too_large(limits.head_bytes))
+        if data.startswith(b"\r"):
+            data = self._pending = without_empty_lines(data)
+        end = find_head(data, limits)
+        if not isinstance(end, int):
+            return False if end is None else self.fail(end)
         if self._surplus:
             return self.fail(too_busy("open connections", limits.connections))
         if not (data.startswith(b"POST /v1/") or HOT.match(data)):
@@ -212,9 +199,7 @@ class ClientLink(asyncio.BufferedProtocol):
         gateway = self._gateway
         self.keep = head.keep_alive and not gateway.draining
         self._head = head
-        if head.api not in APIS:
-            return self.fail(unknown_api(head.api))
-        caller = gateway.scheduler.authenticate(head.token, head.bearer)
+        caller = admit(gateway, head)
         if isinstance(caller, Refusal):
             return self.fail(caller)
         self._who = caller
@@ -247,27 +232,19 @@ class ClientLink(asyncio.BufferedProtocol):
 
     def _arrive(self, body: Body) -> None:
         """A whole request: decode what decides, and ask the scheduler."""
-        gateway, head = self._gateway, self._head
+        gateway = self._gateway
         self.stage = _BUSY
-        fields = decode_fields(body)
-        if isinstance(fields, Refusal):
-            self.fail(fields)
+        exchange = make_step(gateway, self, self._head, self._who, body)
+        if isinstance(exchange, Refusal):
+            self.fail(exchange)
             return
-        ready = prepare(
-            gateway.responses, head.api, self._who.tenant, body, fields, gateway.limits.body_bytes
-        )
-        if isinstance(ready, Refusal):
-            self.fail(ready)
-            return
-        body, keeper = ready
+        call = exchange.call
         if not self.paused:
-            self._due(first_s(gateway.limits, stream=bool(fields.stream)))
-        scheduler = gateway.scheduler
-        call = Call(scheduler.next_step(), self._who, head.api, fields, head.identity, len(body), body)
-        self._exchange = exchange = WorkerExchange(call, head, self, gateway, keeper)
+            self._due(first_s(gateway.limits, stream=bool(call.fields.stream)))
+        self._exchange = exchange
         gateway.exchanges += 1
         try:
-            scheduler.arrive(call, exchange)
+            gateway.scheduler.arrive(call, exchange)
         except Exception:
             log.exception("the scheduler failed on step %d", call.step)
             exchange.stop(INTERNAL, "the scheduler failed")

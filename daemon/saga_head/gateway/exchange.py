@@ -18,9 +18,9 @@ from saga_head.gateway.outgoing import outgoing
 from saga_head.gateway.port import NO_JSON, Call, Refusal, Result, Target
 from saga_head.gateway.refusals import CANCELLED, worker_lost
 from saga_head.gateway.relay import Client, Relay, ReplyHead
-from saga_head.gateway.reply import at_event_boundary, header_lines, read_usage, rewrite_head
+from saga_head.gateway.reply import at_event_boundary, our_lines, read_usage, rewrite_head
 from saga_head.gateway.resumption import Resumption
-from saga_head.gateway.sequel import STREAM_END, Sequel
+from saga_head.gateway.sequel import Sequel
 from saga_head.gateway.stored import Keeper
 from saga_head.gateway.upstream import WorkerLink
 
@@ -32,8 +32,8 @@ class WorkerExchange:
     """The gateway's side of one step (`port.Exchange`)."""
 
     __slots__ = (
-        "_answered", "_arrived_s", "_asked", "_client", "_connecting", "_early", "_gateway", "_head", "_keeper",
-        "_late", "_link", "_relay", "_resumption", "_retried", "_sequel", "_status", "_stream", "_target", "_ttft_s", "_wire_chunked", "call",
+        "_answered", "_arrived_s", "_asked", "_client", "_connecting", "_early", "_gateway", "_head", "_hear",
+        "_keeper", "_late", "_link", "_relay", "_resumption", "_retried", "_sequel", "_status", "_stream", "_target", "_ttft_s", "_wire_chunked", "call",
         "settled",
     )  # fmt: skip
 
@@ -48,17 +48,15 @@ class WorkerExchange:
         self._arrived_s = gateway.clock()
         self._ttft_s: float | None = None
         self._status = 0
-        self._answered = False
+        self._answered = self._wire_chunked = self._stream = self._retried = False
         self._early = False  # the client has a head already, and knows nothing of a worker's
         self._late: bytearray | None = None  # of an error whose status came too late
-        self._wire_chunked = False
-        self._stream = False
-        self._retried = False
         self._target: Target | None = None
         self._link: WorkerLink | None = None
         self._relay: Relay | None = None
         self._asked: Asked | None = None
         self._keeper = keeper
+        self._hear = None if keeper is None else keeper.feed
         self._resumption: Resumption | None = None
         self._sequel: Sequel | None = None
         self._connecting: asyncio.Task[None] | None = None
@@ -139,11 +137,10 @@ class WorkerExchange:
             return True
         if self._answered or self.settled or self._head.http10:
             return False
-        write, stream = self._client.transport.write, bool(self.call.fields.stream)
-        if not self._early:
-            self._early = True
-            write(early_head(self.call.step, stream=stream, keep_alive=self._client.keep))
-        write(beat(stream=stream))
+        stream, keep = bool(self.call.fields.stream), self._client.keep
+        head = b"" if self._early else early_head(self.call.step, stream=stream, keep_alive=keep)
+        self._early = True
+        self._client.transport.write(head + beat(stream=stream))
         return True
 
     # to the worker
@@ -161,7 +158,10 @@ class WorkerExchange:
             self._lost(f"cannot connect to {target.host}:{target.port}: {why}", b"")
             return
         self._connecting = None
-        self._send(link, target)
+        if link is None:
+            self._refused()
+        else:
+            self._send(link, target)
 
     def _send(self, link: WorkerLink, target: Target) -> None:
         client, head = self._client, self._head
@@ -170,7 +170,7 @@ class WorkerExchange:
         sequel = self._sequel
         self._relay = relay = Relay(
             self, client.transport.write if sequel is None else sequel.feed, self._gateway.limits.reply_head_bytes,
-            decode=head.http10 or sequel is not None, asked=self._asked, hear=self._keeper.feed if self._keeper is not None else None,
+            decode=head.http10 or sequel is not None, asked=self._asked, hear=self._hear if sequel is None else None,
         )  # fmt: skip
         link.send(relay, *outgoing(self.call, head, target))
         if client.paused:
@@ -192,7 +192,7 @@ class WorkerExchange:
         self._stream = (head.chunked or head.until_eof) and b"text/event-stream" in head.lower
         if self._stream and head.chunked and head.status < 400 and not http10:
             assert self._relay is not None
-            self._resumption = Resumption(self.call, client, self._gateway)
+            self._resumption = Resumption(self.call, client, self._gateway, self._hear, self._refused)
             self._relay.align(self._resumption.spoken)
         self._release_body()
         if self._early or head.status >= 400:
@@ -200,11 +200,7 @@ class WorkerExchange:
             return b""
         if head.until_eof:
             client.keep = False
-        extra = b"x-request-id: saga-%d\r\n%b%b" % (
-            self.call.step,
-            header_lines(self._target.reply_headers),
-            b"" if client.keep else b"connection: close\r\n",
-        )
+        extra = our_lines(self.call.step, self._target.reply_headers, keep_alive=client.keep)
         return rewrite_head(head.raw, head.lower, extra, drop_coding=http10)
 
     def _release_body(self) -> None:
@@ -215,12 +211,11 @@ class WorkerExchange:
     def _join(self, head: ReplyHead) -> None:
         """An error is read whole; what else comes is the rest of a chunked body, whose head the client has."""
         assert self._relay is not None
-        write = self._client.transport.write
         if head.status >= 400:
             self._late = bytearray()
             self._relay.decode_to(self._late.extend)
         elif not head.chunked:
-            self._relay.decode_to(lambda data: write(chunk(data)))
+            self._relay.decode_to(lambda data: self._client.transport.write(chunk(data)))
 
     def on_first_byte(self) -> None:
         """The first byte of the reply's body."""
@@ -237,8 +232,8 @@ class WorkerExchange:
             self._gateway.pool.give(link, reusable=relay.reusable)
         if (sequel := self._sequel) is not None:
             sequel.close()
-            if sequel.refused and self._target is not None:
-                self._break_off(worker_lost(self._target.worker, sequel.refused), sequel.refused, b"")
+            if sequel.refused:
+                self._refused()
                 return
         late, early = self._late, self._early and not self._wire_chunked
         replied = self._target.reply_headers if self._target is not None else ()
@@ -250,6 +245,14 @@ class WorkerExchange:
         if early:
             self._client.transport.write(LAST_CHUNK)
         self._client.replied()
+
+    def _refused(self) -> None:
+        """The next worker does not go on."""
+        why = "" if self._sequel is None else self._sequel.refused
+        if why and self._target is not None and not self.settled:
+            worker = self._target.worker
+            self._leave_worker()
+            self._break_off(worker_lost(worker, why), why, b"")
 
     def on_broken(self, detail: str) -> None:
         """The worker, or the connection to it, is gone before the end of its reply."""
@@ -274,7 +277,7 @@ class WorkerExchange:
             self._break_off(worker_lost(target.worker, detail), detail, tail)
         elif (sequel := self._sequel) is not None and sequel.over:
             self._settle(Outcome.DONE, f"all was said when its worker was lost: {detail}")
-            self._end_with(STREAM_END)
+            self._end_with(sequel.end)
         elif not self._gateway.scheduler.lost(step, target.worker, detail, begun=begun) and not self.settled:
             self._give_up(worker_lost(target.worker, detail), Outcome.LOST, detail)
 
@@ -294,9 +297,8 @@ class WorkerExchange:
         known = self._resumption is not None and self._resumption.whole
         whole = known or at_event_boundary(tail, chunked=self._wire_chunked)
         chunked = (self._wire_chunked or self._early) and not self._head.http10
-        unsaid = self._late is not None and self._early
+        fits, unsaid = self._stream and self._late is None and whole, self._late is not None and self._early
         self._settle(Outcome.BROKEN, detail)
-        fits = self._stream and self._late is None and whole
         self._end_with(broken_off(self.call, refusal, whole=fits, chunked=chunked, unsaid=unsaid))
 
     def _end_with(self, last: bytes | None) -> None:
@@ -333,9 +335,9 @@ class WorkerExchange:
             usage = usage or read_usage(relay.tail)
             if self._asked is not None and outcome is Outcome.DONE:
                 tool = self._asked.close(relay.tail)
-            if self._keeper is not None and outcome is Outcome.DONE:
-                response = self._keeper.close()
             relay.drop()
+        if self._keeper is not None and outcome is Outcome.DONE:
+            response = self._keeper.close()
         self._target = None
         if self._resumption is not None:
             self._resumption.release()

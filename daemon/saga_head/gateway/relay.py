@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import httptools
 
@@ -115,7 +115,7 @@ class Relay:
         self._begun = 0
         self._whole = False
         self._held = b""  # of an event that has not come to its end
-        self._spoken: Spoken | None = None
+        self._spoken: Spoken[Any] | None = None
         self.head: ReplyHead | None = None
         self.silent = True  # not one byte has come
         self.complete = False
@@ -147,7 +147,7 @@ class Relay:
         self._parser = httptools.HttpResponseParser(self)  # which looks for on_body when it is made
         self._parser.feed_data(self.head.raw)
 
-    def align(self, spoken: Spoken | None) -> None:
+    def align(self, spoken: Spoken[Any] | None) -> None:
         """From `on_head` on: pass on whole events only, so that the reply may end after any read; `spoken` keeps them."""
         self._whole, self._spoken = True, spoken
 

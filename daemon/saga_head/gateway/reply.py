@@ -68,6 +68,12 @@ def header_lines(pairs: tuple[tuple[bytes, bytes], ...]) -> bytes:
     return b"".join(lines)
 
 
+def our_lines(step: int, pairs: tuple[tuple[bytes, bytes], ...], *, keep_alive: bool) -> bytes:
+    """What is added to a worker's head."""
+    close = b"" if keep_alive else b"connection: close\r\n"
+    return b"x-request-id: saga-%d\r\n%b%b" % (step, header_lines(pairs), close)
+
+
 _VISIBLE = bytes(byte if byte >= 32 and byte != 127 else 32 for byte in range(256))
 
 

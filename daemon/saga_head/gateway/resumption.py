@@ -1,14 +1,16 @@
 """Of one exchange: what is kept of its stream, and how it goes on elsewhere."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
-from saga_head.gateway.counting import count_tokens
+from saga_head.gateway.continuation import SPEECHES
+from saga_head.gateway.enquiry import Enquirer
 from saga_head.gateway.port import Call, Target
 from saga_head.gateway.relay import Client, ReplyHead
 from saga_head.gateway.reply import read_usage
-from saga_head.gateway.resuming import Continuation, Unable
+from saga_head.gateway.resuming import Unable
 from saga_head.gateway.sequel import Sequel
-from saga_head.gateway.spoken import APIS, Spoken
+from saga_head.gateway.spoken import Spoken
 from saga_head.gateway.upstream import WorkerLink
 
 if TYPE_CHECKING:
@@ -18,26 +20,43 @@ if TYPE_CHECKING:
 class Resumption:
     """From the first byte of a stream to its end, whoever sends it."""
 
-    __slots__ = ("_call", "_client", "_gateway", "sequel", "spoken")
+    __slots__ = ("_call", "_client", "_gateway", "_hear", "_refused", "_speech", "sequel", "spoken")
 
-    def __init__(self, call: Call, client: Client, gateway: "Gateway") -> None:
+    def __init__(
+        self,
+        call: Call,
+        client: Client,
+        gateway: "Gateway",
+        hear: Callable[[bytes], None] | None,
+        refused: Callable[[], None],
+    ) -> None:
+        """`hear` takes what the client is told, once that is not its worker's own bytes.
+
+        `refused` is called where the next worker does not go on.
+        """
         self._call, self._client, self._gateway = call, client, gateway
-        limit_bytes = gateway.limits.resume_bytes
-        self.spoken = Spoken(call.body, gateway.spoken, limit_bytes) if call.api in APIS else None
+        self._hear, self._refused = hear, refused
+        self._speech = speech = SPEECHES.get(call.api)
+        self.spoken: Spoken[Any] | None = None
+        if speech is not None:
+            self.spoken = Spoken(speech.said(), call.body, gateway.spoken, gateway.limits.resume_bytes)
         self.sequel: Sequel | None = None
         """The reply of another worker, once one was lost."""
 
     def lost(self, tail: bytes) -> str:
         """Its worker is gone; `tail`: the last that it sent. Empty: another can be asked to go on; else why not."""
-        spoken = self.spoken
-        if spoken is None:
+        spoken, speech = self.spoken, self._speech
+        if spoken is None or speech is None:
             return f"streams of {self._call.api} are not gone on with elsewhere"
         spoken.fold()
+        usage = read_usage(tail) if self.sequel is None else self.sequel.usage
         try:
-            asked = Continuation(self._call.api, spoken)
+            if spoken.lost:
+                raise Unable(spoken.lost)
+            continuation = speech.goes_on(spoken, usage)
         except Unable as why:
             return f"it is not gone on with elsewhere: {why}"
-        self.sequel = Sequel(asked, spoken, self._client.transport.write, read_usage(tail))
+        self.sequel = Sequel(continuation, self._client.transport.write, self._hear, self._refused)
         self._client.awaits()
         return ""
 
@@ -46,12 +65,21 @@ class Resumption:
         """Whether what was passed on is known to end with an event, once its worker is lost."""
         return self.sequel is not None or (self.spoken is not None and self.spoken.whole)
 
-    async def open(self, target: Target) -> WorkerLink:
-        """A connection to the next worker, and the request for it; OSError where it does not answer."""
+    async def open(self, target: Target) -> WorkerLink | None:
+        """A connection to the next worker, and the request for it; OSError where it does not answer.
+
+        None: it does not go on (`sequel.refused`).
+        """
         assert self.sequel is not None
-        model, text = self._call.fields.model, self.sequel.text
-        link, counted = await count_tokens(self._gateway.pool, target, model, text)
-        self._call.body = self.sequel.body(counted)
+        continuation = self.sequel.continuation
+        enquirer = Enquirer(self._gateway.pool, target, self._call.fields.model)
+        link, found = await enquirer.ask(continuation.enquiry())
+        try:
+            self._call.body = continuation.body(found)
+        except Unable as why:
+            link.transport.abort()
+            self.sequel.refused = f"it is not gone on with elsewhere: {why}"
+            return None
         return link
 
     def on_head(self, head: ReplyHead) -> None:
@@ -62,6 +90,11 @@ class Resumption:
             self.sequel.refused = f"it was asked to go on with a stream of a lost worker and {what}"
 
     def release(self) -> None:
-        """It is over."""
+        """It is over; no reference cycle is left."""
+        self._refused = _nothing
         if self.spoken is not None:
             self.spoken.release()
+
+
+def _nothing() -> None:
+    """Stand in for who is not to be told any more."""

@@ -6,11 +6,10 @@ Rules of this file
   2. Bounded per stream and for all of them (`Limits.resume_bytes`, `.resumes_bytes`); what does not fit is forgotten,
      and such a stream ends with an error event.
   3. Only whole events are kept, because only whole ones are passed on (`Relay.align`).
+  4. What the events say is read by a `Said`, one for each API (`continuation.SPEECHES`).
 """
 
-from typing import Any
-
-import msgspec
+from typing import Generic, Protocol, TypeVar
 
 from saga_head.gateway.body import Body
 from saga_head.gateway.intake import BodyLedger
@@ -20,74 +19,42 @@ STEP_BYTES = 64 * 1024
 RAW_BYTES = 1 << 20
 """Of what is beyond that, only the words are kept; reading them costs 2 µs an event, some 0.6 ms a step."""
 CHARACTER_BYTES = 4  # the most that Python takes for one
-TOKEN_BYTES = 36  # an int and its place in a list
-APIS = frozenset({"/v1/chat/completions", "/v1/completions"})
-_DATA = b"data: "
+UNKNOWN_EVENT = "it has events of a kind that is not known here"
 
 
-class _Counts(msgspec.Struct):
-    completion_tokens: int = 0
+class Said(Protocol):
+    """What the events of one stream say, in the words of its API."""
+
+    @property
+    def held_bytes(self) -> int:
+        """Memory that it takes; grows with what is said."""
+
+    def note(self, event: bytes) -> str:
+        """Read one event, without the empty line at its end; why the stream cannot be gone on with, if so."""
+
+    def drop(self) -> None:
+        """Forget the words."""
 
 
-class _Delta(msgspec.Struct, gc=False, frozen=True, forbid_unknown_fields=True):
-    role: str | None = None
-    content: str | None = None
-    # What cannot be gone on with, once it is there.
-    tool_calls: Any = None
-    function_call: Any = None
-    reasoning: Any = None
-    reasoning_content: Any = None
-    refusal: Any = None
+SaidT = TypeVar("SaidT", bound=Said)
 
 
-_NO_DELTA = _Delta()
-
-
-class _Choice(msgspec.Struct, gc=False):
-    index: int = 0
-    delta: _Delta = _NO_DELTA
-    text: str = ""
-    finish_reason: str | None = None
-    token_ids: list[int] | None = None
-
-
-class _Event(msgspec.Struct, gc=False):
-    id: str
-    choices: list[_Choice]
-    created: int = 0
-    usage: _Counts | None = None
-
-
-_event = msgspec.json.Decoder(_Event)
-
-
-class Spoken:
+class Spoken(Generic[SaidT]):
     """One stream so far. `lost` says why it cannot be gone on with; empty: it can, as far as one sees here."""
 
     __slots__ = (
-        "_bytes", "_held_bytes", "_later", "_ledger", "_limit", "_raw", "_room", "_words", "body", "created", "finished", "id",
-        "ids", "lost", "opened", "tokens", "used",
+        "_bytes", "_held_bytes", "_ledger", "_limit", "_raw", "_room", "_said_bytes", "body", "lost", "said",
     )  # fmt: skip
 
-    def __init__(self, body: Body, ledger: BodyLedger, limit_bytes: int) -> None:
+    def __init__(self, said: SaidT, body: Body, ledger: BodyLedger, limit_bytes: int) -> None:
         """`body`: the request, which has to be sent again."""
         self._raw: list[bytes] = []
         self._bytes = 0
         self._room = STEP_BYTES
         self._ledger, self._limit, self._held_bytes = ledger, limit_bytes, 0
+        self._said_bytes = 0
         self.body = body
-        self.id, self.created = "", 0
-        self.opened = False
-        """The event that names the role is there."""
-        self.finished = False
-        self.used = False
-        """The event that ends it with its usage is there."""
-        self._words: list[str] = []
-        self.ids: list[int] | None = None
-        """Of the tokens, where the client asked for them."""
-        self.tokens = 0
-        """That the text stands for, as far as events tell."""
-        self._later = 0  # tokens whose text has not come yet
+        self.said = said
         self.lost = ""
         self._hold(len(body) + STEP_BYTES)
 
@@ -134,52 +101,18 @@ class Spoken:
         """Whether all that was passed on has been read, up to its end."""
         return not self.lost and not self._raw
 
-    @property
-    def text(self) -> str:
-        """What was said."""
-        self._words = ["".join(self._words)]
-        return self._words[0]
-
     def note(self, event: bytes) -> None:
         """Read one event."""
-        if self.lost:
+        if self.lost or not event or event.startswith(b":"):
             return
-        if not event.startswith(b"data: {"):
-            if event and not event.startswith((b":", b"data: [DONE]")):
-                self.forget("it has events of a kind that is not known here")
+        why = self.said.note(event)
+        if why:
+            self.forget(why)
             return
-        try:
-            said = _event.decode(memoryview(event)[len(_DATA) :])
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            self.forget("it has events of a kind that is not known here")
-            return
-        if not self.id:
-            self.id, self.created = said.id, said.created
-        self.used = self.used or (said.usage is not None and not said.choices)
-        for choice in said.choices:
-            self._take(choice, said.usage)
-
-    def _take(self, choice: _Choice, usage: _Counts | None) -> None:
-        delta = choice.delta
-        text = delta.content or choice.text
-        odd = _odd(choice)
-        if odd:
-            self.forget(f"its answer has a part that cannot be gone on with: {odd}")
-            return
-        opens = delta.role is not None
-        self.opened = self.opened or opens
-        self.finished = self.finished or choice.finish_reason is not None
-        ids = choice.token_ids
-        if ids is not None:
-            self.ids = ids if self.ids is None else self.ids + ids
-            self._hold(TOKEN_BYTES * len(ids))
-        if text:
-            self._words.append(text)
-            self._hold(CHARACTER_BYTES * len(text))
-            self.tokens = usage.completion_tokens if usage is not None else self.tokens + self._later + 1
-            self._later = 0
-        elif not opens:
-            self._later += 1
+        said_bytes = self.said.held_bytes
+        if said_bytes != self._said_bytes:
+            more_bytes, self._said_bytes = said_bytes - self._said_bytes, said_bytes
+            self._hold(more_bytes)
 
     def _fits(self, more_bytes: int) -> bool:
         ledger = self._ledger
@@ -205,20 +138,9 @@ class Spoken:
         """Give its room back."""
         self._ledger.held_bytes -= self._held_bytes
         self._held_bytes = 0
-        self.body, self.ids = b"", None
-        self._raw, self._words, self._bytes = [], [], 0
-
-
-def _odd(choice: _Choice) -> str:
-    """What of it cannot be gone on with; empty: nothing."""
-    delta = choice.delta
-    if choice.index:
-        return "a second choice"
-    if delta.tool_calls or delta.function_call:
-        return "tool_calls"
-    if delta.reasoning or delta.reasoning_content:
-        return "reasoning"
-    return "refusal" if delta.refusal else ""
+        self.body = b""
+        self._raw, self._bytes = [], 0
+        self.said.drop()
 
 
 def unchunked(raw: bytes) -> bytes | None:

@@ -155,7 +155,7 @@ def prepare(
     if not keeps and before is None:
         return body, None
     try:
-        own = _items(msgspec.json.decode(body, type=_Asked).input)
+        own = input_items(msgspec.json.decode(body, type=_Asked).input)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return body, None  # its worker says what is wrong with it
     if before is not None:
@@ -181,7 +181,7 @@ def _whole(body: Body, parts: list[bytes]) -> bytes:
     return msgspec.json.encode(fields)
 
 
-def _items(given: msgspec.Raw) -> bytes:
+def input_items(given: msgspec.Raw) -> bytes:
     """Items with commas between them; a text is the one message that it stands for."""
     raw = bytes(given).strip()
     return b'{"role":"user","content":%b}' % raw if raw.startswith(b'"') else _inner(given)
