@@ -6,7 +6,7 @@ ends (and lets others in), a workflow that ends, a node's report, an epoch.
 
 Times are the thread's processor time, less what reading that clock costs: on a busy machine real time says how busy it
 is. Each size and profile is a process of its own, so that its memory is its own. The garbage collector runs as it does
-in the daemon.
+in the daemon (`saga_head.garbage`).
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from saga_core.config import Config, HeadConfig
 from saga_core.errors import ClusterError
 from saga_core.events import Event
 from saga_core.head import Head
+from saga_head import garbage
 
 LIMIT_S: Final = 3600.0
 """A process that says nothing for so long hangs."""
@@ -75,7 +76,8 @@ class FullRow(msgspec.Struct, frozen=True, kw_only=True):
     held: steps that waited at the gate, on average.
     rss_per_workflow_bytes: growth of the process, the bench's own notes of its agents included;
     per_workflow_bytes: Python objects that `saga_core` made and keeps (tracemalloc); None: not traced at this size.
-    gc_max_us: the longest garbage collection, also part of the event it fell into. load: the machine's load average.
+    gc_max_us: the longest garbage collection, also part of the event it fell into; gc_growing_us: while the agents came,
+    before the measurement. load: the machine's load average.
     """
 
     profile: str
@@ -91,6 +93,7 @@ class FullRow(msgspec.Struct, frozen=True, kw_only=True):
     rss_per_workflow_bytes: int
     per_workflow_bytes: int | None = None
     gc_max_us: float = 0.0
+    gc_growing_us: float = 0.0
     load: float = 0.0
 
 
@@ -134,8 +137,6 @@ class _Clock:
         self._agents = agents
         self.ns: dict[str, list[int]] = {kind: [] for kind in KINDS}
         self.held = 0
-        self.gc_ns = 0
-        self._gc_began = 0
         self._own_ns = _cost_of_asking()
 
     def handle(self, name: str, event: Event) -> list[Action]:
@@ -145,12 +146,6 @@ class _Clock:
         self.ns[name].append(max(0, thread_time_ns() - began - self._own_ns))
         self.held += agents.held
         return actions
-
-    def collecting(self, phase: str, _: object) -> None:
-        if phase == "start":
-            self._gc_began = thread_time_ns()
-        else:
-            self.gc_ns = max(self.gc_ns, thread_time_ns() - self._gc_began)
 
     def spread(self, kind: str) -> Spread:
         ordered = sorted(self.ns[kind]) or [0]
@@ -162,6 +157,25 @@ class _Clock:
             p99_us=round(p99, 1),
             max_us=round(ordered[-1] / 1e3, 1),
         )
+
+
+class _Collections:
+    """The longest garbage collection."""
+
+    def __init__(self) -> None:
+        self.longest_ns = 0
+        self._began = 0
+
+    def __call__(self, phase: str, _: object) -> None:
+        if phase == "start":
+            self._began = thread_time_ns()
+        else:
+            self.longest_ns = max(self.longest_ns, thread_time_ns() - self._began)
+
+    def longest_us(self) -> float:
+        """Since the last time that this was asked."""
+        longest_ns, self.longest_ns = self.longest_ns, 0
+        return round(longest_ns / 1e3, 1)
 
 
 def _cost_of_asking() -> int:
@@ -185,17 +199,18 @@ def measure(options: FullOptions) -> FullRow:
     """One size and profile in this process."""
     ((workers, workflows),) = options.sizes
     before_mb = _rss_mb()
+    collections = _Collections()
+    gc.callbacks.append(collections)
     agents = _settled(options)
     after_mb = _rss_mb()
-    gc.collect()
+    growing_us = collections.longest_us()
     clock = _Clock(agents)
     arrived, ticked = clock.ns["arrive"], clock.ns["tick"]
-    gc.callbacks.append(clock.collecting)
     agents.run(
         lambda: len(arrived) >= options.decisions and len(ticked) >= options.ticks,
         clock.handle,
     )
-    gc.callbacks.remove(clock.collecting)
+    gc.callbacks.remove(collections)
     return FullRow(
         profile=options.profiles[0],
         workers=workers,
@@ -203,7 +218,8 @@ def measure(options: FullOptions) -> FullRow:
         pressure=options.pressure,
         held=round(clock.held / max(1, sum(map(len, clock.ns.values()))), 1),
         rss_per_workflow_bytes=round((after_mb - before_mb) * 2**20 / workflows),
-        gc_max_us=round(clock.gc_ns / 1e3, 1),
+        gc_max_us=collections.longest_us(),
+        gc_growing_us=growing_us,
         load=total_load(),
         arrive=clock.spread("arrive"),
         finish=clock.spread("finish"),
@@ -240,7 +256,8 @@ def main() -> int:
     parser.add_argument("--what", choices=("time", "trace"), default="time")
     given = parser.parse_args()
     options = msgspec.json.decode(given.options, type=FullOptions)
-    print(msgspec.json.encode(measure(options)).decode() if given.what == "time" else traced(options))
+    with garbage.brief():
+        print(msgspec.json.encode(measure(options)).decode() if given.what == "time" else traced(options))
     return 0
 
 

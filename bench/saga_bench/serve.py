@@ -19,8 +19,8 @@ from saga_core import wire
 from saga_core.errors import SagaError
 from saga_core.ids import NodeId, worker_id
 from saga_core.states import WorkerState
-from saga_head import claim
-from saga_head.app import App, locked
+from saga_head import claim, garbage
+from saga_head.app import App
 from saga_shell.files import write_private
 
 NODE = NodeId("bench")
@@ -65,7 +65,8 @@ async def serve(folder: Path, fence: claim.Fence, backend_port: int) -> None:
     app = App(folder, fence)
     node = asyncio.create_task(play_node(app, backend_port))
     try:
-        await app.run()
+        with garbage.brief():
+            await app.run()
     finally:
         node.cancel()
 
@@ -93,7 +94,7 @@ def main() -> int:
     given = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
     try:
-        with locked(given.folder):
+        with claim.locked(given.folder):
             _run(given.folder, given.backend_port, with_uvloop=given.loop == "uvloop")
     except SagaError as error:
         print(f"saga_bench.serve: {error}", file=sys.stderr)

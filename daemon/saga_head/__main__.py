@@ -14,13 +14,16 @@ from functools import partial
 from pathlib import Path
 
 from saga_core.errors import SagaError, UserError
-from saga_head import claim
-from saga_head.app import SUPERSEDED_EXIT, App, locked
+from saga_head import claim, garbage
+from saga_head.app import SUPERSEDED_EXIT, App
 from saga_shell import log
 
 
-async def _serve(app: Callable[[], App]) -> None:
-    await app().run()
+async def _serve(recovered: Callable[[], App]) -> None:
+    with garbage.loading():
+        app = recovered()
+    with garbage.brief():
+        await app.run()
 
 
 def _run(folder: Path, address: str, *, have_lock: bool) -> None:
@@ -69,7 +72,7 @@ def main() -> int:
     _allow_many_files()
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with locked(folder, take_over=options.take_over) as have_lock:
+        with claim.locked(folder, take_over=options.take_over) as have_lock:
             _run(folder, options.address, have_lock=have_lock)
     except SagaError as error:
         print(f"saga_head: {error}", file=sys.stderr)  # noqa: T201 - the log may not be set up

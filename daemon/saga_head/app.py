@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
-import fcntl
 import os
 import signal
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -28,6 +25,7 @@ from saga_core.states import NodeState
 from saga_core.views import ShutdownRequest
 from saga_head import leftovers, tracing
 from saga_head.claim import LOOK_EVERY_S, Fence, Superseded
+from saga_head.compaction import Compactor
 from saga_head.control import Control
 from saga_head.gateway.limits import Limits
 from saga_head.gateway.server import Gateway
@@ -61,36 +59,6 @@ def saga_version() -> str:
         return version("saga-llm")
     except PackageNotFoundError:
         return "0+unknown"
-
-
-@contextlib.contextmanager
-def locked(folder: Path, *, take_over: bool = False) -> Iterator[bool]:
-    """Be the only head of this folder on this machine; whether that is so. Raises `ClusterError` naming the other one.
-
-    take_over: go on without the lock where another process has it, or nobody can have one.
-    """
-    path = folder / "head.lock"
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        owner = os.pread(fd, 256, 0).decode(errors="replace").strip() or "another process"
-        os.close(fd)
-        if take_over:
-            log.warning("no-lock", owner=owner, reason=error.strerror)
-            yield False
-            return
-        if error.errno in (errno.EAGAIN, errno.EACCES):
-            raise ClusterError(
-                f"a head is already running on {folder}: {owner} (--take-over takes the folder over from it)"
-            ) from None
-        raise ClusterError(f"{path}: {error.strerror} (--take-over does without it)") from error
-    try:
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"pid {os.getpid()} on {os.uname().nodename}\n".encode(), 0)
-        yield True
-    finally:
-        os.close(fd)
 
 
 @dataclass(slots=True)
@@ -129,6 +97,7 @@ class App:
         self.journal.may_write = self._check
         if contested:
             _begin_anew(self.journal, book)
+        self.compactor = Compactor(self.journal.folder, self.config.profile, self.config.costs)
         self.clock = Clock(not_before=self.journal.last_at)
         self.head = Head(self.config, book=book)
         self.transport = Transport(self.keys, self.config.head.register_timeout_s, self._received)
@@ -213,6 +182,7 @@ class App:
             await runner.cleanup()
             self.transport.close()
             self.journal.close()
+            await self.compactor.close()
             if self.spans is not None:
                 tracing.close(self.spans)
 
@@ -275,8 +245,9 @@ class App:
         try:
             await self.journal.sync()
             if self.journal.size > self.config.head.snapshot_bytes:
-                self.journal.rotate(self.head.book)
-                self.shell.prune()
+                self.journal.turn()
+                await self.journal.sync()
+                self.compactor.begin(self.journal.number)
         except OSError as error:
             log.warning("journal", problem=error)
 

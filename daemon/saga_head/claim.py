@@ -13,9 +13,11 @@ Rules of this file
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -23,6 +25,7 @@ import msgspec
 from msgspec.structs import replace
 
 from saga_core.errors import ClusterError
+from saga_shell import log
 from saga_shell.files import write_private
 
 FILE: Final = "head.json"
@@ -64,6 +67,36 @@ def read(folder: Path) -> Claim | None:
         raise ClusterError(f"{path}: {error.strerror}") from error
     except msgspec.DecodeError as error:
         raise ClusterError(f"{path} is damaged ({error}): remove it if no head of this folder runs") from None
+
+
+@contextlib.contextmanager
+def locked(folder: Path, *, take_over: bool = False) -> Iterator[bool]:
+    """Be the only head of this folder on this machine; whether that is so. Raises `ClusterError` naming the other one.
+
+    take_over: go on without the lock where another process has it, or nobody can have one.
+    """
+    path = folder / "head.lock"
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        owner = os.pread(fd, 256, 0).decode(errors="replace").strip() or "another process"
+        os.close(fd)
+        if take_over:
+            log.warning("no-lock", owner=owner, reason=error.strerror)
+            yield False
+            return
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            raise ClusterError(
+                f"a head is already running on {folder}: {owner} (--take-over takes the folder over from it)"
+            ) from None
+        raise ClusterError(f"{path}: {error.strerror} (--take-over does without it)") from error
+    try:
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"pid {os.getpid()} on {os.uname().nodename}\n".encode(), 0)
+        yield True
+    finally:
+        os.close(fd)
 
 
 def take(folder: Path, *, locked: bool, sleep: Callable[[float], None] = time.sleep) -> tuple[Claim, bool]:

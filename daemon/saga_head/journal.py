@@ -5,11 +5,16 @@ Rules of this file
      recovery; damage in the middle is an error that names the file and the place.
   2. `append` only fills a buffer. `flush` writes it (group commit), `sync` also waits for the
      disk: only the acceptance of a workflow waits.
-  3. When a journal is long enough, a snapshot takes its place and the next one begins. The
-     last few old journals stay, for `saga trace export` and for looking back.
-  4. A head that takes over from one that may live begins a new journal behind a snapshot: what the old one still
+  3. When a journal is long enough, the next one begins, at once. Facts alone change a book, so the snapshot that takes
+     the place of the journals before is what they come to, whoever folds them: another process (`saga_head.compaction`),
+     for as long as it takes. Until it is there, recovery reads the journals. The last few old ones stay, for
+     `saga trace export` and for looking back.
+  4. A journal has its name only once the one before it is on the disk; until then it is `journal-N.after-BYTES`, and
+     continues that one only if it is so long. So a loss of power leaves no hole: what was written into the new one
+     before the old one was safe, was promised to nobody.
+  5. A head that takes over from one that may live begins a new journal behind a snapshot: what the old one still
      writes, stopped in the middle of it, is in a file that nobody goes on with (`saga_head.claim`).
-  5. A full disk stops nothing that runs: facts stay in the buffer, within a bound, and new
+  6. A full disk stops nothing that runs: facts stay in the buffer, within a bound, and new
      submissions are refused until a write succeeds.
 """
 
@@ -17,10 +22,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
-import struct
+import threading
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -31,17 +37,26 @@ from saga_core.book import Book
 from saga_core.costs import CostTable
 from saga_core.errors import ClusterError
 from saga_core.events import Fact
-from saga_shell.files import write_private
+from saga_head.archive import (
+    HEADER,
+    KEEP,
+    MAGIC,
+    Torn,
+    book_at,
+    chain,
+    journal_path,
+    prune,
+    read,
+    snapshot_path,
+)
+from saga_shell.files import sync_folder, write_private
 
-_HEADER: Final = struct.Struct("<II")
-_MAGIC: Final = b"saga-journal 1\n"
-KEEP: Final = 4
-"""Old journals kept beside the current one."""
+__all__ = ["KEEP", "MAX_BUFFER_BYTES", "Journal", "Torn", "read"]
+
 MAX_BUFFER_BYTES: Final = 64 * 1024 * 1024
 """Facts held in memory while the disk refuses them; beyond it the oldest behaviour is to stop."""
 
 _encoder = msgspec.msgpack.Encoder()
-_decoder: msgspec.msgpack.Decoder[tuple[float, Fact]] = msgspec.msgpack.Decoder(tuple[float, Fact])
 
 
 class Journal:
@@ -56,8 +71,15 @@ class Journal:
         self.last_at = 0.0
         self.may_write: Callable[[], None] = lambda: None
         """Called before anything is written; it does not return where this head may not (any more)."""
-        self._fd = -1
+        self._fds: tuple[int, ...] = ()
+        """The current journal, last; before it the one that ended, until it is on the disk."""
+        self._unnamed = Path()
+        """The current journal, as long as there are two."""
         self._buffer = bytearray()
+        self._disk = threading.Lock()
+        self._written = 0
+        self._synced = 0
+        """Bytes of this process: of so many of those written it is known that they are on the disk."""
 
     # -- recovery ------------------------------------------------------------------------
 
@@ -68,21 +90,20 @@ class Journal:
         """
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            snapshots = _numbers(self.folder, "snapshot-*.msgpack")
-            journals = _numbers(self.folder, "journal-*.log")
-            base = max(snapshots, default=0)
-            path = self._snapshot(base)
-            book = snapshot.decode(path.read_bytes(), str(path), costs) if base else Book(profile, costs)
-            for number in [n for n in journals if n >= base]:
-                self._replay(number, book, last=number == max(journals))
-            self._open(max([base, *journals]))
+            base, numbers = chain(self.folder)
+            book = book_at(self.folder, base, profile, costs)
+            last = max([base, *numbers])
+            for number in numbers:
+                self._replay(number, book, last=number == last)
+            self._open(self._adopted(last, book))
         except OSError as error:
             raise ClusterError(f"journal in {self.folder}: {error.strerror or error}") from error
         return book
 
     def _replay(self, number: int, book: Book, *, last: bool) -> None:
-        path = self._journal(number)
-        good = len(_MAGIC)
+        """Apply what is there. The `last` one may be torn, and is cut there."""
+        path = journal_path(self.folder, number)
+        good = len(MAGIC)
         try:
             for end, at, fact in read(path):
                 book.apply(fact, at)
@@ -90,30 +111,41 @@ class Journal:
         except Torn as torn:
             if not last:
                 raise ClusterError(f"{path}: damaged at byte {torn.at}, and newer journals follow") from None
-            os.truncate(path, good if torn.at >= len(_MAGIC) else 0)
+            os.truncate(path, good if torn.at >= len(MAGIC) else 0)
+
+    def _adopted(self, last: int, book: Book) -> int:
+        """Go on with a journal that has no name yet where it continues the `last` one; the number of what is last now."""
+        for path in sorted(self.folder.glob("journal-*.after-*")):
+            before = journal_path(self.folder, last)
+            if before.exists() and path == self._nameless(last + 1, before.stat().st_size):
+                _sync_file(before)
+                last += 1
+                path.rename(journal_path(self.folder, last))
+                self._replay(last, book, last=True)
+            else:
+                path.unlink()
+        return last
 
     def _open(self, number: int, more: int = 0) -> None:
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | more
-        opened = os.open(self._journal(number), flags, 0o600)
-        if self._fd >= 0:
-            os.close(self._fd)
-        self.number, self._fd = number, opened
-        self.size = os.fstat(self._fd).st_size
+        opened = os.open(journal_path(self.folder, number), flags, 0o600)
+        for old in self._fds:
+            os.close(old)
+        self.number, self._fds = number, (opened,)
+        self.size = os.fstat(opened).st_size
         if self.size == 0:
-            self._buffer[:0] = _MAGIC
+            self._buffer[:0] = MAGIC
+            sync_folder(self.folder)
 
-    def _journal(self, number: int) -> Path:
-        return self.folder / f"journal-{number:08d}.log"
-
-    def _snapshot(self, number: int) -> Path:
-        return self.folder / f"snapshot-{number:08d}.msgpack"
+    def _nameless(self, number: int, after_bytes: int) -> Path:
+        return journal_path(self.folder, number).with_suffix(f".after-{after_bytes}")
 
     # -- writing -------------------------------------------------------------------------
 
     def append(self, fact: Fact, at: float) -> None:
         """Keep `fact`; it reaches the disk with the next `flush`."""
         data = _encoder.encode((at, fact))
-        self._buffer += _HEADER.pack(len(data), zlib.crc32(data))
+        self._buffer += HEADER.pack(len(data), zlib.crc32(data))
         self._buffer += data
 
     def flush(self) -> None:
@@ -121,82 +153,104 @@ class Journal:
         if not self._buffer:
             return
         self.may_write()
+        path = journal_path(self.folder, self.number)
         try:
-            written = os.write(self._fd, self._buffer)
+            written = os.write(self._fds[-1], self._buffer)
         except OSError as error:
-            self.problem = f"{self._journal(self.number)}: {error.strerror or error}"
+            self.problem = f"{path}: {error.strerror or error}"
             if len(self._buffer) > MAX_BUFFER_BYTES:
                 raise ClusterError(f"{self.problem}; {len(self._buffer)} bytes are waiting") from error
             return
         self.size += written
+        self._written += written
         del self._buffer[:written]
-        self.problem = "" if not self._buffer else f"{self._journal(self.number)}: disk full"
+        self.problem = "" if not self._buffer else f"{path}: disk full"
 
-    async def sync(self) -> None:
-        """Wait until everything appended so far is on the disk. Raises `OSError` when it is not."""
+    def _flush_all(self) -> None:
         self.flush()
         if self._buffer:
             raise OSError(self.problem)
-        await asyncio.get_running_loop().run_in_executor(None, os.fsync, self._fd)
+
+    async def sync(self) -> None:
+        """Wait until everything appended so far is on the disk. Raises `OSError` when it is not."""
+        self._flush_all()
+        await asyncio.get_running_loop().run_in_executor(None, self._to_disk, self._written)
+
+    def _to_disk(self, written: int) -> None:
+        """In a thread: wait for the disk, for all who wait at once. A journal that ended comes first (rule 4)."""
+        with self._disk:
+            if self._synced >= written and len(self._fds) == 1:
+                return
+            written = self._written  # before the files: what is written later may be in a later one
+            *ended, current = self._fds
+            for old in ended:
+                os.fsync(old)
+                self._name()
+                self._fds = (current,)
+                os.close(old)
+            os.fsync(current)
+            self._synced = written
+
+    def _name(self) -> None:
+        """The journal before is on the disk. Raises `FileExistsError` where another head has made one of that name."""
+        named = journal_path(self.folder, self.number)
+        try:
+            os.link(self._unnamed, named)
+        except FileExistsError:
+            if not named.samefile(self._unnamed):  # else the disk failed just behind it
+                raise
+        sync_folder(self.folder)
+        self._unnamed.unlink()
+
+    def turn(self) -> None:
+        """Begin the next journal, at once. It has its name after the next `sync`, and the one that ended is final.
+
+        Raises `OSError`; then the old journal simply goes on. No file of that name may be there: another head would
+        have made it, and this one has been paused.
+        """
+        self._flush_all()
+        if len(self._fds) > 1:
+            return
+        number = self.number + 1
+        named = journal_path(self.folder, number)
+        if named.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(named))
+        self.may_write()
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_EXCL
+        self._unnamed = self._nameless(number, self.size)
+        opened = os.open(self._unnamed, flags, 0o600)
+        self.number, self.size, self._fds = number, 0, (*self._fds, opened)
+        self._buffer += MAGIC
+        self.flush()
 
     def rotate(self, book: Book) -> None:
-        """Put a snapshot of `book` in the place of the journal so far, and begin the next one.
+        """Put a snapshot of `book` in the place of the journal so far, and begin the next one: of a head that takes over.
 
         Raises `OSError`; then the old journal simply goes on. Neither file may be there: another head would have made
         it, and this one has been paused.
         """
-        self.flush()
-        if self._buffer:
-            raise OSError(self.problem)
+        self._flush_all()
         number = self.number + 1
         self.may_write()
-        write_private(self._snapshot(number), snapshot.encode(book), new=True)
+        write_private(snapshot_path(self.folder, number), snapshot.encode(book), new=True)
         self._open(number, os.O_EXCL)
         self.flush()
-        for old in _numbers(self.folder, "journal-*.log")[: -1 - KEEP]:
-            self._journal(old).unlink(missing_ok=True)
-        for old in _numbers(self.folder, "snapshot-*.msgpack")[:-2]:
-            self._snapshot(old).unlink(missing_ok=True)
+        prune(self.folder)
 
     def close(self) -> None:
         """Write what is left and close; nothing is lost but what the disk refused."""
-        if self._fd >= 0:
+        if self._fds:
             self.flush()
             with contextlib.suppress(OSError):
-                os.fsync(self._fd)
-            os.close(self._fd)
-            self._fd = -1
+                self._to_disk(self._written)
+            for fd in self._fds:
+                os.close(fd)
+            self._fds = ()
 
 
-class Torn(Exception):  # noqa: N818 - a place in a file
-    """A record that is not whole, at byte `at`."""
-
-    def __init__(self, at: int) -> None:
-        self.at = at
-        super().__init__(at)
-
-
-def read(path: Path) -> Iterator[tuple[int, float, Fact]]:
-    """Each record of a journal with the place where it ends. Raises `Torn` where one is not whole."""
-    with path.open("rb") as file:
-        if file.read(len(_MAGIC)) != _MAGIC:
-            raise Torn(0)
-        place = len(_MAGIC)
-        while header := file.read(_HEADER.size):
-            if len(header) < _HEADER.size:
-                raise Torn(place)
-            length, crc = _HEADER.unpack(header)
-            data = file.read(length)
-            if len(data) < length or zlib.crc32(data) != crc:
-                raise Torn(place)
-            try:
-                at, fact = _decoder.decode(data)
-            except msgspec.DecodeError:
-                raise Torn(place) from None
-            place += _HEADER.size + length
-            yield place, at, fact
-
-
-def _numbers(folder: Path, pattern: str) -> list[int]:
-    names = [path.stem.rpartition("-")[2] for path in folder.glob(pattern)]
-    return sorted(int(name) for name in names if name.isdigit())
+def _sync_file(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
-from collections.abc import Collection
+from collections import deque
 from pathlib import Path
 from typing import Final
 
 import msgspec
 import zmq
 
+from saga_core.book import KEEP_ENDED
 from saga_core.errors import ClusterError
 from saga_core.ids import TenantId, WorkflowId
 from saga_core.tenants import DEFAULT
@@ -70,9 +71,12 @@ class Callers:
 
     def __init__(self, api_key: str) -> None:
         self._by_digest: dict[bytes, Caller] = {_digest(api_key): Caller(DEFAULT, None)}
+        self._digests: dict[WorkflowId, bytes] = {}
+        self._over: deque[WorkflowId] = deque()
 
     def add(self, token: str, tenant: TenantId, workflow: WorkflowId) -> None:
-        self._by_digest[_digest(token)] = Caller(tenant, workflow)
+        digest = self._digests[workflow] = _digest(token)
+        self._by_digest[digest] = Caller(tenant, workflow)
 
     def let_in(self, digest: bytes, tenant: TenantId) -> None:
         """A tenant's key, by its SHA-256."""
@@ -81,13 +85,13 @@ class Callers:
     def shut_out(self, digest: bytes) -> None:
         self._by_digest.pop(digest, None)
 
-    def keep(self, workflows: Collection[WorkflowId]) -> None:
-        """Forget the tokens of all other workflows."""
-        self._by_digest = {
-            digest: caller
-            for digest, caller in self._by_digest.items()
-            if caller.workflow is None or caller.workflow in workflows
-        }
+    def over(self, workflow: WorkflowId) -> None:
+        """It has ended; its token is known for as long as the book knows the workflow."""
+        self._over.append(workflow)
+        while len(self._over) > KEEP_ENDED:
+            digest = self._digests.pop(self._over.popleft(), None)
+            if digest is not None:
+                self._by_digest.pop(digest, None)
 
     def find(self, key: str) -> Caller | None:
         return self._by_digest.get(_digest(key))

@@ -93,6 +93,8 @@ class Shell:
         for workflow in head.book.workflows.values():
             if workflow.token:
                 callers.add(workflow.token, workflow.tenant, workflow.id)
+        for ended in head.book.ended:
+            callers.over(ended)
 
     # -- the loop ------------------------------------------------------------------------
 
@@ -149,6 +151,8 @@ class Shell:
             self.spans.fold(fact, at)
         if type(fact) not in REPEATED:
             self.tenants.fold(fact)
+            if type(fact) is events.WorkflowEnded:
+                self.callers.over(fact.workflow)
             log.info(type(fact).__name__, **_bound(fact))
 
     def _flush(self) -> None:
@@ -297,10 +301,6 @@ class Shell:
     def retire(self) -> None:
         """Another head is about to act: whatever happens here from now on is no event."""
         self._retired = True
-
-    def prune(self) -> None:
-        """Forget tokens of workflows that the book has let go."""
-        self.callers.keep(self.head.book.workflows.keys())
 
 
 SECRET = frozenset({"token", "program"})

@@ -15,8 +15,9 @@ import msgspec
 import pytest
 from head_rig import HeadProcess, RigNode, running_head
 
-from saga_core.book import Book
+from saga_core.book import KEEP_ENDED, Book
 from saga_core.errors import UserError
+from saga_core.ids import TenantId, WorkflowId
 from saga_core.tenants import Tenant, TenantRequest, changed, check_name
 from saga_fake.config import FakeConfig
 from saga_fake.server import FakeServer
@@ -57,8 +58,12 @@ def test_a_key_opens_until_it_is_revoked_and_is_kept_as_a_digest(
     found = callers.find(made.key)
     assert found is not None
     assert (found.tenant, found.workflow) == ("physics", None)
-    callers.keep(())
-    assert callers.find(made.key) == found, "only tokens of workflows are pruned"
+    callers.add("wf-1", TenantId("physics"), WorkflowId(1))
+    for ended in range(1, KEEP_ENDED + 2):
+        assert callers.find("wf-1") is not None, "known as long as its workflow is in the book"
+        callers.over(WorkflowId(ended))
+    assert callers.find("wf-1") is None
+    assert callers.find(made.key) == found, "only tokens of workflows are let go"
     second = again.add_key("physics")
     again.revoke("physics", made.id)
     assert callers.find(made.key) is None
