@@ -14,7 +14,7 @@ from typing import Protocol
 
 from saga_core import wire
 from saga_core.config import Config
-from saga_core.ids import NodeId, StepId, WorkerId, worker_id
+from saga_core.ids import NodeId, worker_id
 from saga_core.node import Node
 from saga_core.node_words import (
     Action,
@@ -38,9 +38,8 @@ from saga_core.node_words import (
 )
 from saga_sim.clock import Clock
 from saga_sim.costs import Preset
-from saga_sim.engine import NEVER, Engine, Request
 from saga_sim.moving import Files, Mover, kv_token_bytes
-from saga_sim.residence import Residence
+from saga_sim.worker import Clients, SimWorker
 
 MODEL = "simulated"
 TICK = Tick()
@@ -94,89 +93,14 @@ class ClusterSpec:
 
 
 class Watcher(Protocol):
-    """Who is told what becomes of requests, and carries messages."""
+    """Who carries a node's messages, and has its files."""
 
-    def on_done(self, worker: SimWorker, request: Request) -> None: ...
-    def on_lost(self, worker: SimWorker, request: Request, reason: str) -> None: ...
     def say(self, message: wire.ToHead) -> None: ...
 
     @property
+    def gateway(self) -> Clients: ...
+    @property
     def files(self) -> Files: ...
-
-
-class SimWorker:
-    """One engine and what is around it on its node."""
-
-    def __init__(self, node: SimNode, name: WorkerId, preset: Preset) -> None:
-        self.node, self.id, self._preset = node, name, preset
-        self.alive = False
-        """Its process is there and takes connections."""
-        self.hung = False
-        self.stirred = True
-        """Something may have happened to its engine since it was read."""
-        self.requests: dict[StepId, Request] = {}
-        self._begin_anew()
-
-    def _begin_anew(self) -> None:
-        self.engine = Engine(self._preset.shape, self._preset.costs, self._on_done)
-        self.residence = Residence(self.engine.cache, self._preset.shape.block_tokens)
-        self._called_at = NEVER
-        self.stirred = True
-
-    def stir(self) -> None:
-        """Something happened to its engine: it is read at the next beat."""
-        self.stirred = True
-        self.node.wake()
-
-    def submit(self, request: Request) -> None:
-        """Raises ValueError for a request that does not fit the engine."""
-        self.engine.submit(request, self.node.clock.now)
-        self.requests[StepId(request.key)] = request
-        self.stir()
-        self._call()
-
-    def abort(self, step: StepId) -> Request | None:
-        """Drop a request; it is returned if it was here."""
-        request = self.requests.pop(step, None)
-        if request is not None:
-            self.engine.abort(request, self.node.clock.now)
-            self.stir()
-            self._call()
-        return request
-
-    def hang(self) -> None:
-        """From now on it does nothing and answers nobody."""
-        self.hung = True
-
-    def die(self, reason: str) -> None:
-        """Its process is gone, with its memory and every request."""
-        if not self.alive:
-            return
-        self.alive = self.hung = False
-        lost, self.requests = self.requests, {}
-        self._begin_anew()
-        for request in lost.values():
-            self.node.watcher.on_lost(self, request, reason)
-
-    def _call(self) -> None:
-        """Be called when the engine wants to be; an earlier call that came to nothing is recognised by its time."""
-        if self.engine.next_at < NEVER and self.engine.next_at != self._called_at:
-            self._called_at = self.engine.next_at
-            self.node.clock.at(self._called_at, self._advance, (self.engine, self._called_at))
-
-    def _advance(self, called: tuple[Engine, float]) -> None:
-        engine, at = called
-        if engine is not self.engine or at != engine.next_at or self.hung:
-            return
-        self._called_at = NEVER
-        self.stir()
-        engine.advance(at)
-        self._call()
-
-    def _on_done(self, request: Request, at: float) -> None:  # noqa: ARG002 - the clock says the same
-        if self.requests.pop(StepId(request.key), None) is not None:
-            self.residence.note(request)
-            self.node.watcher.on_done(self, request)
 
 
 class SimNode:
@@ -197,9 +121,8 @@ class SimNode:
         """`quiet`: it need not repeat itself, since nobody doubts that it is there. kv_tokens_per_s: as of `Link`."""
         self.id, self._kv_tokens_per_s = name, kv_tokens_per_s
         self.clock, self.watcher = clock, watcher
-        self.workers = {
-            name: SimWorker(self, name, preset) for name in (worker_id(self.id, i) for i in range(workers))
-        }
+        names = [worker_id(self.id, i) for i in range(workers)]
+        self.workers = {name: SimWorker(name, preset, clock, watcher.gateway, self.wake) for name in names}
         self.down = False
         """The machine is dead: it hears, says and does nothing."""
         self._mover = Mover(self, config.migration, kv_tokens_per_s)

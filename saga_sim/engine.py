@@ -152,7 +152,7 @@ class Engine:
             self.decoding.join(request)
         self._standing.clear()
         if self._hosted:
-            self._land(now)
+            self._prefilling.update(dict.fromkeys(self._loads.landed(now)))
         preempted = self.totals.preemptions
         budget, prefill_s = 0, 0.0
         served = self._serve_decoding()
@@ -184,11 +184,6 @@ class Engine:
         elif self._stretch > 1 and ready_at < self.next_at:
             self._stretch = self.decoding.steps_within(self.costs, ready_at - now, self._stretch)
             self.next_at = now + self.decoding.cost_s(self.costs, self._stretch)
-
-    def _land(self, now: float) -> None:
-        """What has been loaded by now can be found, and the rest of its prompts be computed."""
-        while self._loads and self._loads.ready_at <= now:
-            self._prefilling[self._loads.land()] = None
 
     def _serve_decoding(self) -> bool:
         """A block for each that needs one; False when one of them had to give way itself."""

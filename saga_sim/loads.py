@@ -59,14 +59,17 @@ class Loads:
             self._under_way[request] = _Load(pieces, blocks, self._link_free_at)
         return blocks * self._block_tokens
 
-    def land(self) -> Request:
-        """The next one is there: its blocks can be found."""
-        request, load = next(iter(self._under_way.items()))
-        del self._under_way[request]
-        self._cache.store(load.pieces, request)
-        request.stored += load.blocks
-        request.computed = request.stored * self._block_tokens
-        return request
+    def landed(self, now: float) -> list[Request]:
+        """Those that are there by now: their blocks can be found, and the rest of their prompts be computed."""
+        landed = []
+        while self._under_way and self.ready_at <= now:
+            request, load = next(iter(self._under_way.items()))
+            del self._under_way[request]
+            self._cache.store(load.pieces, request)
+            request.stored += load.blocks
+            request.computed = request.stored * self._block_tokens
+            landed.append(request)
+        return landed
 
     def drop(self, request: Request) -> int:
         """It is not waited for any more; how many blocks it had taken, without content. The link stays busy with it."""

@@ -16,7 +16,8 @@ from saga_sim.cache import Cache, Span
 from saga_sim.streams import Stream
 
 if TYPE_CHECKING:
-    from saga_sim.cluster import SimNode, SimWorker
+    from saga_sim.cluster import SimNode
+    from saga_sim.worker import SimWorker
 
 Files = dict[tuple[int, int], "File"]
 """By head and move: those of the whole cluster."""

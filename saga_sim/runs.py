@@ -49,6 +49,11 @@ class StepRun(msgspec.Struct, frozen=True, kw_only=True):
     attempts: int
     mismatches: tuple[str, ...] = ()
 
+    @property
+    def ended_s(self) -> float:
+        """After the replay's start."""
+        return self.started_s + self.duration_s
+
 
 class WorkflowRun(msgspec.Struct, frozen=True, kw_only=True):
     """One workflow; times in seconds after the replay's start. `why` tells of a failure."""
@@ -66,9 +71,7 @@ class WorkflowRun(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def completion_s(self) -> float:
         """TCT: arrival to the end of the last step."""
-        return (
-            max((run.started_s + run.duration_s for run in self.steps), default=self.ended_s) - self.arrived_s
-        )
+        return max((run.ended_s for run in self.steps), default=self.ended_s) - self.arrived_s
 
 
 class EventKind(StrEnum):

@@ -31,6 +31,7 @@ from saga_core.events import (
 )
 from saga_core.ids import StepId, WorkflowId
 from saga_sim.isolation import engine_s
+from saga_sim.longest_way import gaps_behind, last_parents, longest_way
 from saga_sim.runs import ReplayResult, StepRun, WorkflowRun
 from saga_sim.trace.records import Workflow
 from saga_sim.world import ClusterSpec
@@ -216,16 +217,17 @@ def slowest_first(runs: Sequence[WorkflowRun]) -> list[int]:
 def _steps(run: WorkflowRun, workflow: Workflow, thread: _Thread, spec: ClusterSpec) -> tuple[StepStory, ...]:
     done = {step.step: step for step in run.steps}
     calls = _calls(run.steps, thread.calls)
-    before, way = _before(workflow, done), _way(workflow, done)
+    before = last_parents(workflow, done)
+    way = longest_way(done, before)
     from_workers = _from_workers(run.steps, calls)
-    gaps = _gaps(done, before)
+    gaps = gaps_behind(done, before)
     stories = []
     for number, ran in sorted(done.items(), key=lambda item: (item[1].started_s, item[0])):
         own = calls[number]
         placements = tuple(p for call in own for p in _placements(call, thread.submitted_at))
         wait_s = sum(_wait_s(call) for call in own)
         parent = before[number]
-        since_s = _end_s(done[parent]) if parent is not None else run.arrived_s
+        since_s = done[parent].ended_s if parent is not None else run.arrived_s
         stories.append(
             StepStory(
                 step=number,
@@ -249,10 +251,6 @@ def _steps(run: WorkflowRun, workflow: Workflow, thread: _Thread, spec: ClusterS
             )
         )
     return tuple(stories)
-
-
-def _end_s(run: StepRun) -> float:
-    return run.started_s + run.duration_s
 
 
 def _calls(steps: Sequence[StepRun], calls: Sequence[_Heard]) -> dict[int, list[_Heard]]:
@@ -292,39 +290,7 @@ def _from_workers(steps: Sequence[StepRun], calls: dict[int, list[_Heard]]) -> d
     return found
 
 
-# -- the longest way --------------------------------------------------------------------------
-
-
-def _before(workflow: Workflow, done: dict[int, StepRun]) -> dict[int, int | None]:
-    """For each step the parent that ended last."""
-    return {
-        number: max(
-            workflow.steps[number].parents, key=lambda parent: (_end_s(done[parent]), parent), default=None
-        )
-        for number in done
-    }
-
-
-def _way(workflow: Workflow, done: dict[int, StepRun]) -> set[int]:
-    """From the step that ended last back to a root."""
-    if not done:
-        return set()
-    before = _before(workflow, done)
-    at: int | None = max(done, key=lambda number: (_end_s(done[number]), number))
-    way = set()
-    while at is not None:
-        way.add(at)
-        at = before[at]
-    return way
-
-
-def _gaps(done: dict[int, StepRun], before: dict[int, int | None]) -> dict[int, float]:
-    gaps: dict[int, float] = {}
-    for number, parent in before.items():
-        if parent is not None:
-            gap_s = done[number].started_s - _end_s(done[parent])
-            gaps[parent] = min(gap_s, gaps.get(parent, gap_s))
-    return gaps
+# -- where the time went --------------------------------------------------------------------
 
 
 def _parts(

@@ -23,35 +23,29 @@ from saga_core.events import (
     Fact,
     FinishAsked,
     HeadStarted,
-    Outcome,
-    StepArrived,
-    StepFinished,
-    StepLost,
     WorkflowSubmitted,
 )
 from saga_core.events import Tick as HeadTick
 from saga_core.head import Head
-from saga_core.ids import NodeId, StepId, TenantId, WorkerId, WorkflowId
+from saga_core.ids import NodeId, TenantId, WorkerId, WorkflowId
 from saga_core.mirror import node_of
 from saga_core.policy.profiles import PROFILES
 from saga_core.states import WorkflowState
-from saga_sim.agents import Agent, Agents, Call, identity_of
-from saga_sim.client import RETRIED_STATUSES
+from saga_sim.agents import Agent, Agents, Call
 from saga_sim.clock import Clock
-from saga_sim.cluster import MODEL, ClusterSpec, SimNode, SimWorker
+from saga_sim.cluster import MODEL, ClusterSpec, SimNode
 from saga_sim.costs import Preset
-from saga_sim.engine import Request
 from saga_sim.faults import Fault, FaultKind, Faults, Line
 from saga_sim.garbage import seldom_collected
+from saga_sim.gateway import Gateway
 from saga_sim.moving import Files
 from saga_sim.pacing import Pace
 from saga_sim.runs import ReplayResult
 from saga_sim.trace.records import Workflow
+from saga_sim.worker import SimWorker
 
 __all__ = ["ClusterSpec", "World"]
 
-BODY_BYTES_PER_TOKEN = 4
-"""What a request's body is long for, in a live cluster: English and code in JSON."""
 SAMPLE_S = 60.0
 """How often the memory of all workers is looked at for the figures."""
 BOOT_S = 60.0
@@ -88,12 +82,11 @@ class World:
         self.clock = Clock()
         self.head = Head(config)
         self.head.book.last_workflow = spec.workflows_before
+        self.gateway = Gateway(self.clock, spec.link, self.handle, self._worker)
         self.ignored = 0
         self.nodes: dict[NodeId, SimNode] = {}
         self._on_fact, self._on_event, self._declared = on_fact, on_event, declared
         self._instances = instances
-        self._calls: dict[StepId, Call] = {}
-        self._last_step = 0
         self._useful = self._cached = 0
         self.files: Files = {}
         """KV on its way between engines."""
@@ -190,15 +183,13 @@ class World:
                 if self._on_fact is not None:
                     self._on_fact(self.clock.now, action.fact)
             case act.Dispatch():
-                self._dispatch(action)
+                self.gateway.dispatch(action)
             case act.Send():
                 self._line.carry(action.node, self.nodes[action.node].hear, action.message)
             case act.Refuse():
-                why = f"{action.status} {action.code}: {action.message}"
-                self._answer(action.step, why, again=action.status in RETRIED_STATUSES)
+                self.gateway.refuse(action)
             case act.Abort():
-                self._drop(action.step)
-                self._answer(action.step, action.reason)
+                self.gateway.abort(action)
             case act.Disconnect():
                 self.clock.after(0.0, self._disconnect, action)
             case act.Ignored():
@@ -234,94 +225,15 @@ class World:
 
     def call(self, call: Call) -> None:
         """An agent makes a call; `call.answered` is told the end of it."""
-        self.clock.after(self.spec.link.client_s, self._arrive, call)
-
-    def _arrive(self, call: Call) -> None:
-        self._last_step += 1
-        step = StepId(self._last_step)
-        self._calls[step] = call
-        who = identity_of(call.session)
-        self.handle(
-            StepArrived(
-                step=step,
-                tenant=call.tenant,
-                model=MODEL,
-                workflow=call.workflow,
-                session=who.session,
-                rule=who.rule,
-                agent_type=who.agent_type,
-                stream=True,
-                body_bytes=call.prompt.tokens * BODY_BYTES_PER_TOKEN,
-                prefix=call.step.shared_prefix_group or "",
-            )
-        )
-
-    def _dispatch(self, action: act.Dispatch) -> None:
-        call = self._calls.get(action.step)
-        if call is not None:
-            call.dispatch = action
-            self.clock.after(self.spec.link.worker_s, self._submit, action)
+        self.gateway.call(call)
 
     def _worker(self, name: WorkerId) -> SimWorker:
         return self.nodes[node_of(name)].workers[name]
 
-    def _submit(self, dispatch: act.Dispatch) -> None:
-        call = self._calls.get(dispatch.step)
-        if call is None or call.dispatch is not dispatch:
-            return
-        worker = self._worker(dispatch.worker)
-        if not worker.alive:
-            self._lost((dispatch.step, dispatch.worker, "connection refused", False))
-            return
-        request = Request(
-            key=dispatch.step,
-            stream=call.prompt.stream,
-            prompt_tokens=call.prompt.tokens,
-            output_tokens=call.output_tokens,
-            session=dispatch.session or "",
-            priority=dispatch.priority or 0,
-            computed_before=call.prompt.computed_before,
-        )
-        try:
-            worker.submit(request)
-        except ValueError as error:
-            self.handle(
-                StepFinished(step=dispatch.step, outcome=Outcome.REFUSED, status=400, detail=str(error))
-            )
-            self._answer(dispatch.step, f"400: {error}")
-
-    def on_done(self, worker: SimWorker, request: Request) -> None:
-        """An engine has made all of a request's tokens."""
-        self.clock.after(self.spec.link.worker_s, self._finished, (worker.id, request))
-
-    def on_lost(self, worker: SimWorker, request: Request, reason: str) -> None:
-        """A request's connection broke."""
-        lost = (StepId(request.key), worker.id, reason, request.first_at is not None)
-        self.clock.after(self.spec.link.worker_s, self._lost, lost)
-
-    def _lost(self, lost: tuple[StepId, WorkerId, str, bool]) -> None:
-        """Before the first byte the head may send it elsewhere; after it the stream is broken, and said to be."""
-        step, worker, reason, begun = lost
-        call = self._calls.get(step)
-        if call is None or call.dispatch is None or call.dispatch.worker != worker:
-            return
-        if not begun:
-            self.handle(StepLost(step=step, worker=worker, detail=reason))
-            return
-        self.handle(StepFinished(step=step, outcome=Outcome.BROKEN, status=200, detail=reason))
-        self._answer(step, f"broken stream: {reason}", again=True)
-
     def _disconnect(self, action: act.Disconnect) -> None:
-        """The head gives a worker up: what is on it is lost, whatever the worker would say."""
-        for step in [s.id for s in self.head.book.steps.values() if s.worker == action.worker]:
-            request = self._worker(action.worker).abort(step)
-            begun = request is not None and request.first_at is not None
-            self._lost((step, action.worker, action.reason, begun))
-
-    def _drop(self, step: StepId) -> None:
-        call = self._calls.get(step)
-        if call is not None and call.dispatch is not None:
-            self._worker(call.dispatch.worker).abort(step)
+        """The head gives a worker up."""
+        steps = [step.id for step in self.head.book.steps.values() if step.worker == action.worker]
+        self.gateway.give_up(action.worker, steps, action.reason)
 
     # -- faults --------------------------------------------------------------------------
 
@@ -339,38 +251,6 @@ class World:
                 self._line.cut(node.id, self.clock.now + fault.for_s)
             case FaultKind.END:
                 node.notice(fault.for_s)
-
-    def _finished(self, what: tuple[WorkerId, Request]) -> None:
-        worker, request = what
-        step = StepId(request.key)
-        call = self._calls.get(step)
-        if call is None or call.dispatch is None or call.dispatch.worker != worker:
-            return  # given up on the way
-        del self._calls[step]
-        assert request.first_at is not None
-        ttft_s = request.first_at + self.spec.link.worker_s - call.started_at
-        self.handle(
-            StepFinished(
-                step=step,
-                outcome=Outcome.DONE,
-                prompt_tokens=request.prompt_tokens,
-                cached_tokens=request.cached_tokens,
-                output_tokens=request.output_tokens,
-                ttft_s=ttft_s,
-                duration_s=self.clock.now - call.started_at,
-                tool=call.tool,
-            )
-        )
-        call.ttft_s = ttft_s + self.spec.link.client_s
-        call.cached_tokens = request.cached_tokens or 0
-        self.clock.after(self.spec.link.client_s, call.answered, call)
-
-    def _answer(self, step: StepId, why: str, *, again: bool = False) -> None:
-        """A step ends without a result."""
-        call = self._calls.pop(step, None)
-        if call is not None:
-            call.failure, call.again = why, again
-            self.clock.after(self.spec.link.client_s, call.answered, call)
 
     # -- checks --------------------------------------------------------------------------
 

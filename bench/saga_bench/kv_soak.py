@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import os
 import signal
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -24,23 +22,18 @@ import aiohttp
 import msgspec
 
 from saga_bench import engine
-from saga_bench.kv import VOCABULARY
+from saga_bench.kv_traffic import HANDS, MOST_CONTEXT_TOKENS, Traffic, tokens
 from saga_core.errors import ClusterError
 from saga_core.ids import WorkerId
 from saga_core.kv import commands
-from saga_core.kv.retention import OVER, Standing, Worth
 from saga_node.checker import Checker
 from saga_node.residence import Residence
 from saga_vllm import cleanup
-from saga_vllm.control import Control, NoControl
+from saga_vllm.control import Control
 from saga_vllm.kv_events import KvEvents
 from saga_vllm.listener import family
 
 SESSIONS = 60
-HANDS = 6
-"""Steps at the same time."""
-MOST_CONTEXT_TOKENS = 3000
-SYSTEM_TOKENS = 128
 GROWTH = 1.05
 """Of resident memory over the second half of the last life."""
 SETTLED = 20_000
@@ -92,155 +85,41 @@ class SoakResult(msgspec.Struct, frozen=True, kw_only=True):
         return [f"life {number}: {fault}" for number, life in enumerate(self.lives) for fault in life.faults]
 
 
-class Soak:
-    """The traffic of one life. Contexts go on from life to life."""
-
-    def __init__(
-        self, running: engine.Running, control: Control, contexts: dict[str, list[int]], rng: Random
-    ) -> None:
-        self.running, self.control, self.contexts, self.rng = running, control, contexts, rng
-        self.count: Counter[str] = Counter()
-        self.faults: list[str] = []
-        self.over = asyncio.Event()
-        self.sizes: list[int] = []
-
-    async def work(self, seconds: float) -> None:
-        """Everything at once, for so long; ClusterError and others where the engine fails."""
-        headers = {"Authorization": f"Bearer {self.running.key}"}
-        async with (
-            aiohttp.ClientSession(self.running.url, headers=headers) as http,
-            asyncio.TaskGroup() as group,
-        ):
-            for _ in range(HANDS):
-                group.create_task(self._hand(http))
-            group.create_task(self._orders())
-            group.create_task(self._resets(http, min(5.0, seconds / 10)))
-            group.create_task(self._measure(seconds / 10))
-            group.create_task(self._end(seconds))
-
-    async def _end(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
-        self.over.set()
-
-    async def _hand(self, http: aiohttp.ClientSession) -> None:
-        while not self.over.is_set():
-            session = self.rng.choice(list(self.contexts))
-            prompt = self._prompt(session)
-            if self.rng.random() < 0.1:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(0.05):
-                        await self._step(http, session, prompt, 200)
-                self.count["aborted"] += 1
-            else:
-                await self._step(http, session, prompt, self.rng.choice([1, 8, 40]))
-                self.count["steps"] += 1
-
-    def _prompt(self, session: str) -> list[int]:
-        """It grows, and is compacted when it is too long: to what all share, and something new."""
-        context = self.contexts[session] + tokens(self.rng, self.rng.choice([10, 80, 300]))
-        if len(context) > MOST_CONTEXT_TOKENS:
-            context = self.contexts["0.s0"][:SYSTEM_TOKENS] + tokens(self.rng, 100)
-        self.contexts[session] = context
-        return context
-
-    async def _step(self, http: aiohttp.ClientSession, session: str, prompt: list[int], count: int) -> None:
-        body = {"model": engine.NAME, "prompt": prompt, "max_tokens": count, "ignore_eos": True}
-        async with http.post("/v1/completions", json=body, headers={"X-Session-ID": session}) as answer:
-            said = await answer.text()
-            if answer.status != 200:
-                raise ClusterError(f"a step gave {answer.status}: {said[:200]}")
-
-    async def _orders(self) -> None:
-        while not self.over.is_set():
-            order = self._order()
-            try:
-                await self.control.ask(order)
-                self.count[type(order).__name__] += 1
-            except NoControl:  # nothing of it is here, or there is no room: said, and nothing was done
-                if not isinstance(order, commands.Export | commands.Adopt | commands.Prefetch):
-                    raise
-                self.count[f"{type(order).__name__} refused"] += 1
-            await asyncio.sleep(self.rng.uniform(0.0, 0.05))
-
-    def _order(self) -> commands.Command:
-        session, other = self.rng.choices(list(self.contexts), k=2)
-        path = str(self.running.folder / f"moved-{self.rng.randrange(4)}")
-        orders: list[commands.Command] = [
-            commands.Retain(session=session, worth=self._worth(), ttl_s=self.rng.choice([None, 0.5, 5.0])),
-            commands.Value(worths={session: self._worth(), other: None}),
-            commands.Release(session=session),
-            commands.Drop(session=session),
-            commands.Stats(),
-            commands.Snapshot(),
-            commands.Prefetch(session=session),
-            commands.Export(session=session, path=path),
-            commands.Adopt(session=session, path=path),
-        ]
-        return self.rng.choice(orders)
-
-    def _worth(self) -> Worth:
-        some = [OVER, (Standing.PAUSED, 0.0), (Standing.HELD, float("inf"))]
-        return self.rng.choice([*some, *((Standing.LIVE, self.rng.random()) for _ in range(5))])
-
-    async def _resets(self, http: aiohttp.ClientSession, every_s: float) -> None:
-        while not await self._is_over(every_s):
-            async with http.post("/reset_prefix_cache") as answer:
-                self.count["resets done" if answer.status == 200 else "resets refused"] += 1
-
-    async def _measure(self, every_s: float) -> None:
-        while not await self._is_over(every_s):
-            self.sizes.append(_resident_mb(self.running.pid))
-        self.sizes.append(_resident_mb(self.running.pid))
-
-    async def _is_over(self, within_s: float) -> bool:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(within_s):
-                await self.over.wait()
-        return self.over.is_set()
-
-    # -- at the end ----------------------------------------------------------------------
-
-    async def look(self, residence: Residence, files: int) -> None:
-        """Note what should not be, now that nobody asks for anything."""
-        held = await self._quiet()
-        if held.free != held.blocks:
-            self.faults.append(f"{held.blocks - held.free} of {held.blocks} blocks leaked")
-        if differs := await self._differs(residence):
-            self.faults.append(f"the mirror is not the engine: {differs}")
-        if _files(self.running.pid) > files + SPARE_FILES:
-            self.faults.append(f"{_files(self.running.pid)} files are open, {files} were")
-        if self.count.total() > SETTLED and self.sizes[-1] > GROWTH * self.sizes[len(self.sizes) // 2]:
-            self.faults.append(f"memory grows: {self.sizes} MB")
-        if "session control is off" in (self.running.folder / "worker.log").read_text(errors="replace"):
-            self.faults.append("session control has given up")
-
-    async def _quiet(self) -> commands.Holdings:
-        deadline = time.monotonic() + QUIET_S
-        while True:
-            held = await self.control.ask(commands.Stats())
-            assert isinstance(held, commands.Holdings)
-            if (not held.requests and held.free == held.blocks) or time.monotonic() > deadline:
-                return held
-            await asyncio.sleep(0.1)
-
-    async def _differs(self, residence: Residence) -> object:
-        deadline = time.monotonic() + QUIET_S
-        while True:
-            answer = await self.control.ask(commands.Snapshot())
-            assert isinstance(answer, commands.Resident)
-            differs = residence.differs(answer)
-            if not differs or time.monotonic() > deadline:
-                return differs
-            await asyncio.sleep(0.3)
+async def _look(traffic: Traffic, residence: Residence, files: int) -> None:
+    """Note what should not be, now that nobody asks for anything."""
+    count, sizes, faults, pid = traffic.count, traffic.sizes, traffic.faults, traffic.running.pid
+    held = await _quiet(traffic.control)
+    if held.free != held.blocks:
+        faults.append(f"{held.blocks - held.free} of {held.blocks} blocks leaked")
+    if differs := await _differs(traffic.control, residence):
+        faults.append(f"the mirror is not the engine: {differs}")
+    if _files(pid) > files + SPARE_FILES:
+        faults.append(f"{_files(pid)} files are open, {files} were")
+    if count.total() > SETTLED and sizes[-1] > GROWTH * sizes[len(sizes) // 2]:
+        faults.append(f"memory grows: {sizes} MB")
+    if "session control is off" in (traffic.running.folder / "worker.log").read_text(errors="replace"):
+        faults.append("session control has given up")
 
 
-def tokens(rng: Random, count: int) -> list[int]:
-    """So many, at random."""
-    return [rng.randrange(*VOCABULARY) for _ in range(count)]
+async def _quiet(control: Control) -> commands.Holdings:
+    deadline = time.monotonic() + QUIET_S
+    while True:
+        held = await control.ask(commands.Stats())
+        assert isinstance(held, commands.Holdings)
+        if (not held.requests and held.free == held.blocks) or time.monotonic() > deadline:
+            return held
+        await asyncio.sleep(0.1)
 
 
-def _resident_mb(pid: int) -> int:
-    return sum(process.memory_info().rss for process in family(pid)) >> 20
+async def _differs(control: Control, residence: Residence) -> object:
+    deadline = time.monotonic() + QUIET_S
+    while True:
+        answer = await control.ask(commands.Snapshot())
+        assert isinstance(answer, commands.Resident)
+        differs = residence.differs(answer)
+        if not differs or time.monotonic() > deadline:
+            return differs
+        await asyncio.sleep(0.3)
 
 
 def _files(pid: int) -> int:
@@ -275,24 +154,24 @@ async def _live(
     ):  # fmt: skip
         residence = Residence(WorkerId("soak/0"), number)
         events = KvEvents(f"ipc://{running.folder}/events", f"ipc://{running.folder}/replay", sync_s=0.5)
-        at_work, files = Soak(running, control, contexts, rng), _files(running.pid)
+        traffic, files = Traffic(running, control, contexts, rng), _files(running.pid)
         following = [
             asyncio.create_task(_follow(events, residence)),
             asyncio.create_task(Checker(eye, residence).run()),
         ]
         try:
-            left = await _work(at_work, seconds, killed)
+            left = await _work(traffic, seconds, killed)
             if not killed:
-                await at_work.look(residence, files)
+                await _look(traffic, residence, files)
         finally:
             for task in following:
                 task.cancel()
             await asyncio.gather(*following, return_exceptions=True)
             events.close()
         return Life(
-            seconds=seconds, killed=killed, count=dict(at_work.count), holes=residence.holes,
-            healed=residence.healed, files=(files, _files(running.pid)), memory_mb=tuple(at_work.sizes),
-            left=left, faults=tuple(at_work.faults),
+            seconds=seconds, killed=killed, count=dict(traffic.count), holes=residence.holes,
+            healed=residence.healed, files=(files, _files(running.pid)), memory_mb=tuple(traffic.sizes),
+            left=left, faults=tuple(traffic.faults),
         )  # fmt: skip
 
 
@@ -302,24 +181,24 @@ async def _follow(events: KvEvents, residence: Residence) -> None:
         residence.news()
 
 
-async def _work(at_work: Soak, seconds: float, killed: bool) -> tuple[str, ...]:
+async def _work(traffic: Traffic, seconds: float, killed: bool) -> tuple[str, ...]:
     """Until the time is over; killed it ends with its hands full. What it left in shared memory."""
     if not killed:
         try:
-            await at_work.work(seconds)
+            await traffic.work(seconds)
         except* (ClusterError, aiohttp.ClientError) as errors:
-            at_work.faults += [f"the engine failed: {error!r}" for error in errors.exceptions]
+            traffic.faults += [f"the engine failed: {error!r}" for error in errors.exceptions]
         return ()
-    working = asyncio.create_task(at_work.work(2 * seconds))
+    working = asyncio.create_task(traffic.work(2 * seconds))
     done, _ = await asyncio.wait([working], timeout=seconds)
     if done:
-        at_work.faults.append(f"the engine failed before it was killed: {working.exception()!r}")
+        traffic.faults.append(f"the engine failed before it was killed: {working.exception()!r}")
         return ()
-    ours = await asyncio.to_thread(cleanup.belongings, at_work.running.pid)
-    os.killpg(at_work.running.pid, signal.SIGKILL)
+    ours = await asyncio.to_thread(cleanup.belongings, traffic.running.pid)
+    os.killpg(traffic.running.pid, signal.SIGKILL)
     await asyncio.wait([working])  # whoever waited for an answer hears of it
     if working.exception() is None:
-        at_work.faults.append("nobody noticed the kill")
+        traffic.faults.append("nobody noticed the kill")
     return tuple(sorted(str(path) for path in ours if path.exists()))
 
 

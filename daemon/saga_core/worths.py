@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from itertools import islice
 from math import inf
 
 from saga_core import wire
 from saga_core.actions import Send
+from saga_core.channel import Channel
 from saga_core.desk import Desk
 from saga_core.fleet import Fleet, Worker
 from saga_core.gate import Gate
@@ -46,33 +46,6 @@ sooner it takes the place of others for longer."""
 WHOLE = 0.9
 """Share of a context in the pool from which on nothing is loaded: answers' last blocks are never found."""
 PAUSED: Worth = (Standing.PAUSED, 0.0)
-
-
-@dataclass(slots=True, eq=False)
-class Channel:
-    """What one worker's engine was told."""
-
-    worker: WorkerId
-    incarnation: int
-    base: int
-    """The latest version before it was opened."""
-    said: int = 0
-    settled: int = 0
-    """Latest version sent, and latest known to have arrived; 0: none."""
-    said_at: float = 0.0
-    news: dict[SessionId, None] = field(default_factory=dict)
-    """To be looked at."""
-    told: dict[SessionId, Worth] = field(default_factory=dict)
-    unsettled: dict[SessionId, int] = field(default_factory=dict)
-    """Those of `told` that may not have arrived, with the version that first carried it; 0: not sent yet."""
-    soon: dict[SessionId, None] = field(default_factory=dict)
-    """Whose steps are near, to be said with the next message."""
-    away: dict[SessionId, int] = field(default_factory=dict)
-    """Contexts in tokens of sessions at home here that wait for their tools, the longest away first."""
-
-    @property
-    def pending(self) -> bool:
-        return bool(self.news or self.unsettled or not self.settled)
 
 
 class Worths:
@@ -177,11 +150,7 @@ class Worths:
         ):
             self.desk.ignore("stale", f"worths {answer.version} of {answer.worker}")
             return
-        channel.settled = answer.version
-        for session in [s for s, version in channel.unsettled.items() if 0 < version <= answer.version]:
-            del channel.unsettled[session]
-            if channel.told[session] == OVER:
-                del channel.told[session]
+        channel.settle(answer.version)
 
     # -- what is said --------------------------------------------------------------------
 
@@ -242,11 +211,8 @@ class Worths:
         scene = self._scene(channel)
         for session in looked:
             worth, told = self._worth(session, channel, scene), channel.told.get(session)
-            if worth == told:
-                continue
-            channel.told[session] = worth
-            channel.unsettled.pop(session, None)
-            channel.unsettled[session] = 0
+            if worth != told:
+                channel.change(session, worth)
         return len(looked)
 
     def _scene(self, channel: Channel) -> Home:
@@ -340,13 +306,7 @@ class Worths:
         """Raise AssertionError where what is to be said and what was said disagree."""
         for name, channel in self.channels.items():
             assert name in self._pending or not channel.pending, f"{name} has news that nobody looks at"
-            assert channel.unsettled.keys() <= channel.told.keys(), name
-            assert channel.settled <= channel.said <= self._version, name
-            versions = [version or self._version + 1 for version in channel.unsettled.values()]
-            assert versions == sorted(versions), f"{name}: what was sent does not stand first"
-            assert all(version > channel.settled for version in versions), name
-            over = [s for s, worth in channel.told.items() if worth == OVER and s not in channel.unsettled]
-            assert not over, f"{name}: {over} are over and were told so"
+            channel.check(self._version)
             assert channel.away.keys() <= self.desk.book.sessions.keys() | channel.news.keys(), name
         assert self._since.keys() <= self.desk.book.sessions.keys(), "times of sessions that are over"
         assert self._turns.keys() <= self.desk.book.sessions.keys(), "turns of sessions that are over"

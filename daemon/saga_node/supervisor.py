@@ -15,7 +15,7 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,29 +23,20 @@ from saga_core.config import NodeConfig
 from saga_core.errors import ClusterError, SagaError
 from saga_core.ids import WorkerId
 from saga_core.node_words import Residency, SetWorths, WorkerExited, WorkerLoad, WorkerSilent, WorkerUp
-from saga_core.wire import Capability
 from saga_node import places
-from saga_node.checker import Checker
+from saga_node.attendance import Attendance
 from saga_node.engines import Engine, Seat
 from saga_node.logfile import LogFile
 from saga_node.processes import Processes, Tree
-from saga_node.residence import Residence
 from saga_node.runner import exit_reason
 from saga_node.tasks import Tasks
-from saga_node.teller import Teller
-from saga_node.watch import Watch
 from saga_shell import log
 from saga_vllm import cleanup
 from saga_vllm.control import Control
 from saga_vllm.diagnose import TAIL_BYTES, plugin_fault, reason_from_log
-from saga_vllm.kv_events import KvEvents
-from saga_vllm.listener import listener_is_ours
-from saga_vllm.probe import Ready, probe
-from saga_vllm.proving import CONTROL, PREFIX_HITS, PRIORITY, TIERS, Findings, Trial, prove
 
 KILL_GRACE_S = 5.0
 """Between TERM and KILL of a worker; vLLM ends in 1 to 2 s."""
-READY_POLL_S = 0.2
 PORT_TRIES = 5
 """Losing the race for a port five times in a row is somebody's intent, or a machine without free ports."""
 PORT_TAKEN = "the port was taken"
@@ -65,12 +56,7 @@ class Start:
     killed: str = ""
     """Why we end it; empty while we do not."""
     ending: asyncio.Event = field(default_factory=asyncio.Event)
-    residence: Residence | None = None
-    teller: Teller | None = None
-    has_tier: bool = False
-    """Whether host memory behind its pool was proven."""
-    control: Control | None = None
-    """Proven, while it is open."""
+    attendance: Attendance | None = None
     was_ready: bool = False
     plugin_fault: str = ""
     """What the log of its end says of our plugin."""
@@ -121,13 +107,15 @@ class Supervisor:
     def set_worths(self, action: SetWorths) -> None:
         """Tell an engine what sessions' KV is worth; nothing when it is over, or has no session control."""
         start = self._starts.get(action.worker)
-        if start is not None and start.incarnation == action.incarnation and start.teller is not None:
-            start.teller.tell(action.worths, action.soon if start.has_tier else ())
+        if start is not None and start.incarnation == action.incarnation and start.attendance is not None:
+            start.attendance.set_worths(action)
 
     def control(self, worker: WorkerId, incarnation: int) -> Control | None:
         """The way to its engine's session control; None when it is over, or has none."""
         start = self._starts.get(worker)
-        return start.control if start is not None and start.incarnation == incarnation else None
+        if start is None or start.incarnation != incarnation or start.attendance is None:
+            return None
+        return start.attendance.control
 
     async def close(self) -> None:
         """End all of them, together."""
@@ -137,7 +125,7 @@ class Supervisor:
 
     def news(self) -> list[Residency]:
         """What became resident or left since the last call."""
-        found = [start.residence.news() for start in self._starts.values() if start.residence is not None]
+        found = [start.attendance.news() for start in self._starts.values() if start.attendance is not None]
         return [news for news in found if news is not None]
 
     # -- one incarnation -----------------------------------------------------------------
@@ -222,13 +210,16 @@ class Supervisor:
         except OSError as error:
             raise ClusterError(f"cannot start {launch.argv[0]}: {error.strerror or error}") from None
         start.tree = tree
-        watching = self._tasks.start(self._watch(start, seat, tree), f"watch of worker {start.worker}")
+        attendance = start.attendance = self._attendance(start, seat, tree)
+        watching = self._tasks.start(
+            self._watch(start, seat, tree, attendance), f"watch of worker {start.worker}"
+        )
         if start.killed:  # asked for while it was being started
             self._tasks.start(self._end(tree, start), f"end of worker {start.worker}")
         try:
             exit_code = await tree.process.wait()
         finally:
-            start.control = None
+            attendance.over()
             watching.cancel()
             await asyncio.wait([watching])
             await tree.kill()
@@ -238,6 +229,27 @@ class Supervisor:
         start.plugin_fault = plugin_fault(tail)
         return _cause(exit_code, tail)
 
+    def _attendance(self, start: Start, seat: Seat, tree: Tree) -> Attendance:
+        return Attendance(
+            start.worker,
+            start.incarnation,
+            engine=self._engine,
+            seat=seat,
+            pid=tree.pid,
+            probe_every_s=self._config.probe_every_s,
+            why_no_control=self._no_control,
+            tell=self._tell,
+        )
+
+    async def _watch(self, start: Start, seat: Seat, tree: Tree, attendance: Attendance) -> None:
+        began = asyncio.get_running_loop().time()
+        ready = await attendance.ready()
+        await self._look_at(tree, start)
+        took_s = asyncio.get_running_loop().time() - began
+        log.info("worker-ready", worker=start.worker, port=seat.port, pid=tree.pid, took_s=took_s)
+        start.was_ready = True
+        await attendance.attend(ready)
+
     async def _end(self, tree: Tree, start: Start) -> None:
         await self._look_at(tree, start)
         await tree.end(KILL_GRACE_S)
@@ -246,107 +258,6 @@ class Supervisor:
         """Note what it has in shared memory: once it is dead, nobody can tell whose that is."""
         start.belongings |= await asyncio.to_thread(cleanup.belongings, tree.pid)
         self._processes.remember(start.belongings)
-
-    # -- while it lives ------------------------------------------------------------------
-
-    async def _watch(self, start: Start, seat: Seat, tree: Tree) -> None:
-        began = asyncio.get_running_loop().time()
-        ready = await self._ready(start, seat, tree)
-        await self._look_at(tree, start)
-        took_s = asyncio.get_running_loop().time() - began
-        log.info("worker-ready", worker=start.worker, port=seat.port, pid=tree.pid, took_s=took_s)
-        start.was_ready = True
-        residence = Residence(start.worker, start.incarnation)
-        async with Control(seat.url, seat.key, start.incarnation) as control, asyncio.TaskGroup() as group:
-            group.create_task(_follow(seat, residence))
-            trial = self._trial(seat, ready, control, residence)
-            findings = await prove(trial)
-            proven = {found.name: found for found in findings.capabilities}
-            _note(start, findings.capabilities)
-            if proven[CONTROL].works:
-                start.control = control
-                start.teller = Teller(start.worker, control)
-                start.has_tier = bool(proven[TIERS].works)
-                group.create_task(start.teller.run())
-                group.create_task(Checker(control, residence).run())
-            if proven[PREFIX_HITS].works:
-                start.residence = residence
-            self._tell(self._up(start, seat, ready, findings))
-            group.create_task(self._read_load(start, seat))
-
-    def _trial(self, seat: Seat, ready: Ready, control: Control, residence: Residence) -> Trial:
-        return Trial(
-            url=seat.url,
-            key=seat.key,
-            model=self._engine.served_name,
-            block_tokens=ready.pool.block_tokens,
-            control=control if seat.control else None,
-            why_not=self._no_control,
-            ordered=self._engine.ordered,
-            host_tokens=self._engine.host_tokens if seat.control else 0,
-            heard=lambda _: residence.probed_tokens,
-            folder=seat.scratch,
-        )
-
-    def _up(self, start: Start, seat: Seat, ready: Ready, findings: Findings) -> WorkerUp:
-        """What was disproved is not said of it."""
-        proven = {found.name: found for found in findings.capabilities}
-        return WorkerUp(
-            worker=start.worker,
-            incarnation=start.incarnation,
-            host=seat.host,
-            port=seat.port,
-            key=seat.key,
-            model=self._engine.served_name,
-            capacity_tokens=ready.pool.tokens,
-            max_model_len=ready.max_model_len,
-            max_seqs=self._engine.max_seqs,
-            ordered=self._engine.ordered and proven[PRIORITY].works is not False,
-            host_tokens=self._engine.host_tokens if proven[TIERS].works else 0,
-            values=bool(proven[CONTROL].works),
-            kv_token_bytes=findings.kv_token_bytes,
-            capabilities=findings.capabilities,
-            gpus=len(seat.gpus) or 1,
-            adapters=ready.adapters,
-        )
-
-    async def _ready(self, start: Start, seat: Seat, tree: Tree) -> Ready:
-        """Wait until it is: our process listens, and it answers as our worker does."""
-        said = ""
-        while True:
-            if await asyncio.to_thread(listener_is_ours, seat.port, tree.pid, seat.host):
-                answer = await probe(seat.url, seat.key, [self._engine.served_name])
-                if isinstance(answer, Ready):
-                    return answer
-                if answer.reason != said:
-                    said = answer.reason
-                    log.debug("worker-not-ready", worker=start.worker, reason=said)
-            await asyncio.sleep(READY_POLL_S)
-
-    async def _read_load(self, start: Start, seat: Seat) -> None:
-        loop, every_s = asyncio.get_running_loop(), self._config.probe_every_s
-        async with Watch(start.worker, start.incarnation, seat.url, every_s) as watch:
-            while True:
-                began = loop.time()
-                self._tell(await watch.read())
-                await asyncio.sleep(max(0.0, began + every_s - loop.time()))
-
-
-def _note(start: Start, proven: Iterable[Capability]) -> None:
-    for found in proven:
-        log.info(
-            "worker-tried",
-            worker=start.worker,
-            capability=found.name,
-            works=found.works,
-            detail=found.detail,
-        )
-
-
-async def _follow(seat: Seat, residence: Residence) -> None:
-    with contextlib.closing(KvEvents(seat.kv_endpoint, seat.kv_replay_endpoint)) as events:
-        async for heard in events:
-            residence.hear(heard)
 
 
 def _cause(exit_code: int, tail: str) -> str:

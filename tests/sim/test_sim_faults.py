@@ -119,7 +119,7 @@ def test_every_workflow_ends_whatever_breaks(seed, profile):
     assert all(r.state is RunState.FINISHED or r.why for r in result.runs)
     assert not world.head.book.live
     assert not world.head.book.steps
-    assert not world._calls
+    assert not world.gateway.calls
 
 
 def test_same_faults_same_facts():
