@@ -18,12 +18,11 @@ from saga_core.ids import NodeId, worker_id
 from saga_core.node import Node
 from saga_core.node_words import (
     Action,
-    AdoptKv,
     EndKnown,
     Event,
-    ExportKv,
     HeadSaid,
     KillWorker,
+    MoveKv,
     Quit,
     RemoveKv,
     Residency,
@@ -189,10 +188,8 @@ class SimNode:
                 self.end_worker(self.workers[action.worker], action.reason)
             case SetWorths():
                 self._value(action)
-            case ExportKv():
-                self._mover.export(action)
-            case AdoptKv():
-                self._mover.adopt(action)
+            case MoveKv():
+                self._mover.move(action.want)
             case RemoveKv():
                 self._mover.remove(action)
             case Quit():

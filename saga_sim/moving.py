@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from saga_core.ids import NodeId
 from saga_core.node import Node
-from saga_core.node_words import AdoptKv, ExportKv, KvAdopted, KvExported, RemoveKv
+from saga_core.node_words import KvMoved, RemoveKv
 from saga_core.policy.migration import Migration
+from saga_core.wire import Half, MoveHalf
 from saga_sim.cache import Cache, Span
 from saga_sim.streams import Stream
 
@@ -68,53 +69,60 @@ class Mover:
     def __init__(self, node: SimNode, policy: Migration, tokens_per_s: float) -> None:
         self._node, self._policy, self._tokens_per_s = node, policy, tokens_per_s
 
-    def export(self, order: ExportKv) -> None:
-        """Write what is there when it is asked; `KvExported` follows."""
-        worker = self._asked(order)
-        here = worker.residence.leading(order.session) if worker is not None else None
+    def move(self, want: MoveHalf) -> None:
+        """Do that half; `KvMoved` follows."""
+        if want.half is Half.EXPORT:
+            self._export(want)
+        else:
+            self._adopt(want)
+
+    def _export(self, want: MoveHalf) -> None:
+        """Write what is there when it is asked."""
+        worker = self._asked(want)
+        here = worker.residence.leading(want.session) if worker is not None else None
         if worker is None or here is None:
-            why = f"nothing of session {order.session} is here"
-            self._node.handle(KvExported(order.head, order.move, reason=why))
+            self._answer(want, reason=f"nothing of session {want.session} is here")
             return
-        file = File(self._node.id, order.session, *here)
+        file = File(self._node.id, want.session, *here)
         tokens = file.blocks * worker.engine.shape.block_tokens
-        what = (self._node.machine, order, file, tokens)
+        what = (self._node.machine, want, file, tokens)
         self._node.clock.after(self._half_s(tokens), self._exported, what)
 
-    def _exported(self, what: tuple[Node, ExportKv, File, int]) -> None:
-        machine, order, file, tokens = what
+    def _exported(self, what: tuple[Node, MoveHalf, File, int]) -> None:
+        machine, want, file, tokens = what
         if machine is not self._node.machine or self._node.down:
             return
-        if self._asked(order) is None:
-            self._node.handle(KvExported(order.head, order.move, reason=f"{order.worker} is gone"))
+        if self._asked(want) is None:
+            self._answer(want, reason=f"{want.worker} is gone")
             return
-        self._node.watcher.files[order.head, order.move] = file
-        self._node.handle(KvExported(order.head, order.move, tokens, tokens))
+        self._node.watcher.files[want.head, want.move] = file
+        self._answer(want, tokens, tokens)
 
-    def adopt(self, order: AdoptKv) -> None:
-        """Read the file; `KvAdopted` follows."""
-        file, worker = self._node.watcher.files.get((order.head, order.move)), self._asked(order)
+    def _adopt(self, want: MoveHalf) -> None:
+        """Read the file."""
+        file, worker = self._node.watcher.files.get((want.head, want.move)), self._asked(want)
         if file is None or worker is None:
-            self._node.handle(KvAdopted(order.head, order.move, reason="the file or the worker is gone"))
+            self._answer(want, reason="the file or the worker is gone")
             return
         tokens = file.blocks * worker.engine.shape.block_tokens
-        self._node.clock.after(self._half_s(tokens), self._adopted, (self._node.machine, order, file))
+        self._node.clock.after(self._half_s(tokens), self._adopted, (self._node.machine, want, file))
 
-    def _adopted(self, what: tuple[Node, AdoptKv, File]) -> None:
-        machine, order, file = what
+    def _adopted(self, what: tuple[Node, MoveHalf, File]) -> None:
+        machine, want, file = what
         if machine is not self._node.machine or self._node.down:
             return
-        worker = self._asked(order)
+        worker = self._asked(want)
         new = take_in(worker.engine.cache, file) if worker is not None else None
         if worker is None or new is None:
-            self._node.handle(
-                KvAdopted(order.head, order.move, reason="it is gone, or too few blocks are free")
-            )
+            self._answer(want, reason="it is gone, or too few blocks are free")
             return
-        worker.residence.hold(order.session, file.stream, file.blocks)
+        worker.residence.hold(want.session, file.stream, file.blocks)
         worker.stir()
         size = worker.engine.shape.block_tokens
-        self._node.handle(KvAdopted(order.head, order.move, file.blocks * size, new * size))
+        self._answer(want, file.blocks * size, new * size)
+
+    def _answer(self, want: MoveHalf, tokens: int = 0, copied_bytes: int = 0, reason: str = "") -> None:
+        self._node.handle(KvMoved(want.head, want.move, want.half, tokens, copied_bytes, reason))
 
     def remove(self, order: RemoveKv) -> None:
         """Nobody wants the file any more."""
@@ -126,10 +134,10 @@ class Mover:
         for name in [name for name, file in files.items() if file.node == self._node.id]:
             del files[name]
 
-    def _asked(self, order: ExportKv | AdoptKv) -> SimWorker | None:
+    def _asked(self, want: MoveHalf) -> SimWorker | None:
         """The worker that it is meant for, if it is there and answers."""
-        worker = self._node.workers[order.worker]
-        current = self._node.machine.workers[order.worker].incarnation == order.incarnation
+        worker = self._node.workers[want.worker]
+        current = self._node.machine.workers[want.worker].incarnation == want.incarnation
         return worker if worker.alive and not worker.hung and current else None
 
     def _half_s(self, tokens: int) -> float:

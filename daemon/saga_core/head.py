@@ -168,7 +168,7 @@ class Head:
                 self._on_goodbye(event)
             case wire.Valued():
                 self.worths.arrived(event)
-            case wire.Exported() | wire.Adopted():
+            case wire.HalfMoved():
                 self._steps.hear(event)
             case ProfileChanged():
                 self._on_profile(event)

@@ -28,6 +28,8 @@ from saga_core.states import MOVE, MoveState, WorkerState, advance
 
 MOST = 256
 """Moves under way at once: a tick looks at each of them, some 1 us."""
+HALF = {MoveState.EXPORTING: wire.Half.EXPORT, MoveState.ADOPTING: wire.Half.ADOPT}
+"""What is asked for in each state."""
 REPEAT_S = 0.5
 """A want that was not answered is said again after so long: sooner than others, a step waits for it."""
 
@@ -138,19 +140,12 @@ class Moves:
     def _say(self, move: Move) -> None:
         """What is wanted of whose turn it is."""
         move.said_at = self.desk.now
-        head, source, target = self.desk.book.head, move.source, move.target
-        want: wire.ExportSession | wire.AdoptSession
-        if move.state is MoveState.EXPORTING:
-            want = wire.ExportSession(
-                head=head, move=move.number, worker=source.worker, incarnation=source.incarnation,
-                session=move.session, to=target.node,
-            )  # fmt: skip
-        else:
-            want = wire.AdoptSession(
-                head=head, move=move.number, worker=target.worker, incarnation=target.incarnation,
-                session=move.session, source=source.node,
-            )  # fmt: skip
-        self.desk.do(Send(self._turn(move).node, want))
+        mine, other = self._turn(move), move.source if move.state is MoveState.ADOPTING else move.target
+        want = wire.MoveHalf(
+            head=self.desk.book.head, move=move.number, half=HALF[move.state], worker=mine.worker,
+            incarnation=mine.incarnation, session=move.session, other=other.node,
+        )  # fmt: skip
+        self.desk.do(Send(mine.node, want))
 
     @staticmethod
     def _turn(move: Move) -> End:
@@ -170,36 +165,28 @@ class Moves:
 
     # -- how it goes on ------------------------------------------------------------------
 
-    def exported(self, said: wire.Exported) -> list[Move]:
-        """The old home has answered: the moves that end by it."""
-        move = self._current(said, MoveState.EXPORTING)
+    def answered(self, said: wire.HalfMoved) -> list[Move]:
+        """A node has answered: the moves that end by it. What is resident at the new home its node reports, as always."""
+        move = self._current(said)
         if move is None:
             return []
         if said.reason or not said.tokens:
-            return [self._fail(move, said.reason or "nothing of it was there")]
-        self._advance(move, "exported")
-        self._say(move)
-        return []
-
-    def adopted(self, said: wire.Adopted) -> list[Move]:
-        """The new home has answered: the moves that end by it. What is resident there its node reports, as always."""
-        move = self._current(said, MoveState.ADOPTING)
-        if move is None:
+            return [self._fail(move, said.reason or f"nothing of it was {said.half}ed")]
+        self._advance(move, f"{said.half}ed")
+        if move.state is MoveState.ADOPTING:
+            self._say(move)
             return []
-        if said.reason or not said.tokens:
-            return [self._fail(move, said.reason or "nothing of it was taken")]
-        self._advance(move, "adopted")
         return [self._end(move, tokens=said.tokens, copied_bytes=said.copied_bytes)]
 
-    def _current(self, said: wire.Exported | wire.Adopted, state: MoveState) -> Move | None:
+    def _current(self, said: wire.HalfMoved) -> Move | None:
         move = self.all.get(said.move)
         if (
             move is None
             or said.head != self.desk.book.head
-            or move.state is not state
+            or said.half is not HALF[move.state]
             or self._turn(move).node != said.node
         ):
-            self.desk.ignore("stale", f"{type(said).__name__} of move {said.move} by {said.node}")
+            self.desk.ignore("stale", f"{said.half} of move {said.move} by {said.node}")
             return None
         return move
 

@@ -24,8 +24,7 @@ from saga_core.node_words import (
     FindHead,
     HeadSaid,
     Ignored,
-    KvAdopted,
-    KvExported,
+    KvMoved,
     ProgramExited,
     Quit,
     Residency,
@@ -119,10 +118,8 @@ class Node:
                 self.fleet.on_silent(event)
             case Residency():
                 self.fleet.on_residency(event)
-            case KvExported():
-                self.moves.on_exported(event)
-            case KvAdopted():
-                self.moves.on_adopted(event)
+            case KvMoved():
+                self.moves.on_moved(event)
             case ProgramExited():
                 self.programs.on_exited(event)
             case EndKnown():
@@ -166,10 +163,8 @@ class Node:
                 self.fleet.value(message, self.head)
             case wire.RestartWorker():
                 self.fleet.restart(message)
-            case wire.ExportSession():
-                self.moves.export(message, self.head)
-            case wire.AdoptSession():
-                self.moves.adopt(message, self.head)
+            case wire.MoveHalf():
+                self.moves.ask(message, self.head)
             case wire.EndMove():
                 self.moves.end(message)
             case wire.Shutdown():

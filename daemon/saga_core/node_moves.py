@@ -14,134 +14,94 @@ from dataclasses import dataclass
 from saga_core import wire
 from saga_core.ids import NodeId
 from saga_core.node_desk import NodeDesk
-from saga_core.node_words import AdoptKv, ExportKv, Ignored, KvAdopted, KvExported, RemoveKv, SendHead
+from saga_core.node_words import Ignored, KvMoved, MoveKv, RemoveKv, SendHead
 from saga_core.node_workers import Workers
 from saga_core.states import WorkerState
+from saga_core.wire import Half
 
 KEEP_S = 60.0
 """A file that nobody has asked for longer is removed: a head waits for some seconds."""
 
-Name = tuple[int, int]
-"""Head and number of a move."""
+Name = tuple[int, int, Half]
+"""Head and number of a move, and which half of it."""
 
 
 @dataclass(slots=True, eq=False)
-class Half:
-    """What was asked for, and how it went."""
+class Asked:
+    """A half that was asked for, and how it went."""
 
     begun_at: float
-    answer: wire.Exported | wire.Adopted | None = None
+    answer: wire.HalfMoved | None = None
     unwanted: bool = False
     """The head has ended the move while the engine was at it."""
 
 
 class Moves:
-    """Exports and adoptions of one node."""
+    """The halves of moves that one node does."""
 
     def __init__(self, desk: NodeDesk, node: NodeId, incarnation: int, workers: Workers) -> None:
         self.desk, self.node, self.incarnation, self.workers = desk, node, incarnation, workers
-        self.exports: dict[Name, Half] = {}
-        self.adoptions: dict[Name, Half] = {}
+        self.asked: dict[Name, Asked] = {}
 
     # -- what the head wants -------------------------------------------------------------
 
-    def export(self, want: wire.ExportSession, head: int) -> None:
-        if self._is_stale(want, head) or self._is_known(self.exports, (want.head, want.move)):
+    def ask(self, want: wire.MoveHalf, head: int) -> None:
+        if want.head != head:
+            self.desk.out.append(Ignored("stale", f"move {want.move} of head {want.head}"))
             return
-        why_not = self._why_not(want)
-        if why_not:
-            self._say(self._exported(KvExported(want.head, want.move, reason=why_not)))
-            return
-        self.exports[want.head, want.move] = Half(self.desk.now)
-        self.desk.out.append(
-            ExportKv(want.head, want.move, want.worker, want.incarnation, want.session, want.to)
-        )
+        name = (want.head, want.move, want.half)
+        asked, why_not = self.asked.get(name), self._why_not(want)
+        if asked is not None:
+            if asked.answer is not None:
+                self._say(asked.answer)
+        elif why_not:
+            self._say(self._answer(KvMoved(*name, reason=why_not)))
+        else:
+            self.asked[name] = Asked(self.desk.now)
+            self.desk.out.append(MoveKv(want))
 
-    def adopt(self, want: wire.AdoptSession, head: int) -> None:
-        if self._is_stale(want, head) or self._is_known(self.adoptions, (want.head, want.move)):
-            return
-        why_not = self._why_not(want)
-        if why_not:
-            self._say(self._adopted(KvAdopted(want.head, want.move, reason=why_not)))
-            return
-        self.adoptions[want.head, want.move] = Half(self.desk.now)
-        self.desk.out.append(
-            AdoptKv(want.head, want.move, want.worker, want.incarnation, want.session, want.source)
-        )
-
-    def _is_stale(self, want: wire.ExportSession | wire.AdoptSession, head: int) -> bool:
-        if want.head == head:
-            return False
-        self.desk.out.append(Ignored("stale", f"move {want.move} of head {want.head}"))
-        return True
-
-    def _is_known(self, halves: dict[Name, Half], name: Name) -> bool:
-        half = halves.get(name)
-        if half is not None and half.answer is not None:
-            self._say(half.answer)
-        return half is not None
-
-    def _why_not(self, want: wire.ExportSession | wire.AdoptSession) -> str:
+    def _why_not(self, want: wire.MoveHalf) -> str:
         worker = self.workers.all.get(want.worker)
         if worker is None or worker.incarnation != want.incarnation or worker.state is not WorkerState.READY:
             return f"{want.worker} incarnation {want.incarnation} is not there"
         return "" if worker.up is not None and worker.up.kv_token_bytes else f"{want.worker} cannot move KV"
 
     def end(self, want: wire.EndMove) -> None:
-        name = (want.head, want.move)
-        if name in self.exports:
-            self._drop_export(name, self.exports[name])
-        half = self.adoptions.get(name)
-        if half is not None:
-            half.unwanted = True
-            if half.answer is not None:
-                del self.adoptions[name]
+        for half in Half:
+            name = (want.head, want.move, half)
+            if name in self.asked:
+                self._drop(name, self.asked[name])
 
-    def _drop_export(self, name: Name, half: Half) -> None:
-        half.unwanted = True
-        if half.answer is not None:
-            del self.exports[name]
-            self.desk.out.append(RemoveKv(*name))
+    def _drop(self, name: Name, asked: Asked) -> None:
+        """Nobody wants it any more: it is forgotten as soon as the engine is not at it."""
+        asked.unwanted = True
+        if asked.answer is not None:
+            del self.asked[name]
+            head, move, half = name
+            if half is Half.EXPORT:
+                self.desk.out.append(RemoveKv(head, move))
 
     # -- what the shell says -------------------------------------------------------------
 
-    def on_exported(self, event: KvExported) -> None:
-        name = (event.head, event.move)
-        half = self.exports.get(name)
-        if half is None or half.answer is not None:
-            self.desk.out.append(Ignored("stale", f"export of move {event.move}"))
+    def on_moved(self, event: KvMoved) -> None:
+        name = (event.head, event.move, event.half)
+        asked = self.asked.get(name)
+        if asked is None or asked.answer is not None:
+            self.desk.out.append(Ignored("stale", f"{event.half} of move {event.move}"))
             return
-        half.answer = self._exported(event)
-        if half.unwanted:
-            self._drop_export(name, half)
+        asked.answer = self._answer(event)
+        if asked.unwanted:
+            self._drop(name, asked)
         else:
-            self._say(half.answer)
+            self._say(asked.answer)
 
-    def on_adopted(self, event: KvAdopted) -> None:
-        name = (event.head, event.move)
-        half = self.adoptions.get(name)
-        if half is None or half.answer is not None:
-            self.desk.out.append(Ignored("stale", f"adoption of move {event.move}"))
-            return
-        half.answer = self._adopted(event)
-        if half.unwanted:
-            del self.adoptions[name]
-        else:
-            self._say(half.answer)
-
-    def _exported(self, event: KvExported) -> wire.Exported:
-        return wire.Exported(
-            node=self.node, incarnation=self.incarnation, head=event.head, move=event.move,
+    def _answer(self, event: KvMoved) -> wire.HalfMoved:
+        return wire.HalfMoved(
+            node=self.node, incarnation=self.incarnation, head=event.head, move=event.move, half=event.half,
             tokens=event.tokens, copied_bytes=event.copied_bytes, reason=event.reason,
         )  # fmt: skip
 
-    def _adopted(self, event: KvAdopted) -> wire.Adopted:
-        return wire.Adopted(
-            node=self.node, incarnation=self.incarnation, head=event.head, move=event.move,
-            tokens=event.tokens, copied_bytes=event.copied_bytes, reason=event.reason,
-        )  # fmt: skip
-
-    def _say(self, answer: wire.Exported | wire.Adopted) -> None:
+    def _say(self, answer: wire.HalfMoved) -> None:
         self.desk.out.append(SendHead(answer))
 
     # -- time ----------------------------------------------------------------------------
@@ -155,16 +115,11 @@ class Moves:
         self._forget(self.desk.now)
 
     def _forget(self, since: float) -> None:
-        for name, half in list(self.exports.items()):
-            if half.begun_at <= since:
-                self._drop_export(name, half)
-        for name, half in list(self.adoptions.items()):
-            if half.begun_at <= since:
-                half.unwanted = True
-                if half.answer is not None:
-                    del self.adoptions[name]
+        for name, asked in list(self.asked.items()):
+            if asked.begun_at <= since:
+                self._drop(name, asked)
 
     def check(self) -> None:
         """Raise AssertionError where a file stays that nobody wants."""
-        for half in (*self.exports.values(), *self.adoptions.values()):
-            assert not (half.unwanted and half.answer is not None), "an unwanted half is kept"
+        for asked in self.asked.values():
+            assert not (asked.unwanted and asked.answer is not None), "an unwanted half is kept"

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import msgspec
 
 from saga_core import wire
-from saga_core.ids import NodeId, SessionId, WorkerId, WorkflowId
+from saga_core.ids import SessionId, WorkerId, WorkflowId
 
 # -- events ------------------------------------------------------------------------------
 
@@ -85,21 +85,12 @@ class Residency(msgspec.Struct, frozen=True):
     """Times that the engine was asked instead."""
 
 
-class KvExported(msgspec.Struct, frozen=True):
-    """The answer to `ExportKv`; reason: why the file is not there."""
+class KvMoved(msgspec.Struct, frozen=True):
+    """The answer to `MoveKv`; reason: why that half is not done."""
 
     head: int
     move: int
-    tokens: int = 0
-    copied_bytes: int = 0
-    reason: str = ""
-
-
-class KvAdopted(msgspec.Struct, frozen=True):
-    """The answer to `AdoptKv`; reason: why the engine has not taken it in."""
-
-    head: int
-    move: int
+    half: wire.Half
     tokens: int = 0
     copied_bytes: int = 0
     reason: str = ""
@@ -135,8 +126,7 @@ Event = (
     | WorkerLoad
     | WorkerSilent
     | Residency
-    | KvExported
-    | KvAdopted
+    | KvMoved
     | ProgramExited
     | EndKnown
     | StopAsked
@@ -186,26 +176,10 @@ class SetWorths(msgspec.Struct, frozen=True):
     soon: tuple[SessionId, ...] = ()
 
 
-class ExportKv(msgspec.Struct, frozen=True):
-    """Have the engine write a session's KV to the file of this move; `KvExported` is the answer."""
+class MoveKv(msgspec.Struct, frozen=True):
+    """Have the engine do its half of a move; `KvMoved` is the answer."""
 
-    head: int
-    move: int
-    worker: WorkerId
-    incarnation: int
-    session: SessionId
-    to: NodeId
-
-
-class AdoptKv(msgspec.Struct, frozen=True):
-    """Have the engine take in what `source` has written to the file of this move; `KvAdopted` is the answer."""
-
-    head: int
-    move: int
-    worker: WorkerId
-    incarnation: int
-    session: SessionId
-    source: NodeId
+    want: wire.MoveHalf
 
 
 class RemoveKv(msgspec.Struct, frozen=True):
@@ -238,8 +212,7 @@ Action = (
     | StartProgram
     | EndProgram
     | SetWorths
-    | ExportKv
-    | AdoptKv
+    | MoveKv
     | RemoveKv
     | FindHead
     | Quit

@@ -196,12 +196,9 @@ class Steps:
             self._leaving.tick()
         self.worths.tick()
 
-    def hear(self, said: wire.Exported | wire.Adopted) -> None:
+    def hear(self, said: wire.HalfMoved) -> None:
         """A node says how its half of a move went."""
-        if isinstance(said, wire.Exported):
-            self._release(self.moves.exported(said))
-        else:
-            self._release(self.moves.adopted(said))
+        self._release(self.moves.answered(said))
 
     def _release(self, ended: list[Move]) -> None:
         for lost in self._dispatches.release(ended):

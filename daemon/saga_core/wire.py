@@ -13,6 +13,7 @@ docs/protocol.md says the same in prose.
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Final, TypeVar
 
 import msgspec
@@ -149,25 +150,19 @@ class Valued(Message, frozen=True, kw_only=True):
     version: int
 
 
-class Exported(Message, frozen=True, kw_only=True):
-    """The KV that the move is about lies in its file; with a reason, it does not and why."""
+class Half(StrEnum):
+    EXPORT = "export"  # the old home writes the session's KV to the file of the move
+    ADOPT = "adopt"  # the new home takes in what the file holds
+
+
+class HalfMoved(Message, frozen=True, kw_only=True):
+    """That half of a move is done; with a reason, it is not and why."""
 
     node: NodeId
     incarnation: int
     head: int
     move: int
-    tokens: int = 0
-    copied_bytes: int = 0
-    reason: str = ""
-
-
-class Adopted(Message, frozen=True, kw_only=True):
-    """The engine of the new home has taken it in; with a reason, it has not and why."""
-
-    node: NodeId
-    incarnation: int
-    head: int
-    move: int
+    half: Half
     tokens: int = 0
     copied_bytes: int = 0
     reason: str = ""
@@ -257,30 +252,19 @@ class RestartWorker(Message, frozen=True, kw_only=True):
     reason: str
 
 
-class ExportSession(Message, frozen=True, kw_only=True):
-    """Want: what `worker` has of `session` lies in a file of this move. Repeated until an `Exported` of it arrives."""
+class MoveHalf(Message, frozen=True, kw_only=True):
+    """Want: that half of a move is done by the engine of `worker`. Repeated until a `HalfMoved` of it arrives."""
 
     head: int
     move: int
     """Counts up per head; head and move name the file."""
+    half: Half
     worker: WorkerId
     incarnation: int
     """Of the worker."""
     session: SessionId
-    to: NodeId
-    """Whose engine will read it: the same node's by shared memory, another's in the cluster folder."""
-
-
-class AdoptSession(Message, frozen=True, kw_only=True):
-    """Want: `worker` has taken the KV in that the file of this move holds. Repeated until an `Adopted` of it arrives."""
-
-    head: int
-    move: int
-    worker: WorkerId
-    incarnation: int
-    session: SessionId
-    source: NodeId
-    """Where it was exported."""
+    other: NodeId
+    """Of the other half: the file is in shared memory if it is the same node, in the cluster folder if it is another."""
 
 
 class EndMove(Message, frozen=True, kw_only=True):
@@ -296,7 +280,7 @@ class Shutdown(Message, frozen=True, kw_only=True):
     reason: str
 
 
-ToHead = Hello | Report | Goodbye | Valued | Exported | Adopted
+ToHead = Hello | Report | Goodbye | Valued | HalfMoved
 ToNode = (
     Welcome
     | Refused
@@ -307,8 +291,7 @@ ToNode = (
     | ForgetProgram
     | Worths
     | RestartWorker
-    | ExportSession
-    | AdoptSession
+    | MoveHalf
     | EndMove
     | Shutdown
 )

@@ -22,15 +22,14 @@ from saga_core.ids import NodeId, worker_id
 from saga_core.node import Node
 from saga_core.node_words import (
     Action,
-    AdoptKv,
     EndKnown,
     EndProgram,
     Event,
-    ExportKv,
     FindHead,
     HeadSaid,
     Ignored,
     KillWorker,
+    MoveKv,
     Quit,
     RemoveKv,
     SendHead,
@@ -156,10 +155,8 @@ class Daemon:
                 self._runner.end(action.workflow, action.attempt, action.grace_s)
             case SetWorths():
                 self._supervisor.set_worths(action)
-            case ExportKv():
-                self._mover.export(action)
-            case AdoptKv():
-                self._mover.adopt(action)
+            case MoveKv():
+                self._mover.move(action.want)
             case RemoveKv():
                 self._mover.remove(action)
             case FindHead():

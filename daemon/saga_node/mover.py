@@ -20,7 +20,8 @@ from pathlib import Path
 from saga_core.access import MOVING
 from saga_core.ids import NodeId, WorkerId
 from saga_core.kv.commands import Adopt, Command, Export, Moved
-from saga_core.node_words import AdoptKv, ExportKv, KvAdopted, KvExported, RemoveKv
+from saga_core.node_words import KvMoved, RemoveKv
+from saga_core.wire import Half, MoveHalf
 from saga_node.processes import Processes
 from saga_node.tasks import Tasks
 from saga_shell import log
@@ -45,7 +46,7 @@ class Mover:
         cluster: Path,
         processes: Processes,
         control: Callable[[WorkerId, int], Control | None],
-        tell: Callable[[KvExported | KvAdopted], None],
+        tell: Callable[[KvMoved], None],
     ) -> None:
         """`control`: of one incarnation of a worker, if it has session control and is ready."""
         self._node, self._shared, self._processes = node, cluster / MOVING, processes
@@ -54,13 +55,9 @@ class Mover:
         self._tasks = Tasks()
         shutil.rmtree(self._shared / node, ignore_errors=True)  # of a daemon before this one
 
-    def export(self, order: ExportKv) -> None:
-        """Have it written; `KvExported` follows."""
-        self._tasks.start(self._export(order), f"export {order.move}")
-
-    def adopt(self, order: AdoptKv) -> None:
-        """Have it read; `KvAdopted` follows."""
-        self._tasks.start(self._adopt(order), f"adoption {order.move}")
+    def move(self, want: MoveHalf) -> None:
+        """Have that half done; `KvMoved` follows."""
+        self._tasks.start(self._answer(want), f"{want.half} of move {want.move}")
 
     def remove(self, order: RemoveKv) -> None:
         """Remove what an export has left."""
@@ -71,50 +68,40 @@ class Mover:
         self._tasks.cancel()
         await self._tasks.finished()
 
-    async def _export(self, order: ExportKv) -> None:
-        answer = KvExported(order.head, order.move, reason="the export was broken off")
+    async def _answer(self, want: MoveHalf) -> None:
+        name = (want.head, want.move, want.half)
+        answer = KvMoved(*name, reason=f"the {want.half} was broken off")
         try:
-            folder = self._folder(self._node, order.to)
-            self._processes.own(folder)
-            await asyncio.to_thread(_prepare, folder)
-            path = folder / _name(order.head, order.move)
-            moved = await self._ask(
-                order.worker, order.incarnation, Export(session=order.session, path=str(path))
-            )
-            answer = KvExported(order.head, order.move, moved.tokens, moved.copied_bytes)
+            moved = await (self._export(want) if want.half is Half.EXPORT else self._adopt(want))
+            answer = KvMoved(*name, moved.tokens, moved.copied_bytes)
         except (NoControl, OSError) as error:
-            answer = KvExported(order.head, order.move, reason=str(error))
-            log.warning("kv-not-exported", session=order.session, worker=order.worker, reason=error)
+            answer = KvMoved(*name, reason=str(error))
+            log.warning(f"kv-not-{want.half}ed", session=want.session, worker=want.worker, reason=error)
         finally:
             self._tell(answer)
 
-    async def _adopt(self, order: AdoptKv) -> None:
-        answer = KvAdopted(order.head, order.move, reason="the adoption was broken off")
-        try:
-            path = self._folder(order.source, self._node) / _name(order.head, order.move)
-            moved = await self._ask_again(
-                order.worker, order.incarnation, Adopt(session=order.session, path=str(path))
-            )
-            answer = KvAdopted(order.head, order.move, moved.tokens, moved.copied_bytes)
-        except (NoControl, OSError) as error:
-            answer = KvAdopted(order.head, order.move, reason=str(error))
-            log.warning("kv-not-adopted", session=order.session, worker=order.worker, reason=error)
-        finally:
-            self._tell(answer)
+    async def _export(self, want: MoveHalf) -> Moved:
+        folder = self._folder(self._node, want.other)
+        self._processes.own(folder)
+        await asyncio.to_thread(_prepare, folder)
+        path = folder / _name(want.head, want.move)
+        return await self._ask(want, Export(session=want.session, path=str(path)))
 
-    async def _ask_again(self, worker: WorkerId, incarnation: int, command: Command) -> Moved:
-        """As `_ask`, of an engine that may not be ready yet."""
+    async def _adopt(self, want: MoveHalf) -> Moved:
+        """From an engine that may not be ready for it yet."""
+        path = self._folder(want.other, self._node) / _name(want.head, want.move)
+        adopt = Adopt(session=want.session, path=str(path))
         for pause_s in AGAIN_S:
             try:
-                return await self._ask(worker, incarnation, command)
+                return await self._ask(want, adopt)
             except NotYet:
                 await asyncio.sleep(pause_s)
-        return await self._ask(worker, incarnation, command)
+        return await self._ask(want, adopt)
 
-    async def _ask(self, worker: WorkerId, incarnation: int, command: Command) -> Moved:
-        control = self._control(worker, incarnation)
+    async def _ask(self, want: MoveHalf, command: Command) -> Moved:
+        control = self._control(want.worker, want.incarnation)
         if control is None:
-            raise NoControl(f"{worker} incarnation {incarnation} is not there")
+            raise NoControl(f"{want.worker} incarnation {want.incarnation} is not there")
         answer = await control.ask(command)
         if not isinstance(answer, Moved):
             raise NoControl(f"an answer to another order: {type(answer).__name__}")

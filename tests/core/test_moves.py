@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 from core_rig import Rig, config, dispatched, facts, ignored, one, only, said, worker
 
@@ -13,12 +15,10 @@ from saga_core.events import DrainAsked, Outcome, SessionMoved, StepLost
 from saga_core.node import Node
 from saga_core.node_moves import KEEP_S
 from saga_core.node_words import (
-    AdoptKv,
-    ExportKv,
     HeadSaid,
     Ignored,
-    KvAdopted,
-    KvExported,
+    KvMoved,
+    MoveKv,
     RemoveKv,
     SendHead,
     WorkerUp,
@@ -27,6 +27,7 @@ from saga_core.node_words import Tick as NodeTick
 from saga_core.policy.migration import FAILED_TIMES, HALF_LIFE_S, LEARNT, Migration, Offer, Way, price
 from saga_core.reasons import why
 from saga_core.states import WorkerState
+from saga_core.wire import Half
 
 OLD, NEW = "n1/0", "n2/0"
 ROOM = {"capacity_tokens": 100_000, "kv_token_bytes": 512, "values": True}
@@ -50,48 +51,37 @@ def settled(rig: Rig, tokens: int = LONG, **more) -> int:
     return flow
 
 
-def moving(rig: Rig, tokens: int = LONG) -> tuple[int, wire.ExportSession]:
+def moving(rig: Rig, tokens: int = LONG) -> tuple[int, wire.MoveHalf]:
     """The same, with its next step: the workflow, and what the old home is asked."""
     flow = settled(rig, tokens)
     actions = rig.step(flow)
     assert not only(actions, Dispatch), "it waits"
-    return flow, wants(actions, "n1", wire.ExportSession)[0]
+    return flow, halves(actions, "n1", Half.EXPORT)[0]
 
 
 def wants(actions, node, kind):
     return [message for message in said(actions, node) if isinstance(message, kind)]
 
 
-def exported(rig: Rig, want, tokens=LONG, node="n1", **more):
-    return rig(
-        wire.Exported(
-            **{
-                "node": node,
-                "incarnation": 1,
-                "head": want.head,
-                "move": want.move,
-                "tokens": tokens,
-                "copied_bytes": 512 * tokens,
-            }
-            | more
-        )
-    )
+def halves(actions, node, half):
+    return [want for want in wants(actions, node, wire.MoveHalf) if want.half is half]
 
 
-def adopted(rig: Rig, want, tokens=LONG, node="n2", **more):
-    return rig(
-        wire.Adopted(
-            **{
-                "node": node,
-                "incarnation": 1,
-                "head": want.head,
-                "move": want.move,
-                "tokens": tokens,
-                "copied_bytes": 512 * tokens,
-            }
-            | more
-        )
-    )
+def answered(rig: Rig, want, tokens=LONG, *, half: Half, **more):
+    """The node of that half says how it went."""
+    told = {
+        "node": "n1" if half is Half.EXPORT else "n2",
+        "incarnation": 1,
+        "head": want.head,
+        "move": want.move,
+        "half": half,
+        "tokens": tokens,
+        "copied_bytes": 512 * tokens,
+    }
+    return rig(wire.HalfMoved(**(told | more)))
+
+
+exported, adopted = (partial(answered, half=half) for half in Half)
 
 
 def moved(actions) -> SessionMoved:
@@ -105,10 +95,10 @@ def moved(actions) -> SessionMoved:
 def test_the_next_step_after_a_drain_finds_its_kv_at_the_new_home():
     rig = two()
     flow, want = moving(rig)
-    assert (want.worker, want.incarnation, want.session, want.to) == (OLD, 1, f"{flow}.main", "n2")
+    assert (want.worker, want.incarnation, want.session, want.other) == (OLD, 1, f"{flow}.main", "n2")
     actions = exported(rig, want)
-    (adopt,) = wants(actions, "n2", wire.AdoptSession)
-    assert (adopt.worker, adopt.incarnation, adopt.session, adopt.source) == (NEW, 1, f"{flow}.main", "n1")
+    (adopt,) = halves(actions, "n2", Half.ADOPT)
+    assert (adopt.worker, adopt.incarnation, adopt.session, adopt.other) == (NEW, 1, f"{flow}.main", "n1")
     assert (adopt.head, adopt.move) == (want.head, want.move)
     assert not only(actions, Dispatch)
     rig.now += 0.03
@@ -128,10 +118,10 @@ def test_the_old_engine_hears_that_it_is_over_there_when_the_move_has_ended_and_
     rig = two()
     flow = settled(rig)
     rig.tick()
-    _, want = flow, wants(rig.step(flow), "n1", wire.ExportSession)[0]
+    _, want = flow, halves(rig.step(flow), "n1", Half.EXPORT)[0]
     before = [w for w in said(rig.tick(), "n1") if isinstance(w, wire.Worths) and w.worths]
     assert not any(f"{flow}.main" in w.worths and w.worths[f"{flow}.main"][0] == 0 for w in before)
-    (adopt,) = wants(exported(rig, want), "n2", wire.AdoptSession)
+    (adopt,) = halves(exported(rig, want), "n2", Half.ADOPT)
     adopted(rig, adopt)
     (told,) = [w for w in said(rig.tick(), "n1") if isinstance(w, wire.Worths)]
     assert told.worths[f"{flow}.main"][0] == 0
@@ -140,7 +130,7 @@ def test_the_old_engine_hears_that_it_is_over_there_when_the_move_has_ended_and_
 def test_it_says_so_to_whoever_asks():
     rig = two()
     flow, want = moving(rig)
-    (adopt,) = wants(exported(rig, want), "n2", wire.AdoptSession)
+    (adopt,) = halves(exported(rig, want), "n2", Half.ADOPT)
     adopted(rig, adopt)
     (made,) = [d for d in rig.head.decisions.of(flow) if d.verdict is Verdict.MIGRATED]
     assert (made.worker, made.tokens) == (NEW, LONG)
@@ -152,7 +142,7 @@ def test_a_second_step_of_the_session_waits_for_the_same_move():
     rig = two()
     flow, want = moving(rig)
     assert not only(rig.step(flow), Dispatch)
-    (adopt,) = wants(exported(rig, want), "n2", wire.AdoptSession)
+    (adopt,) = halves(exported(rig, want), "n2", Half.ADOPT)
     assert [d.step for d in only(adopted(rig, adopt), Dispatch)] == [2, 3]
 
 
@@ -178,7 +168,7 @@ def test_otherwise_it_is_sent_at_once(rig, tokens):
     rig(DrainAsked(node=home.partition("/")[0]))
     actions = rig.step(flow)
     assert {home, dispatched(actions)} == {OLD, NEW}
-    assert not wants(actions, "n1", wire.ExportSession)
+    assert not halves(actions, "n1", Half.EXPORT)
 
 
 def test_what_cannot_be_read_there_is_not_sent():
@@ -227,7 +217,7 @@ def test_computing_is_priced_by_what_it_took_here():
     rig.finish(1, prompt_tokens=LONG - 10, output_tokens=10, ttft_s=3.0)  # the table says 0.36 s
     rig(DrainAsked(node="n1"))
     actions = rig.step(flow)
-    assert wants(actions, "n1", wire.ExportSession), "0.42 s for moving is less, though not by the table"
+    assert halves(actions, "n1", Half.EXPORT), "0.42 s for moving is less, though not by the table"
     rig = two(kv_token_bytes=5_000)
     assert dispatched(rig.step(settled(rig))) == NEW
 
@@ -272,7 +262,7 @@ def old_home_anew(rig, want):
     ("fault", "said_so"),
     [
         (failing_export, "the disk is full"),
-        (nothing_there, "nothing of it was there"),
+        (nothing_there, "nothing of it was exported"),
         (late_export, "not exported within 0.5 s"),
         (old_home_gone, f"its old home {OLD} is gone"),
         (old_home_anew, f"its old home {OLD} is gone"),
@@ -320,7 +310,7 @@ def test_a_step_whose_new_home_is_lost_meanwhile_goes_elsewhere(halfway):
     assert facts(actions, StepLost)
     (again,) = only(actions, Dispatch) or [None]
     if again is None:  # it is brought there as well
-        (export,) = wants(actions, "n1", wire.ExportSession)
+        (export,) = halves(actions, "n1", Half.EXPORT)
         node = other.partition("/")[0]
         exported(rig, export)
         again = one(adopted(rig, export, node=node), Dispatch)
@@ -331,7 +321,7 @@ def test_a_client_that_leaves_is_not_waited_for():
     rig = two()
     flow, want = moving(rig)
     rig.finish(2, Outcome.CLIENT_GONE)
-    (adopt,) = wants(exported(rig, want), "n2", wire.AdoptSession)
+    (adopt,) = halves(exported(rig, want), "n2", Half.ADOPT)
     actions = adopted(rig, adopt)
     assert not only(actions, Dispatch)
     assert moved(actions).tokens == LONG, "its next step finds it"
@@ -351,12 +341,12 @@ def test_a_want_that_is_not_answered_is_said_again_and_an_answer_counts_once():
     rig = two(kv_token_bytes=64)
     rig.head.moves.policy = Migration(patience_s=5.0)
     _, want = moving(rig)
-    assert wants(rig.tick(0.4), "n1", wire.ExportSession) == []
-    assert wants(rig.tick(0.2), "n1", wire.ExportSession) == [want]
-    (adopt,) = wants(exported(rig, want), "n2", wire.AdoptSession)
+    assert halves(rig.tick(0.4), "n1", Half.EXPORT) == []
+    assert halves(rig.tick(0.2), "n1", Half.EXPORT) == [want]
+    (adopt,) = halves(exported(rig, want), "n2", Half.ADOPT)
     assert ignored(exported(rig, want)) == ["stale"]
     assert ignored(exported(rig, want, node="n2")) == ["stale"]
-    assert wants(rig.tick(0.6), "n2", wire.AdoptSession) == [adopt]
+    assert halves(rig.tick(0.6), "n2", Half.ADOPT) == [adopt]
     assert ignored(adopted(rig, adopt, node="n1")) == ["stale"], "by whom it was not asked for"
     assert ignored(adopted(rig, adopt, head=adopt.head + 1)) == ["stale"]
     assert dispatched(adopted(rig, adopt)) == NEW
@@ -384,42 +374,42 @@ def away(within_s=30.0) -> tuple[Rig, int]:
 
 def test_what_does_nothing_is_handed_on_before_its_node_is_cut_off():
     rig, flow = away()
-    assert wants(rig.tick(5.0), "n1", wire.ExportSession) == []
-    (want,) = wants(rig.tick(6.0), "n1", wire.ExportSession)
-    (adopt,) = wants(exported(rig, want), "n2", wire.AdoptSession)
-    assert wants(rig.tick(), "n1", wire.ExportSession) == [], "it is on its way"
+    assert halves(rig.tick(5.0), "n1", Half.EXPORT) == []
+    (want,) = halves(rig.tick(6.0), "n1", Half.EXPORT)
+    (adopt,) = halves(exported(rig, want), "n2", Half.ADOPT)
+    assert halves(rig.tick(), "n1", Half.EXPORT) == [], "it is on its way"
     assert moved(adopted(rig, adopt)).failed == ""
     name = f"{flow}.main"
     assert rig.head.book.sessions[name].home == NEW
     assert rig.replayed().sessions[name].home == NEW
     rig.report(worker(OLD, **ROOM), resident=[wire.ResidentFact(OLD, name, LONG)])
     rig.report(worker(NEW, **ROOM), node="n2", resident=[wire.ResidentFact(NEW, name, LONG)])
-    assert wants(rig.tick(), "n1", wire.ExportSession) == []
+    assert halves(rig.tick(), "n1", Half.EXPORT) == []
     (step,) = only(rig.step(flow), Dispatch)
     assert (step.worker, step.why.startswith("resumed at home")) == (NEW, True)
 
 
 def test_a_session_that_comes_back_while_it_is_handed_on_waits_for_that():
     rig, flow = away()
-    (want,) = wants(rig.tick(11.0), "n1", wire.ExportSession)
+    (want,) = halves(rig.tick(11.0), "n1", Half.EXPORT)
     assert not only(rig.step(flow), Dispatch)
-    (adopt,) = wants(exported(rig, want), "n2", wire.AdoptSession)
+    (adopt,) = halves(exported(rig, want), "n2", Half.ADOPT)
     assert dispatched(adopted(rig, adopt)) == NEW
 
 
 def test_what_could_not_be_handed_on_is_at_home_where_it_was():
     rig, flow = away()
-    (want,) = wants(rig.tick(11.0), "n1", wire.ExportSession)
+    (want,) = halves(rig.tick(11.0), "n1", Half.EXPORT)
     assert moved(exported(rig, want, tokens=0, reason="the disk is full")).failed
     assert rig.head.book.sessions[f"{flow}.main"].home == OLD
 
 
 def test_nothing_is_handed_on_where_nobody_stays_or_no_end_is_near():
     rig, _ = away(within_s=None)
-    assert wants(rig.tick(500.0), "n1", wire.ExportSession) == []
+    assert halves(rig.tick(500.0), "n1", Half.EXPORT) == []
     rig, _ = away()
     rig(DrainAsked(node="n2", within_s=30.0))
-    assert wants(rig.tick(11.0), "n1", wire.ExportSession) == []
+    assert halves(rig.tick(11.0), "n1", Half.EXPORT) == []
 
 
 # -- the node --------------------------------------------------------------------------------
@@ -449,74 +439,79 @@ class Place:
         said_ = wire.Welcome(protocol=1, cluster="c", incarnation=1, head=head, report_every_s=1000.0)
         return self(HeadSaid(said_))
 
-    def export(self, move=1, head=5, incarnation=2):
-        return self(
-            HeadSaid(
-                wire.ExportSession(
-                    head=head, move=move, worker=OLD, incarnation=incarnation, session="1.main", to="n2"
-                )
-            )
-        )
-
-    def adopt(self, move=1, head=5, incarnation=2):
-        return self(
-            HeadSaid(
-                wire.AdoptSession(
-                    head=head, move=move, worker=OLD, incarnation=incarnation, session="1.main", source="n3"
-                )
-            )
-        )
+    def ask(self, half, move=1, head=5, incarnation=2):
+        return self(HeadSaid(half_of(half, move=move, head=head, incarnation=incarnation)))
 
     def end(self, move=1):
         return self(HeadSaid(wire.EndMove(head=5, move=move)))
 
 
-def answer(kind, **more):
-    return SendHead(kind(node="n1", incarnation=1, head=5, move=1, **more))
+def half_of(half, move=1, head=5, incarnation=2):
+    return wire.MoveHalf(
+        head=head, move=move, half=half, worker=OLD, incarnation=incarnation, session="1.main", other="n2"
+    )
+
+
+def done(half, **more):
+    """How it went, in the shell's words and in the node's."""
+    return KvMoved(5, 1, half, **more), SendHead(
+        wire.HalfMoved(node="n1", incarnation=1, head=5, move=1, half=half, **more)
+    )
 
 
 def test_a_node_exports_once_and_answers_as_often_as_it_is_asked():
     place = Place()
-    assert place.export() == [ExportKv(5, 1, OLD, 2, "1.main", "n2")]
-    assert place.export() == [], "it is at it"
-    done = answer(wire.Exported, tokens=64, copied_bytes=7)
-    assert place(KvExported(5, 1, 64, 7)) == [done]
-    assert place.export() == [done]
+    assert place.ask(Half.EXPORT) == [MoveKv(half_of(Half.EXPORT))]
+    assert place.ask(Half.EXPORT) == [], "it is at it"
+    event, answer = done(Half.EXPORT, tokens=64, copied_bytes=7)
+    assert place(event) == [answer]
+    assert place.ask(Half.EXPORT) == [answer]
     assert place.end() == [RemoveKv(5, 1)]
     assert place.end() == []
-    assert place(KvExported(5, 1, 64, 7)) == [Ignored("stale", "export of move 1")]
+    assert place(event) == [Ignored("stale", "export of move 1")]
 
 
 def test_a_node_adopts_once_and_owns_no_file():
     place = Place()
-    assert place.adopt() == [AdoptKv(5, 1, OLD, 2, "1.main", "n3")]
-    done = answer(wire.Adopted, reason="No such file")
-    assert place(KvAdopted(5, 1, reason="No such file")) == [done]
-    assert place.adopt() == [done]
+    assert place.ask(Half.ADOPT) == [MoveKv(half_of(Half.ADOPT))]
+    event, answer = done(Half.ADOPT, reason="No such file")
+    assert place(event) == [answer]
+    assert place.ask(Half.ADOPT) == [answer]
     assert place.end() == []
+    assert place(event) == [Ignored("stale", "adopt of move 1")]
+
+
+def test_both_halves_of_a_move_may_be_of_one_node():
+    place = Place()
+    place.ask(Half.EXPORT)
+    place(done(Half.EXPORT, tokens=64)[0])
+    assert place.ask(Half.ADOPT) == [MoveKv(half_of(Half.ADOPT))]
+    assert place.end() == [RemoveKv(5, 1)], "the other engine has opened it, or will find none"
+    assert place(done(Half.ADOPT, tokens=64)[0]) == []
+    assert place.node.moves.asked == {}
 
 
 def test_a_file_whose_move_ended_while_it_was_written_is_removed_then():
     place = Place()
-    place.export()
+    place.ask(Half.EXPORT)
     assert place.end() == []
-    assert place(KvExported(5, 1, 64, 7)) == [RemoveKv(5, 1)]
+    assert place(done(Half.EXPORT, tokens=64)[0]) == [RemoveKv(5, 1)]
 
 
-@pytest.mark.parametrize("ask", [Place.export, Place.adopt])
-def test_a_node_says_at_once_what_it_cannot_do(ask):
+@pytest.mark.parametrize("half", Half)
+def test_a_node_says_at_once_what_it_cannot_do(half):
     place = Place()
-    (sent,) = ask(place, incarnation=1)
+    (sent,) = place.ask(half, incarnation=1)
     assert sent.message.reason == f"{OLD} incarnation 1 is not there"
-    assert ask(place, head=4) == [Ignored("stale", "move 1 of head 4")]
-    (sent,) = ask(Place(kv_token_bytes=0))
+    assert place.ask(half, head=4) == [Ignored("stale", "move 1 of head 4")]
+    (sent,) = Place(kv_token_bytes=0).ask(half)
     assert sent.message.reason == f"{OLD} cannot move KV"
 
 
 @pytest.mark.parametrize("forgotten", [lambda p: p.welcome(6), lambda p: p(NodeTick(), after=KEEP_S + 1)])
 def test_a_file_that_nobody_asks_for_any_more_is_removed(forgotten):
     place = Place()
-    place.export()
-    place(KvExported(5, 1, 64, 7))
+    place.ask(Half.EXPORT)
+    place(done(Half.EXPORT, tokens=64)[0])
     assert RemoveKv(5, 1) in forgotten(place)
-    assert place.node.moves.exports == {}
+    assert place.node.moves.asked == {}

@@ -10,11 +10,14 @@ from aiohttp import web
 
 from saga_core.ids import NodeId, SessionId, WorkerId
 from saga_core.kv import commands
-from saga_core.node_words import AdoptKv
+from saga_core.wire import Half, MoveHalf
 from saga_node import mover
 from saga_vllm.control import Control
 
-ORDER = AdoptKv(1, 7, WorkerId("n1/0"), 3, SessionId("5.main"), NodeId("n2"))
+WANT = MoveHalf(
+    head=1, move=7, half=Half.ADOPT, worker=WorkerId("n1/0"), incarnation=3, session=SessionId("5.main"),
+    other=NodeId("n2"),
+)  # fmt: skip
 BUSY = commands.Failed(reason="blocks are on their way to host memory", again=True)
 MOVED = commands.Moved(tokens=320, copied_bytes=4096)
 
@@ -45,7 +48,7 @@ async def adopted(engine, tmp_path, answers, *, lost_after=10):
     engine.answers = list(answers)
     told, looked = asyncio.Queue(), 0
 
-    async with Control(engine.url, "k", ORDER.incarnation) as control:
+    async with Control(engine.url, "k", WANT.incarnation) as control:
 
         def find(worker: WorkerId, incarnation: int) -> Control | None:
             nonlocal looked
@@ -53,7 +56,7 @@ async def adopted(engine, tmp_path, answers, *, lost_after=10):
             return control if (worker, incarnation) == ("n1/0", 3) and looked <= lost_after else None
 
         moving = mover.Mover(NodeId("n1"), tmp_path, SimpleNamespace(folder=tmp_path), find, told.put_nowait)
-        moving.adopt(ORDER)
+        moving.move(WANT)
         answer = await asyncio.wait_for(told.get(), 10.0)
         await moving.close()
     assert told.empty()

@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -53,24 +54,22 @@ def runtime(head):
     return head.folder.parent / "run"
 
 
-def export(head, worker, move=1, to="n1", session="1.main"):
-    return wire.ExportSession(
-        head=head.number, move=move, worker=worker.worker, incarnation=worker.incarnation, session=session,
-        to=to,
+def half(which, head, worker, move=1, other="n1", session="1.main"):
+    return wire.MoveHalf(
+        head=head.number, move=move, half=which, worker=worker.worker, incarnation=worker.incarnation,
+        session=session, other=other,
     )  # fmt: skip
 
 
-def adopt(head, worker, move=1, source="n1", session="1.main"):
-    return wire.AdoptSession(
-        head=head.number, move=move, worker=worker.worker, incarnation=worker.incarnation, session=session,
-        source=source,
-    )  # fmt: skip
+export, adopt = (partial(half, which) for which in wire.Half)
 
 
-async def said(head, kind, move=1):
-    return await until(
-        lambda: next((m for m in head.heard if isinstance(m, kind) and m.move == move), None), kind.__name__
-    )
+async def said(head, which, move=1):
+    def found():
+        heard = (m for m in head.heard if isinstance(m, wire.HalfMoved))
+        return next((m for m in heard if (m.move, m.half) == (move, which)), None)
+
+    return await until(found, f"{which} of move {move}")
 
 
 async def test_it_moves_between_two_workers_of_a_node_in_shared_memory(head, runtime):
@@ -80,14 +79,14 @@ async def test_it_moves_between_two_workers_of_a_node_in_shared_memory(head, run
         assert old.kv_token_bytes == new.kv_token_bytes > 0
         await complete(old, "1.main", TEXT)
         await head.send("n1", export(head, old))
-        sent = await said(head, wire.Exported)
+        sent = await said(head, wire.Half.EXPORT)
         assert (sent.reason, sent.tokens > 200) == ("", True)
         (file,) = files(head.folder)
         assert file.stat().st_mode & 0o777 == 0o600
         assert file.parent.stat().st_mode & 0o777 == 0o700
         assert file.parent in in_memory() - before
         await head.send("n1", adopt(head, new))
-        taken = await said(head, wire.Adopted)
+        taken = await said(head, wire.Half.ADOPT)
         assert (taken.reason, taken.tokens) == ("", sent.tokens)
         found = (await complete(new, "1.main", TEXT))["usage"]["prompt_tokens_details"]
         assert found["cached_tokens"] >= sent.tokens - 32
@@ -101,12 +100,12 @@ async def test_it_moves_between_two_workers_of_a_node_in_shared_memory(head, run
 async def test_what_cannot_be_done_is_said_and_leaves_no_file(head, runtime):
     async with started(head, runtime, **SETTINGS):
         worker = await head.ready("n1/0")
-        await head.send("n1", export(head, worker, 1, to="n2"))
-        assert (await said(head, wire.Exported, 1)).reason.endswith("nothing of session 1.main is here")
-        await head.send("n1", adopt(head, worker, 2, source="n2"))
-        assert "No such file" in (await said(head, wire.Adopted, 2)).reason
-        await head.send("n1", adopt(head, worker, 3, source="../n2"))
-        assert "names no folder" in (await said(head, wire.Adopted, 3)).reason
+        await head.send("n1", export(head, worker, 1, other="n2"))
+        assert (await said(head, wire.Half.EXPORT, 1)).reason.endswith("nothing of session 1.main is here")
+        await head.send("n1", adopt(head, worker, 2, other="n2"))
+        assert "No such file" in (await said(head, wire.Half.ADOPT, 2)).reason
+        await head.send("n1", adopt(head, worker, 3, other="../n2"))
+        assert "names no folder" in (await said(head, wire.Half.ADOPT, 3)).reason
         assert not files(head.folder)
 
 
@@ -116,8 +115,8 @@ async def test_kill_9_of_the_daemon_leaves_no_file(head, runtime):
         worker = await head.ready("n1/0")
         await complete(worker, "1.main", TEXT)
         for move, to in ((1, "n1"), (2, "n2")):
-            await head.send("n1", export(head, worker, move, to=to))
-            assert not (await said(head, wire.Exported, move)).reason
+            await head.send("n1", export(head, worker, move, other=to))
+            assert not (await said(head, wire.Half.EXPORT, move)).reason
         assert len(files(head.folder)) == 2
         node.process.kill()
         await node.process.wait()
@@ -131,10 +130,10 @@ async def test_a_worker_that_dies_while_it_is_asked_is_an_answer(head, runtime):
         await complete(worker, "1.main", TEXT)
         (pid,) = [p for p in node.living() if b"saga_fake" in Path(f"/proc/{p}/cmdline").read_bytes()]
         os.kill(pid, signal.SIGSTOP)
-        await head.send("n1", export(head, worker, to="n2"))
+        await head.send("n1", export(head, worker, other="n2"))
         await asyncio.sleep(0)
         os.kill(pid, signal.SIGKILL)
-        assert (await said(head, wire.Exported)).reason
+        assert (await said(head, wire.Half.EXPORT)).reason
         assert not files(head.folder)
 
 

@@ -67,7 +67,7 @@ class Daemon:
     """Per engine, what it was told that sessions' KV is worth."""
     files: dict[tuple[int, int], tuple[str, int]] = field(default_factory=dict)
     """Of its exports: session and tokens; its guard removes them with it."""
-    writing: list[words.ExportKv | words.AdoptKv] = field(default_factory=list)
+    writing: list[wire.MoveHalf] = field(default_factory=list)
     """What its engines are asked and have not answered."""
 
 
@@ -204,8 +204,8 @@ class Box:
                 case words.SetWorths(worker, incarnation, worths):
                     assert daemon.workers[worker] == incarnation
                     self.value(daemon.worths[worker], worths)
-                case words.ExportKv() | words.AdoptKv():
-                    daemon.writing.append(action)
+                case words.MoveKv(want):
+                    daemon.writing.append(want)
                 case words.RemoveKv(head, move):
                     daemon.files.pop((head, move), None)
                 case words.Quit(reason):
@@ -215,32 +215,36 @@ class Box:
 
     def move(self, daemon: Daemon) -> None:
         """Engines do what they were asked, one by one, or fail, or are gone by then."""
-        orders = [order for order in daemon.writing if self.rng.random() < 0.7]
-        for order in orders:
-            daemon.writing.remove(order)
+        wants = [want for want in daemon.writing if self.rng.random() < 0.7]
+        for want in wants:
+            daemon.writing.remove(want)
             well = (
-                daemon.workers.get(order.worker) == order.incarnation
+                daemon.workers.get(want.worker) == want.incarnation
                 and self.rng.random() >= 5 * self.faults.crash
             )
-            name = (order.head, order.move)
-            if isinstance(order, words.ExportKv):
-                tokens = daemon.kv.get((order.worker, order.session), 0) if well else 0
-                if tokens:
-                    daemon.files[name] = (order.session, tokens)
-                self.to_node(
-                    daemon.node.id, words.KvExported(*name, tokens, tokens, "" if tokens else "it failed")
-                )
-            else:
-                there = self.daemons[order.source].files.get(name) if well else None
-                if there is not None:
-                    assert there[0] == order.session
-                    tokens = max(there[1], daemon.kv.get((order.worker, order.session), 0))
-                    daemon.kv[order.worker, order.session] = tokens
-                    self.tell_residency(daemon, order.worker, order.session, tokens)
-                size = there[1] if there is not None else 0
-                self.to_node(
-                    daemon.node.id, words.KvAdopted(*name, size, size, "" if size else "no such file")
-                )
+            do = self.export if want.half is wire.Half.EXPORT else self.adopt
+            tokens = do(daemon, want) if well else 0
+            answer = words.KvMoved(
+                want.head, want.move, want.half, tokens, tokens, "" if tokens else "it failed"
+            )
+            self.to_node(daemon.node.id, answer)
+
+    def export(self, daemon: Daemon, want: wire.MoveHalf) -> int:
+        tokens = daemon.kv.get((want.worker, want.session), 0)
+        if tokens:
+            daemon.files[want.head, want.move] = (want.session, tokens)
+        return tokens
+
+    def adopt(self, daemon: Daemon, want: wire.MoveHalf) -> int:
+        there = self.daemons[want.other].files.get((want.head, want.move))
+        if there is None:
+            return 0
+        session, size = there
+        assert session == want.session
+        tokens = max(size, daemon.kv.get((want.worker, session), 0))
+        daemon.kv[want.worker, session] = tokens
+        self.tell_residency(daemon, want.worker, session, tokens)
+        return size
 
     @staticmethod
     def value(engine: dict[str, tuple[int, float]], worths: Mapping[str, tuple[int, float] | None]) -> None:

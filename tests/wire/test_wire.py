@@ -29,8 +29,9 @@ TO_HEAD = [
     ),
     wire.Goodbye(node="n1", incarnation=5, reason="r"),
     wire.Valued(node="n1", incarnation=5, head=2, worker="n1/0", version=7),
-    wire.Exported(node="n1", incarnation=5, head=2, move=7, tokens=64, copied_bytes=9, reason="r"),
-    wire.Adopted(node="n1", incarnation=5, head=2, move=7, tokens=64, copied_bytes=9, reason="r"),
+    wire.HalfMoved(
+        node="n1", incarnation=5, head=2, move=7, half=wire.Half.ADOPT, tokens=64, copied_bytes=9, reason="r"
+    ),
 ]  # fmt: skip
 TO_NODE = [
     wire.Welcome(protocol=1, cluster="c", incarnation=5, head=2, report_every_s=0.5),
@@ -44,8 +45,9 @@ TO_NODE = [
         head=2, worker="n1/0", incarnation=3, since=4, version=5, worths={"1.main": (3, 0.5), "2.main": None}
     ),
     wire.RestartWorker(worker="n1/0", incarnation=3, reason="r"),
-    wire.ExportSession(head=2, move=7, worker="n1/0", incarnation=3, session="1.main", to="n2"),
-    wire.AdoptSession(head=2, move=7, worker="n2/0", incarnation=4, session="1.main", source="n1"),
+    wire.MoveHalf(
+        head=2, move=7, half=wire.Half.EXPORT, worker="n1/0", incarnation=3, session="1.main", other="n2"
+    ),
     wire.EndMove(head=2, move=7),
     wire.Shutdown(reason="r"),
 ]
@@ -177,10 +179,8 @@ def test_facts_and_wants_older_readers_know_by_heart():
         "ForgetProgram": ["workflow", "attempt"],
         "Worths": ["head", "worker", "incarnation", "since", "version", "worths"],
         "RestartWorker": ["worker", "incarnation", "reason"],
-        "Exported": ["node", "incarnation", "head", "move"],
-        "Adopted": ["node", "incarnation", "head", "move"],
-        "ExportSession": ["head", "move", "worker", "incarnation", "session", "to"],
-        "AdoptSession": ["head", "move", "worker", "incarnation", "session", "source"],
+        "HalfMoved": ["node", "incarnation", "head", "move", "half"],
+        "MoveHalf": ["head", "move", "half", "worker", "incarnation", "session", "other"],
         "EndMove": ["head", "move"],
         "Shutdown": ["reason"],
         "WorkerFact": ["worker", "incarnation", "state", "model"],
