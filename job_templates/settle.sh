@@ -1,3 +1,4 @@
+# Slurm says no words to this script; it says some to itself (deputy.sh).
 set -u
 umask 077
 readonly folder={{folder}} tag={{tag}} interface={{interface}}
@@ -37,5 +38,5 @@ began() {    # read by whoever follows the launch: which start of the job this i
     printf '{"job": "%s", "restarts": %d, "at": %s}\n' \
         "$SLURM_JOB_ID" "${SLURM_RESTART_COUNT:-0}" "$(date +%s.%3N)" > "$file.new" && mv -f "$file.new" "$file"
 }
-began || say "cannot write to $folder/slurm: is it on storage that the nodes share?"
-say "job $SLURM_JOB_ID, start ${SLURM_RESTART_COUNT:-0}, on ${nodes[*]}${ends_at:+, until $(date -d "@$ends_at" +%FT%T)}"
+[ $# -gt 0 ] || began || say "cannot write to $folder/slurm: is it on storage that the nodes share?"
+[ $# -gt 0 ] || say "job $SLURM_JOB_ID, start ${SLURM_RESTART_COUNT:-0}, on ${nodes[*]}${ends_at:+, until $(date -d "@$ends_at" +%FT%T)}"

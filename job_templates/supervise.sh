@@ -4,19 +4,22 @@
 # A step is never ended by TERM to its srun, which would answer by killing its tasks: scancel --signal goes to the
 # tasks, and srun hands USR1 on.
 readonly most_failures=5 settled_s=60 superseded=3
-winding=0 failed=0 head= successor= scaling= standby= insisting=
+winding=0 failed=0 head= successor= scaling= standby= deputies= insisting=
+at_term=-    # what TERM does to the shells below this one: they end
 node_pids=()
 
-# step NAME NODE LOG WORDS...: one daemon, until it ends well, fails too often, or everything winds down.
+# step NAME NODE LOG OPTIONS... -- WORDS...: one daemon, until it ends well, fails too often, or everything winds down.
+# It opens its log itself: what it says must neither be lost with this machine nor wait for it.
 step() {
-    local name=$1 node=$2 log=$3 srun= code=0 failures=0 started; shift 3
+    local name=$1 node=$2 log=$3 options=() srun= code=0 failures=0 started; shift 3
+    while [ "$1" != -- ]; do options+=("$1"); shift; done; shift
     trap 'winding=1' USR2
     trap '[ -z "$srun" ] || kill -USR1 "$srun" 2>/dev/null' USR1
-    trap - TERM
+    trap "$at_term" TERM
     while [ "$winding" = 0 ]; do
         started=$SECONDS
         srun --overlap --kill-on-bad-exit=0 --unbuffered --nodes=1 --ntasks=1 --nodelist="$node" --mem=0 \
-            --job-name="$name" "$@" >> "$log" 2>&1 < /dev/null &
+            --job-name="$name" "${options[@]}" sh -c 'exec "$@" >> "$0" 2>&1' "$log" "$@" >> "$log" 2>&1 < /dev/null &
         srun=$!
         outlast "$srun"; code=$?; srun=
         case $code in 0 | "$superseded") return "$code" ;; esac
@@ -41,11 +44,11 @@ outlast() {
 }
 
 supervise_head() {
-    trap - TERM
+    trap "$at_term" TERM
     [ -z "$predecessor_job" ] || await_predecessor
     rm -f "$folder/slurm/$tag.left"    # of an earlier head here
     local at; at=$(address)
-    step head "${nodes[0]}" "$folder/log/head.log" --cpus-per-task="$(head_cpus)" {{step_options}} --gres=none \
+    step head "${nodes[0]}" "$folder/log/head.log" --cpus-per-task="$(head_cpus)" {{step_options}} --gres=none -- \
         "${command[@]}" -m saga_head --cluster-dir "$folder" --take-over ${at:+--address "$at"}
     local code=$?
     : > "$folder/slurm/$tag.left"
@@ -58,7 +61,7 @@ supervise_nodes() {
     local node
     for node in "${nodes[@]}"; do
         step "node-$node" "$node" "$folder/log/node-$SLURM_JOB_ID.$node.log" \
-            --cpus-per-task="$SLURM_CPUS_ON_NODE" {{gpu_option}} {{step_options}} \
+            --cpus-per-task="$SLURM_CPUS_ON_NODE" {{gpu_option}} {{step_options}} -- \
             "${command[@]}" -m saga_node --cluster-dir "$folder" --node "$SLURM_JOB_ID.$node" \
             "${node_options[@]}" &
         node_pids+=($!)
@@ -93,7 +96,7 @@ head_over() {
     head=
     case $code in
         0) ;;
-        "$superseded") say "another job has the head: the nodes here serve on"; supervise_standby & standby=$!; return ;;
+        "$superseded") say "another has the head: the nodes here serve on"; supervise_standby & standby=$!; return ;;
         *) say "the head was given up"; failed=1 ;;
     esac
     [ "$winding" = 1 ] || { say "the head is over"; end_steps; }
@@ -116,7 +119,7 @@ heed() {
 
 end_steps() {
     winding=1
-    kill -USR2 "${node_pids[@]}" $head $scaling $standby 2>/dev/null
+    kill -USR2 "${node_pids[@]}" $head $scaling $standby $deputies 2>/dev/null
     kill $successor 2>/dev/null
     [ -z "$insisting" ] || return
     # Again and again: a step that is just being launched hears nothing the first time.
@@ -125,7 +128,7 @@ end_steps() {
 
 finish() {
     kill $successor $insisting 2>/dev/null
-    kill -USR2 $scaling $standby 2>/dev/null    # Slurm ends their steps with the script
+    kill -USR2 $scaling $standby $deputies 2>/dev/null    # Slurm ends their steps with the script
     say "over"
     exit "$failed"
 }

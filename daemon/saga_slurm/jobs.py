@@ -77,7 +77,7 @@ def _noted(folder: Path, record: Record, **facts: Any) -> Record:
 async def submit(backend: Backend, folder: Path, allocation: Allocation, site: Site) -> Record:
     """Render the script and hand it to Slurm; the record says which job it became."""
     script = rendered(allocation, site)
-    record = Record(allocation=allocation, asked_at=time.time())
+    record = Record(allocation=allocation, asked_at=time.time(), site=site)
     records.write(folder, record)
     path = records.script_file(folder, record.tag)
     _write(path, script)

@@ -15,6 +15,7 @@ import msgspec
 from saga_core.errors import ClusterError
 from saga_shell.files import write_private
 from saga_slurm.allocation import Allocation
+from saga_slurm.site import Site
 
 FOLDER: Final = "slurm"
 
@@ -26,6 +27,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     asked_at: float
     """Seconds since the epoch, of the machine that submitted."""
     job: str = ""
+    site: Site | None = None
+    """How Slurm was asked; None: written by an earlier saga."""
     over: bool = False
     """Nobody needs to ask Slurm about it any more."""
 

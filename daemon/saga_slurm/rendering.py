@@ -64,6 +64,8 @@ def _values(allocation: Allocation, site: Site, version: str) -> dict[str, str]:
         "gpu_option": _gpu_option(allocation, site),
         "command": _words(_command(allocation, site)),
         "interface": shlex.quote(site.network.interface),
+        "silent_s": str(site.job.silent_s),
+        "deputies": str(site.job.deputies),
         "spare": "1" if allocation.spare else "''",
         "elastic": "1" if allocation.elastic else "''",
         "predecessor": shlex.quote(allocation.predecessor),

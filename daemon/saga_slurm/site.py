@@ -36,9 +36,16 @@ class JobSite(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """`0`: all of the node; empty leaves it to the partition."""
     requeue: bool = True
     no_kill: bool = True
-    """A job of several nodes goes on without one of them; without the first one it fails, and is not requeued."""
+    """A job of several nodes goes on without one of them."""
+    silent_s: int = 20
+    """Silence of the head after which another node of its job begins one. A head that dies is back on its own machine
+    within some 10 s, or given up."""
+    deputies: int = 3
+    """How many of the job's other nodes look at the head for that case. When its machine is gone, Slurm calls the job
+    running for as long as it has others."""
     spare: bool = True
-    """For that case a second job is submitted, which begins when the first one has failed."""
+    """Where the script is ended and its machine is not gone (a node set down), the job fails, and is not requeued: for
+    that case a second one waits, which begins when the first one has failed."""
     signal_s: int = 120
     """How long before its end, or its preemption, the job is told (Slurm may be a minute early)."""
     extra: list[str] = []
@@ -92,6 +99,9 @@ class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         _one_of("slurm.backend", self.slurm.backend, BACKENDS)
         if self.software.container != "none" and not self.software.image:
             raise UserError(f'software.container = "{self.software.container}" needs software.image')
+        for name, value, least in (("silent_s", self.job.silent_s, 1), ("deputies", self.job.deputies, 0)):
+            if value < least:
+                raise UserError(f"job.{name} = {value}: at least {least} is valid")
         for directive in self.job.extra:
             if not re.fullmatch(r"--[a-z][a-z-]*(=.*)?", directive):
                 raise UserError(

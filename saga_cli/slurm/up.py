@@ -22,7 +22,7 @@ from saga_cli.slurm.picture import Times
 from saga_cli.slurm.show import Show
 from saga_core.errors import ClusterError, SagaError, UserError
 from saga_core.views import ClusterView
-from saga_slurm import jobs, records
+from saga_slurm import jobs, records, spare
 from saga_slurm import plan as scaling
 from saga_slurm.allocation import Allocation, Role
 from saga_slurm.backend import Backend
@@ -67,6 +67,8 @@ async def launch(
             _kept(heads[0], asked, folder) if heads else await _submit_chain(backend, asked, folder, site)
         )
         already = bool(heads)
+        if heads:
+            await _spared(backend, heads[0], folder, site)
     else:
         if not heads:
             raise UserError(
@@ -147,11 +149,15 @@ async def _submit_chain(backend: Backend, asked: Asked, folder: ClusterFolder, s
     record = before = await _submit(backend, wanted, folder, site)
     for _ in range(asked.chain - 1):
         before = await _submit(backend, _after(before, asked, folder, lead_s), folder, site)
-    if asked.chain == 1 and asked.nodes > 1 and site.job.spare and site.job.no_kill:
-        # Where only one job may be submitted, the cluster is worth more than its spare.
-        with contextlib.suppress(SlurmRefused, SlurmError):
-            await _submit(backend, _after(record, asked, folder, 0), folder, site)
+    if asked.chain == 1:
+        await _spared(backend, record, folder, site)
     return record
+
+
+async def _spared(backend: Backend, record: Record, folder: ClusterFolder, site: Site) -> None:
+    """Where only one job may be submitted, the cluster is worth more than its spare."""
+    with contextlib.suppress(SlurmRefused, SlurmError):
+        await spare.ensure(backend, folder.path, record, record.site or site)
 
 
 def _after(before: Record, asked: Asked, folder: ClusterFolder, lead_s: int) -> Allocation:

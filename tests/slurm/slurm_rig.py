@@ -200,6 +200,12 @@ class Login:
             each for each in found if not each["allocation"]["predecessor"] or each["allocation"]["lead_s"]
         ]
 
+    def spare_of(self, job: str) -> str:
+        """The job that waits for this one to fail; empty: none that is known yet."""
+        found = (json.loads(path.read_text()) for path in (self.folder / "slurm").glob("*.json"))
+        of_it = (each for each in found if each["allocation"]["predecessor_job"] == job)
+        return next((each["job"] for each in of_it if not each["allocation"]["lead_s"]), "")
+
     def logs(self) -> str:
         paths = sorted((self.folder / "log").glob("*")) if self.folder.exists() else []
         return "\n".join(f"--- {p.name}\n{p.read_text(errors='replace')[-1500:]}" for p in paths)

@@ -84,6 +84,8 @@ def test_an_unknown_placeholder_is_named() -> None:
         ({"software": {"container": "pyxis"}}, "needs software.image"),
         ({"job": {"extra": ["-p gpu"]}}, "is not a directive"),
         ({"software": {"env": {"A B": "c"}}}, "is not a name of a variable"),
+        ({"job": {"silent_s": 0}}, "job.silent_s = 0: at least 1 is valid"),
+        ({"job": {"deputies": -1}}, "job.deputies = -1: at least 0 is valid"),
         ({"slurm": {"backend": "rest"}}, "unknown slurm.backend 'rest' (have: auto, cli, pyslurm)"),
     ],
 )
