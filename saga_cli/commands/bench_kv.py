@@ -12,6 +12,7 @@ from saga_cli.options import given
 if TYPE_CHECKING:
     from saga_bench.kv import KvRow
     from saga_bench.kv_moves import MoveRow
+    from saga_cli.drained import DrainRow
     from saga_cli.grid import Grid
 
 
@@ -28,6 +29,12 @@ def kv(
             "--moves", help="Instead: a session brought to another worker, against computing it there."
         ),
     ] = False,
+    drains: Annotated[
+        bool,
+        typer.Option(
+            "--drains", help="Instead: a workflow's next step after its node was drained, by two nodes."
+        ),
+    ] = False,
 ) -> None:
     """Play sessions on one vLLM CPU worker at 0.5 to 4 times its memory: stock, retain, retain+offload."""
     from saga_bench.kv import KvOptions, run
@@ -39,6 +46,9 @@ def kv(
         raise choose("model", model, list(MODEL_SIZES), "--model")
     if moves:
         _moves(ctx, model, seed)
+        return
+    if drains:
+        _drains(ctx, model, seed)
         return
     options = KvOptions(
         model=model, pool_tokens=pool_tokens, host_tokens=host_tokens, rounds=rounds, seed=seed
@@ -55,6 +65,43 @@ def _moves(ctx: typer.Context, model: str, seed: int) -> None:
     with progress(given(ctx).renderer) as show:
         rows = run(model, show.say, seed)
     given(ctx).renderer.show(rows, table=moves_table, quiet=lambda rs: [f"{r.moved_ms:.0f}" for r in rs])
+
+
+def _drains(ctx: typer.Context, model: str, seed: int) -> None:
+    from saga_cli.drained import Plan, bench
+    from saga_cli.progress import progress
+
+    with progress(given(ctx).renderer) as show:
+        rows = bench(Plan(model=model, seed=seed), show)
+    given(ctx).renderer.show(rows, table=drains_table, quiet=lambda rs: [f"{r.next_ms:.0f}" for r in rs])
+
+
+def drains_table(rows: Sequence[DrainRow]) -> Grid:
+    """One row per context, medians over rounds; of moves only those that arrived."""
+    from statistics import median
+
+    from saga_cli.grid import Grid
+
+    def middle(some: Sequence[DrainRow], *names: str) -> list[str]:
+        return [f"{median(getattr(row, name) for row in some):.0f} ms" if some else "-" for name in names]
+
+    cells = []
+    for tokens in dict.fromkeys(row.tokens for row in rows):
+        same = [row for row in rows if row.tokens == tokens]
+        moved = [row for row in same if row.move_ms is not None and not row.failed]
+        cells.append(
+            [
+                str(tokens),
+                *middle(same, "first_ms", "next_ms"),
+                f"{len(moved)} of {len(same)}",
+                *middle(moved, "move_ms", "priced_ms", "again_ms"),
+                str(min(row.found_tokens for row in same)),
+            ]
+        )
+    return Grid(
+        ">CONTEXT", ">FIRST STEP", ">NEXT STEP", ">MOVED", ">MOVE", ">EXPECTED", ">COMPUTING", ">FOUND",
+        rows=cells, empty="nothing was drained",
+    )  # fmt: skip
 
 
 def moves_table(rows: Sequence[MoveRow]) -> Grid:
