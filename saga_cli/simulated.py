@@ -26,7 +26,8 @@ LEGEND = (
 )
 BELADY = (
     "Belady ratio: seconds of prefilling again over those of an oracle on the accesses of the same run, so each profile "
-    "has a reference of its own (JSON names it). It says nothing about completion times."
+    "has a reference of its own (JSON names it). It says nothing about completion times. Below it both, in seconds, by what "
+    "happened since the session's last step on the same worker: the run's own / the oracle's, means over seeds."
 )
 FAIRNESS = (
     "Overdue: workflows that a fair share of the cluster would have finished earlier. Lateness: by how much, over the "
@@ -166,12 +167,19 @@ def _host(runs: Sequence[Figures], prompt_tokens: int) -> dict[str, str]:
 
 
 def _belady(runs: Sequence[Figures]) -> dict[str, str]:
-    """A row if it was asked for: the ratio over all seeds, each against the oracle on its own accesses."""
+    """Rows if it was asked for: the ratio over all seeds, each against the oracle on its own accesses, and its parts."""
     known = [f.belady for f in runs if f.belady is not None]
     if not known:
         return {}
     oracle_s = sum(b.oracle_s for b in known)
-    return {"Belady ratio": _two(sum(b.again_s for b in known) / oracle_s if oracle_s else None)}
+    ratio = {"Belady ratio": _two(sum(b.again_s for b in known) / oracle_s if oracle_s else None)}
+    return ratio | {
+        f"  {same[0].cause}": " / ".join(
+            count(round(sum(seconds) / len(known)))
+            for seconds in ([p.again_s for p in same], [p.oracle_s for p in same])
+        )
+        for same in zip(*(b.portions for b in known), strict=True)
+    }
 
 
 def _fairness(runs: Sequence[Figures]) -> dict[str, str]:

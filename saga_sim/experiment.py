@@ -218,7 +218,7 @@ def _config(profile: str, spec: ClusterSpec, mode: str, *, quiet: bool) -> Confi
 def _belady(witness: Witness, figures: Figures, spec: ClusterSpec) -> Belady:
     shape = spec.preset.shape
     reference = f"this run: {figures.profile}, seed {figures.seed}, facts {figures.trace_hash}"
-    return belady(witness.recordings(), shape.blocks, spec.preset.costs, reference)
+    return belady(witness.recordings(), shape.blocks, spec.preset.costs, reference, witness.pauses)
 
 
 def _both(

@@ -45,7 +45,12 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     blocks: int
     outcomes: dict[str, Outcome]
     best_tokens: int
-    best_s: float
+    best: Outcome
+    """The oracle that is best in seconds."""
+
+    @property
+    def best_s(self) -> float:
+        return self.best.missed_s
 
     def ratio_tokens(self, rule: str) -> float | None:
         """Tokens computed again over the oracle's. None where the oracle has none: there is nothing to compare."""
@@ -76,5 +81,5 @@ def compare(
         blocks=blocks,
         outcomes=outcomes,
         best_tokens=min(outcomes[name].missed_tokens for name in perfect),
-        best_s=min(outcomes[name].missed_s for name in perfect),
+        best=min((outcomes[name] for name in perfect), key=lambda outcome: outcome.missed_s),
     )

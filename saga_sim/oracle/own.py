@@ -25,7 +25,7 @@ class _Count:
         self._computed: dict[int, int] = {}
         self._running: list[tuple[float, int]] = []
         self._looked_up = self._hit = self._missed = 0
-        self._missed_s = 0.0
+        self._each_s: list[float] = []
 
     def all(self) -> Outcome:
         for number, access in enumerate(self._recording.accesses):
@@ -39,9 +39,10 @@ class _Count:
             hit_tokens=self._hit * size,
             compulsory_tokens=(self._looked_up - self._hit - self._missed) * size,
             missed_tokens=self._missed * size,
-            missed_s=self._missed_s,
+            missed_s=sum(self._each_s),
             evicted_blocks=0,
             uncached_blocks=0,
+            each_s=tuple(self._each_s),
         )
 
     def _start(self, access: Access) -> None:
@@ -54,9 +55,9 @@ class _Count:
         self._looked_up += access.prompt_blocks
         self._hit += found
         self._missed += before - found
-        if before > found:
-            size = self._recording.block_tokens
-            self._missed_s += self._costs.chunk_s(found * size, (before - found) * size)
+        size = self._recording.block_tokens
+        again = (before - found) * size
+        self._each_s.append(self._costs.chunk_s(found * size, again) if again else 0.0)
 
     def _before(self, access: Access) -> int:
         """Leading blocks that were computed at some time."""

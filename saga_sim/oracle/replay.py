@@ -31,6 +31,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     missed_s: float
     evicted_blocks: int
     uncached_blocks: int
+    each_s: tuple[float, ...]
+    """`missed_s` by access, in their order."""
 
 
 def replay_cache(recording: Recording, blocks: int, rule: Rule, costs: CostTable) -> Outcome:
@@ -59,6 +61,7 @@ class _Cache:
         self.looked_up = self.hit = self.missed = self.evicted = self.uncached = 0
         self.missed_s = 0.0
         self.compulsory = 0
+        self.each_s: list[float] = []
 
     def play(self) -> Outcome:
         for number, access in enumerate(self.recording.accesses):
@@ -73,6 +76,7 @@ class _Cache:
             missed_s=self.missed_s,
             evicted_blocks=self.evicted,
             uncached_blocks=self.uncached,
+            each_s=tuple(self.each_s),
         )
 
     # -- what ends -----------------------------------------------------------------------
@@ -136,6 +140,7 @@ class _Cache:
 
     def _count(self, access: Access, path: Path) -> None:
         """Hits and misses of the prompt, and what has been computed now."""
+        again_s = 0.0
         for row, low, high in path:
             reach = max(low, min(high, access.prompt_blocks))
             here = max(low, min(row.end, reach))
@@ -145,7 +150,10 @@ class _Cache:
             self.missed += before - here
             self.compulsory += reach - before
             if before > here:
-                self.missed_s += self.moment.blocks_s(here, before)
+                row_s = self.moment.blocks_s(here, before)
+                self.missed_s += row_s
+                again_s += row_s
+        self.each_s.append(again_s)
 
     def _know(self, number: int, access: Access, path: Path) -> None:
         """Who is where: the session has moved to this access's path."""

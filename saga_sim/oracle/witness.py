@@ -5,17 +5,20 @@ It looks and changes nothing: a witnessed run has the same facts at the same tim
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from saga_core.costs import CostTable
-from saga_core.events import Fact, WorkflowEnded
+from saga_core.events import Fact, SessionPaused, WorkflowEnded
 from saga_core.ids import WorkerId
 from saga_sim.clock import Clock
 from saga_sim.costs import Shape
 from saga_sim.oracle.accesses import Access, Recorder, Recording
 from saga_sim.oracle.belady import compare
+from saga_sim.oracle.causes import Portion, causes, portions
 from saga_sim.oracle.own import own_outcome
 
 if TYPE_CHECKING:
@@ -44,6 +47,8 @@ class Belady(msgspec.Struct, frozen=True, kw_only=True):
     looked_up_tokens: int
     compulsory_tokens: int
     uncached_share: float
+    portions: tuple[Portion, ...] = ()
+    """Of `again_s` and `oracle_s`, by what happened since the session's last access."""
 
 
 class Witness:
@@ -55,6 +60,7 @@ class Witness:
     def __init__(self) -> None:
         self._recorders: dict[WorkerId, _Looker] = {}
         self._clock: Clock | None = None
+        self._pauses: dict[str, list[float]] = {}
 
     def look_at(self, world: World) -> None:
         """Record the accesses of all its workers."""
@@ -69,6 +75,13 @@ class Witness:
         if isinstance(fact, WorkflowEnded):
             for looker in self._recorders.values():
                 looker.recorder.ended(str(fact.workflow), at)
+        elif isinstance(fact, SessionPaused):
+            self._pauses.setdefault(fact.session, []).append(at)
+
+    @property
+    def pauses(self) -> Mapping[str, Sequence[float]]:
+        """When the gate paused each session."""
+        return self._pauses
 
     def recordings(self) -> list[Recording]:
         """One per worker that served anything."""
@@ -118,7 +131,13 @@ class _Looker:
         return (start_s + max(start_s, until_s)) / 2
 
 
-def belady(recordings: list[Recording], blocks: int, costs: CostTable, reference: str) -> Belady:
+def belady(
+    recordings: list[Recording],
+    blocks: int,
+    costs: CostTable,
+    reference: str,
+    pauses: Mapping[str, Sequence[float]] = MappingProxyType({}),
+) -> Belady:
     """The run against the oracle, worker by worker on a pool of `blocks`, and summed."""
     own = [own_outcome(recording, costs) for recording in recordings]
     best = [compare(recording, blocks, costs, (), BLOCK_WISE) for recording in recordings]
@@ -136,4 +155,9 @@ def belady(recordings: list[Recording], blocks: int, costs: CostTable, reference
         looked_up_tokens=sum(o.looked_up_tokens for o in own),
         compulsory_tokens=sum(o.compulsory_tokens for o in own),
         uncached_share=sum(b.outcomes["farthest"].uncached_blocks for b in best) / max(1, held),
+        portions=portions(
+            row
+            for recording, mine, its in zip(recordings, own, best, strict=True)
+            for row in zip(causes(recording, pauses), mine.each_s, its.best.each_s, strict=True)
+        ),
     )

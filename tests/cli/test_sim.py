@@ -110,7 +110,9 @@ def test_the_belady_ratio_is_there_when_asked_for(capsys):
     assert sim(*words) == 0
     assert "Belady" not in capsys.readouterr().out
     assert sim(*words, "--belady") == 0
-    assert "Belady ratio" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "Belady ratio" in shown
+    assert "away 10-60 s" in shown
     assert sim(*words, "--belady", "--output", "json") == 0
     told = json.loads(capsys.readouterr().out)["runs"][0]
     assert told["belady"]["reference"].startswith("this run: sticky, seed 0, facts " + told["trace_hash"])

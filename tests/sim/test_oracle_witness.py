@@ -11,6 +11,7 @@ from saga_sim.costs import AGENT_CPU
 from saga_sim.experiment import Arrivals, simulate
 from saga_sim.faults import Faults
 from saga_sim.oracle import RULES, Access, Recording, Run, Witness, belady, own_outcome, replay_cache
+from saga_sim.oracle.causes import Cause, causes
 from saga_sim.trace.synth import synthesise
 from saga_sim.world import ClusterSpec
 
@@ -91,6 +92,19 @@ def test_workers_are_summed():
     assert figures.belady.oracle_s == pytest.approx(sum(one.oracle_s for one in alone))
 
 
+def test_the_portions_are_all_of_it():
+    figures, _, recordings = witnessed(loops(12, steps=6), small(330, workers=2), 12, "saga")
+    got = figures.belady
+    assert [portion.cause for portion in got.portions] == list(Cause)
+    assert sum(portion.accesses for portion in got.portions) == sum(len(r.accesses) for r in recordings)
+    assert sum(portion.again_s for portion in got.portions) == pytest.approx(got.again_s)
+    assert sum(portion.oracle_s for portion in got.portions) == pytest.approx(got.oracle_s)
+    by_cause = {portion.cause: portion for portion in got.portions}
+    assert by_cause[Cause.FIRST].again_s == 0.0, "nobody shares anything, so nobody had computed it"
+    assert by_cause[Cause.PAUSED].accesses > 0, "twelve contexts do not fit beside each other"
+    assert by_cause[Cause.LONG].accesses == 0, "no tool takes minutes"
+
+
 def test_a_preempted_step_is_two_accesses_and_what_it_computes_anew_counts():
     """One prompt fills the pool while another one decodes: the newest gives way, and comes back."""
     work = [chain(id=f"w/{i}", steps=1, first=1500, grow=1, output=400) for i in range(2)]
@@ -109,6 +123,20 @@ def test_a_real_workload_is_recorded_whole():
     assert {access.workflow for access in accesses} == {str(number + 1) for number in range(8)}
     ended = set().union(*(recording.ends_s for recording in recordings))
     assert ended == {access.workflow for access in accesses}
+
+
+def test_an_access_has_the_cause_that_lies_between_it_and_the_one_before():
+    starts = [0.0, 12.0, 80.0, 90.0, 500.0, 1000.0]
+    mine = [access(at, at + 1.0, 10, 9, 0) for at in starts]
+    other = access(2.0, 3.0, 10, 9, 0, name="b", stream=1)
+    recording = Recording(
+        block_tokens=BLOCK, ends_s={}, accesses=tuple(sorted([*mine, other], key=lambda a: a.start_s))
+    )
+    pauses = {"a": [81.0, 700.0, 1001.0], "b": [13.0]}
+    assert causes(recording, pauses) == [
+        Cause.FIRST, Cause.FIRST, Cause.MINUTE, Cause.MINUTES, Cause.PAUSED, Cause.LONG, Cause.PAUSED,
+    ]  # fmt: skip
+    assert causes(recording, {})[4] is Cause.MOMENT
 
 
 # -- by hand -----------------------------------------------------------------------------
