@@ -81,6 +81,24 @@ async def test_what_is_over_goes_before_what_nobody_spoke_of(fake, control):
     assert await step(fake, "1.over", over) < 576
 
 
+async def test_an_adoption_keeps_what_it_finds_though_that_would_go_first(fake, control, tmp_path):
+    """A session that comes back to where it was: what it has left there is worth nothing before its step is there."""
+    prompt, path = [7] * 1600, str(tmp_path / "1.kv")
+    await step(fake, "1.main", prompt)
+    await control.ask(commands.Export(session="1.main", path=path))
+    await control.ask(commands.Drop(session="1.main"))
+    await step(fake, "1.main", prompt[:640])
+    await control.ask(commands.Value(worths={"1.main": OVER}))
+    for number in (2, 3):
+        await step(fake, f"{number}.other", [number] * 640)
+    taken = await control.ask(commands.Adopt(session="1.main", path=path))
+    assert taken.tokens == 1600
+    assert await step(fake, "1.main", prompt) == 1600 - BLOCK, (
+        "all but the last block, which has to be computed"
+    )
+    assert (await control.ask(commands.Stats())).free == POOL
+
+
 async def test_strangers_and_older_incarnations_are_refused(fake):
     async with Control(fake.url, "other", 5) as stranger:
         with pytest.raises(NoControl, match="401"):

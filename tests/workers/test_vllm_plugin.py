@@ -343,3 +343,35 @@ def test_an_adoption_that_a_copy_is_in_the_way_of_is_to_be_asked_for_again(vllm,
     assert answer == commands.Failed(reason="blocks are on their way to host memory", again=True)
     assert rig.pool.get_num_free_blocks() == BLOCKS - 1
     assert rig.ask(commands.Export(session="1.main", path="/x")).again is False
+
+
+def test_an_adoption_keeps_what_it_finds_though_that_would_go_first(vllm, monkeypatch):
+    """A session that comes back to where it was: what it has left there is worth nothing before its step is there."""
+    rig = Rig(vllm)
+    whole = tuple(rig.rng.randbytes(32) for _ in range(20))
+    rig.end(rig.begin("1.main", whole[:4]))
+    rig.ask(commands.Value(worths={"1.main": OVER}))
+    for number in range(2, 6):
+        rig.ask(commands.Retain(session=f"{number}.main", worth=(Standing.LIVE, 1.0)))
+        rig.end(rig.begin(f"{number}.main", [rig.rng.randbytes(32) for _ in range(12)]))
+    header = SimpleNamespace(model="", block_tokens=16, hashes=whole, ranks=())
+    monkeypatch.setattr("saga_vllm.plugin.moving.load", lambda _: (header, [b""]))
+    engine = SimpleNamespace(
+        model_executor=SimpleNamespace(collective_rpc=lambda *_, **__: ()), scheduler=None
+    )
+
+    def adopted():
+        order = commands.Order(incarnation=0, command=commands.Adopt(session="1.main", path="/x"))
+        return commands.decode_answer(rig.keeper.answer(commands.encode(order), engine))
+
+    assert adopted().tokens == 20 * 16
+    assert all(rig.keeper.find(name) is not None for name in whole)
+    assert rig.keeper.order.sessions()["1.main"] == (20, 0)
+    rig.check()
+    running = rig.begin("9.main", [rig.rng.randbytes(32) for _ in range(50)])
+    rig.ask(commands.Drop(session="1.main"))
+    assert rig.begin("1.main", whole[:4]) is not None
+    assert "are needed" in adopted().reason
+    rig.end(running)
+    rig.check()
+    rig.keeper.order.check()

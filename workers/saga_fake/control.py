@@ -102,15 +102,19 @@ class SessionControl:
         saved = msgspec.msgpack.decode(data, type=Saved)
         if saved.block_tokens != pool.block_tokens:
             return commands.Failed(reason=f"{command.path} is of another layout than this engine's")
+        here = [block for content in saved.contents for block in pool.lookup([content])]
         missing = [at for at, content in enumerate(saved.contents) if not pool.holds(content)]
+        pool.touch(here)  # or the rest might take the place of what is there already
         if len(missing) > pool.free_blocks:
-            return commands.Failed(reason=f"{len(missing)} blocks are needed, {pool.free_blocks} are free")
+            free = pool.free_blocks
+            pool.give_back(here[::-1])
+            return commands.Failed(reason=f"{len(missing)} blocks are needed, {free} are free")
         blocks = pool.take(len(missing))
         for block, at in zip(blocks, missing, strict=True):
             parent = saved.contents[at - 1] if at else None
             pool.store([block], [saved.contents[at]], [], parent=parent, session=command.session, salt=None)
-        pool.use(command.session, blocks)
-        pool.give_back(blocks[::-1])
+        pool.use(command.session, blocks + here)
+        pool.give_back(blocks[::-1] + here[::-1])
         self._chains[command.session] = saved.contents
         self._chains.move_to_end(command.session)
         whole = len(saved.contents) * pool.block_tokens

@@ -50,6 +50,7 @@ CALLS: dict[str, tuple[str, ...]] = {
     f"{POOL}.evict_blocks": ("block_ids",),
     f"{POOL}.get_new_blocks": ("num_blocks",),
     f"{POOL}.free_blocks": ("ordered_blocks",),
+    f"{POOL}.touch": ("blocks",),
     f"{POOL}._insert_block_hash": ("block_hash_with_group_id", "block", "num_tokens"),
     "vllm.v1.engine.core:EngineCore.add_request": ("request",),
     "vllm.v1.request:Request.__init__": (

@@ -114,7 +114,7 @@ class Keeper:
             for blocks in groups:
                 self.order.use(request.session_id, self._numbers([block.block_id for block in blocks]))
             self._leave(request)
-            self._chain(request)
+            self._chain(request.session_id, request.block_hashes)
 
     @_guarded
     def scheduled(self, output: SchedulerOutput) -> None:
@@ -132,7 +132,7 @@ class Keeper:
         """A request is over; its blocks are freed next."""
         if self._requests.pop(request.request_id, None) is not None:
             if request.session_id not in self._chains:  # dropped meanwhile
-                self._chain(request)
+                self._chain(request.session_id, request.block_hashes)
             if self.ahead is not None:
                 self.ahead.remember(request)
 
@@ -159,9 +159,9 @@ class Keeper:
         left = [block.block_id for name in before[same:] if (block := self.find(name)) is not None]
         self.order.leave(session, left[::-1])
 
-    def _chain(self, request: Request) -> None:
-        self._chains[request.session_id] = request.block_hashes
-        self._chains.move_to_end(request.session_id)
+    def _chain(self, session: str, hashes: Sequence[Any]) -> None:
+        self._chains[session] = hashes
+        self._chains.move_to_end(session)
         if len(self._chains) > MOST_CHAINS:
             self._chains.popitem(last=False)
 
@@ -293,13 +293,19 @@ class Keeper:
             raise Cannot(f"{command.path} is of another model or layout than this engine's")
         if len(data) > 1:
             raise Cannot(f"{command.path} is of {len(data)} ranks: only one can be moved so far")
-        missing = [i for i, name in enumerate(header.hashes) if self.find(name) is None]
-        if len(missing) > self.queue.num_free_blocks:
-            raise Cannot(f"{len(missing)} blocks are needed, {self.queue.num_free_blocks} are free")
-        if missing:
-            self._take_in(command.session, header, missing, data, engine)
-        self._chains[command.session] = header.hashes
-        self._chains.move_to_end(command.session)
+        found = [self.find(name) for name in header.hashes]
+        here = [block for block in found if block is not None]
+        missing = [at for at, block in enumerate(found) if block is None]
+        self.pool.touch(here)  # or the rest might take the place of what is there already
+        try:
+            if len(missing) > self.queue.num_free_blocks:
+                raise Cannot(f"{len(missing)} blocks are needed, {self.queue.num_free_blocks} are free")
+            if missing:
+                self._take_in(command.session, header, missing, data, engine)
+            self.order.use(command.session, [block.block_id for block in here])
+        finally:
+            self.pool.free_blocks(reversed(here))
+        self._chain(command.session, header.hashes)
         return commands.Moved(
             tokens=len(header.hashes) * self.block_tokens, copied_bytes=sum(map(len, data)) if missing else 0
         )
