@@ -9,6 +9,7 @@ import msgspec
 
 from saga_core.errors import ClusterError, RemoteProtocolError, UserError
 from saga_core.explanation import Explanation
+from saga_core.spending import UsageView
 from saga_core.tenants import NewKey, TenantSettings
 from saga_core.views import (
     Accepted,
@@ -19,7 +20,6 @@ from saga_core.views import (
     NodeView,
     ShutdownRequest,
     SubmitRequest,
-    UsageView,
     WorkflowView,
 )
 
@@ -52,8 +52,10 @@ class _Refusal(msgspec.Struct):
     error: _Problem
 
 
-def _limits(weight: float | None, workflows: int | None, steps: int | None) -> dict[str, float]:
-    wanted = {"weight": weight, "max_workflows": workflows, "steps_per_min": steps}
+def _limits(
+    weight: float | None, workflows: int | None, steps: int | None, priority: int | None
+) -> dict[str, float]:
+    wanted = {"weight": weight, "max_workflows": workflows, "steps_per_min": steps, "priority": priority}
     return {name: value for name, value in wanted.items() if value is not None}
 
 
@@ -137,15 +139,29 @@ class Control:
     def tenants(self) -> list[TenantSettings]:
         return self._ask("GET", "tenants", list[TenantSettings])
 
-    def add_tenant(self, name: str, weight: float | None, workflows: int | None, steps: int | None) -> NewKey:
+    def add_tenant(
+        self,
+        name: str,
+        weight: float | None = None,
+        workflows: int | None = None,
+        steps: int | None = None,
+        priority: int | None = None,
+    ) -> NewKey:
         """Let a tenant in; its first key is in the answer, and nowhere else."""
-        wanted = _limits(weight, workflows, steps)
+        wanted = _limits(weight, workflows, steps, priority)
         return self._ask("POST", "tenants", NewKey, {"name": name} | wanted)
 
     def limit_tenant(
-        self, name: str, weight: float | None, workflows: int | None, steps: int | None
+        self,
+        name: str,
+        weight: float | None = None,
+        workflows: int | None = None,
+        steps: int | None = None,
+        priority: int | None = None,
     ) -> TenantSettings:
-        return self._ask("PATCH", f"tenants/{name}", TenantSettings, _limits(weight, workflows, steps))
+        """What it may do from now on; None leaves it as it is."""
+        wanted = _limits(weight, workflows, steps, priority)
+        return self._ask("PATCH", f"tenants/{name}", TenantSettings, wanted)
 
     def add_tenant_key(self, name: str) -> NewKey:
         return self._ask("POST", f"tenants/{name}/keys", NewKey)

@@ -189,6 +189,7 @@ def workflow(head: Head, item: Workflow, now: float, *, sessions: bool = True) -
         held_s=held_s,
         paused=paused,
         resident_tokens=sum(_resident(head, session) for session in item.sessions.values()) if live else 0,
+        priority=item.priority,
         slack_s=item.submitted_at + item.deadline_s - now if live and item.deadline_s else None,
         eta_s=_eta_s(head, item, now) if live else None,
         why=_why(head, item) if held_s is not None or paused else "",

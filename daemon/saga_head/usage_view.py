@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from saga_core.book import Workflow
 from saga_core.head import Head
+from saga_core.spending import TenantUsage, UsageView, WorkflowUsage
 from saga_core.usage import HOUR_S
-from saga_core.views import BacklogView, TenantUsage, UsageView, WorkflowUsage
+from saga_core.views import BacklogView
 
 
 def usage(head: Head, since: float, now: float) -> UsageView:

@@ -12,7 +12,7 @@ from saga_cli.options import command, given
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from saga_core.views import UsageView
+    from saga_core.spending import UsageView
 
 SHOWN = 20
 """Workflows in the table; `--output json` has all."""

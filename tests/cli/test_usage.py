@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from canned import NOW
 
-from saga_core.views import TenantUsage, UsageView, WorkflowUsage
+from saga_core.spending import TenantUsage, UsageView, WorkflowUsage
 
 USAGE = UsageView(
     since=NOW - 86400,
