@@ -13,9 +13,10 @@ from saga_core.tenants import TenantSettings
 def tenant_settings(tenants: Sequence[TenantSettings]) -> RenderableType:
     """One line per tenant; keys by their first characters."""
     table = Table.grid(padding=(0, 2, 0, 0))
-    for name in ("tenant", "weight", "workflows", "steps/min", "keys"):
+    titles = ("tenant", "weight", "workflows", "steps/min", "priority", "keys")
+    for name in titles:
         table.add_column(no_wrap=name != "keys", justify="left")
-    table.add_row("tenant", "weight", "workflows", "steps/min", "keys", style="bold")
+    table.add_row(*titles, style="bold")
     for item in tenants:
         most = f"{item.live} of {item.max_workflows}" if item.max_workflows else str(item.live)
         rate = str(item.steps_per_min) if item.steps_per_min else "any"
@@ -25,6 +26,7 @@ def tenant_settings(tenants: Sequence[TenantSettings]) -> RenderableType:
             f"{item.weight:g}",
             most,
             rate,
+            f"to {item.priority}",
             keys or ("access.json" if item.name == "default" else "none"),
         )
     return table

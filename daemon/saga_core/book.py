@@ -33,7 +33,6 @@ from saga_core.events import (
     StepFinished,
     StepLost,
     StepPlaced,
-    Told,
     WorkerLost,
     WorkerReady,
     WorkflowEnded,
@@ -43,6 +42,7 @@ from saga_core.events import (
 from saga_core.ids import NodeId, SessionId, StepId, TenantId, WorkflowId, session_id
 from saga_core.records import Counts, Drain, Session, Step, Workflow
 from saga_core.states import DUTY, DutyState, WorkflowState, advance
+from saga_core.told import Told
 from saga_core.usage import Usage
 
 __all__ = ["SESSIONS", "Book", "Counts", "Drain", "Session", "Step", "Workflow"]
@@ -195,7 +195,14 @@ class Book:
     def _step_arrived(self, fact: StepArrived, at: float) -> None:
         self.last_step = max(self.last_step, fact.step)
         self.steps[fact.step] = Step(
-            fact.step, fact.tenant, fact.model, at, fact.workflow, fact.session, body_bytes=fact.body_bytes
+            fact.step,
+            fact.tenant,
+            fact.model,
+            at,
+            fact.workflow,
+            fact.session,
+            body_bytes=fact.body_bytes,
+            expected_tokens=fact.expected_tokens,
         )
         if fact.workflow is None:
             return
@@ -223,6 +230,7 @@ class Book:
         workflow.steps_told = workflow.steps_told or told.steps
         workflow.instance = workflow.instance or told.instance
         workflow.deadline_s = workflow.deadline_s or told.deadline_s
+        workflow.priority = workflow.priority or told.priority
         self.accounts.open(
             workflow.id,
             fact.model,

@@ -19,6 +19,7 @@ import msgspec
 from saga_core.aeg.words import Declared
 from saga_core.ids import NodeId, SessionId, StepId, TenantId, WorkerId, WorkflowId
 from saga_core.states import WorkflowState
+from saga_core.told import Told
 from saga_core.views import ProgramSpec
 from saga_core.wire import ToHead
 
@@ -39,18 +40,6 @@ class Outcome(StrEnum):
 
 class _Kept(msgspec.Struct, frozen=True, kw_only=True, tag=True, omit_defaults=True):
     pass
-
-
-class Told(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a client says of the whole workflow beside one of its steps. Of each, its first word counts."""
-
-    work_s: float = 0.0
-    """Engine seconds that it will take; 0: it does not say."""
-    steps: int = 0
-    instance: str = ""
-    """What it works on: workflows of one instance resemble each other."""
-    deadline_s: float = 0.0
-    """Seconds from its submission within which it should be over; 0: whenever."""
 
 
 class WorkflowSubmitted(_Kept, frozen=True, kw_only=True):
@@ -138,6 +127,8 @@ class StepArrived(_Kept, frozen=True, kw_only=True):
     body_bytes: int = 0
     tool: str = ""
     """The tool whose result this step brings, if the client names it."""
+    expected_tokens: int = 0
+    """That it will write, as its client says; 0: it does not."""
     parent: str = ""
     """The session that opened this one, if the client names it."""
     prefix: str = ""

@@ -165,8 +165,16 @@ class Gate:
 
     # -- steps ---------------------------------------------------------------------------
 
-    def ask(self, step: StepId, session: SessionId, account: Account, body_bytes: int, now: float) -> None:
-        """A step of `session` has arrived: it is granted now or later."""
+    def ask(
+        self,
+        step: StepId,
+        session: SessionId,
+        account: Account,
+        body_bytes: int,
+        now: float,
+        expected_tokens: int = 0,
+    ) -> None:
+        """A step of `session` has arrived: it is granted now or later. expected_tokens: that it will write; 0: unsaid."""
         self.follow(now)
         claim = self.claims.get(session)
         if claim is None:
@@ -175,9 +183,9 @@ class Gate:
         tokens = int(body_bytes / (claim.bytes_per_token or BYTES_PER_TOKEN)) or claim.tokens
         room = self.floor.live(claim)
         if room is None:
-            claim.tokens = tokens
+            claim.tokens, claim.expected_tokens = tokens, expected_tokens
         elif not claim.flying:
-            room.resize(claim, now, tokens)
+            room.resize(claim, now, tokens, expected_tokens)
             self.door.relieve(room)
         if room is not None and claim.live:
             self._turns.decisions.home(step, claim, room.worker, now)
@@ -215,7 +223,7 @@ class Gate:
         home = self.floor.live(claim)
         if home is None:
             claim.flying -= 1
-            claim.tokens = tokens
+            claim.tokens, claim.expected_tokens = tokens, 0
             left = self.floor.home(claim)
             if claim.waiting and left is not None:
                 left.hold(claim)

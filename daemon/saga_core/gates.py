@@ -74,7 +74,14 @@ class Gates:
     def ask(self, step: Step, session: Session | None, gate: Gate) -> None:
         """`step` asks at the gate of its model to be let in."""
         account = self._account(step, session)
-        gate.ask(step.id, claimant(step, session), account, step.body_bytes, self.desk.now)
+        gate.ask(
+            step.id,
+            claimant(step, session),
+            account,
+            step.body_bytes,
+            self.desk.now,
+            step.expected_tokens,
+        )
 
     def _account(self, step: Step, session: Session | None) -> Account:
         """By which the gate of the step's model sorts it. A workflow's own is of the model that it began with.

@@ -26,10 +26,10 @@ class Named(msgspec.Struct, frozen=True):
     linked: bool = False
     """`workflow` is a parent, whose root may be another."""
     final: bool = False
-    deadline_s: float = 0.0
 
 
-def _decode(raw: msgspec.Raw | bytes | str, kind: type[T]) -> T | None:
+def decoded(raw: msgspec.Raw | bytes | str, kind: type[T]) -> T | None:
+    """`raw` as a `kind`; None where it is none."""
     try:
         return msgspec.json.decode(raw, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -53,7 +53,6 @@ class _Agentic(msgspec.Struct):
     agent_id: str | None = None
     parent_program_id: str | None = None
     root_program_id: str | None = None
-    deadline_seconds: float | None = None
 
 
 class _Xargs(msgspec.Struct):
@@ -63,12 +62,12 @@ class _Xargs(msgspec.Struct):
 
 def of_agentic_context(xargs: msgspec.Raw) -> Named | None:
     """An object, or one as a string (vLLM's own schema of `vllm_xargs` takes strings and numbers)."""
-    found = _decode(xargs, _Xargs)
+    found = decoded(xargs, _Xargs)
     if found is None:
         return None
     context = _agentic(found.agentic_context) if found.agentic_context else None
     if context is None:
-        name = cut_name(_decode(found.session_id, str) or "") if found.session_id else ""
+        name = cut_name(decoded(found.session_id, str) or "") if found.session_id else ""
         return Named(name) if name else None
     own = _first(context.program_id, context.task_id, context.session_id)
     parent, root = _first(context.parent_program_id), _first(context.root_program_id)
@@ -80,21 +79,12 @@ def of_agentic_context(xargs: msgspec.Raw) -> Named | None:
         _first(context.agent_id) or (own if own != top else ""),
         parent,
         linked=not root and top == parent,
-        deadline_s=_positive(context.deadline_seconds),
     )
 
 
 def _agentic(raw: msgspec.Raw) -> _Agentic | None:
-    text = _decode(raw, str)
-    return _decode(raw if text is None else text, _Agentic)
-
-
-def _positive(seconds: float | None) -> float:
-    return seconds if seconds is not None and 0.0 < seconds < MOST_S else 0.0
-
-
-MOST_S: Final = 366 * 86400.0
-"""A deadline beyond a year is no deadline."""
+    text = decoded(raw, str)
+    return decoded(raw if text is None else text, _Agentic)
 
 
 # -- NVIDIA's extension --------------------------------------------------------------------
@@ -119,14 +109,25 @@ class _SessionControl(msgspec.Struct):
     session_id: str | None = None
 
 
+class _Prefixed(msgspec.Struct):
+    """Of `nvext.agent_hints`, the name that NeMo Agent Toolkit adds."""
+
+    prefix_id: str | None = None
+
+
 class _Nvext(msgspec.Struct):
     agent_context: _AgentContext | None = None
     session_control: _SessionControl | None = None
+    agent_hints: msgspec.Raw = msgspec.Raw()
+
+
+_AT_DEPTH: Final = re.compile(r"(.+)-d[0-9]{1,4}", re.DOTALL)
+"""NeMo Agent Toolkit's `prefix_id` of a run: one per depth of its calls."""
 
 
 def of_nvext(raw: msgspec.Raw) -> Named | None:
-    """`agent_context`, else the older `session_control`."""
-    found = _decode(raw, _Nvext)
+    """`agent_context`, else the older `session_control`, else the `prefix_id` among the hints."""
+    found = decoded(raw, _Nvext)
     if found is None:
         return None
     if (context := found.agent_context) is not None:
@@ -135,7 +136,10 @@ def of_nvext(raw: msgspec.Raw) -> Named | None:
             return named
     if (control := found.session_control) is not None and (name := _first(control.session_id)):
         return Named(name, final=control.action == "close")
-    return None
+    hints = decoded(found.agent_hints, _Prefixed) if found.agent_hints else None
+    name = _first(hints.prefix_id) if hints is not None else ""
+    run = _AT_DEPTH.fullmatch(name)
+    return Named(run[1], name) if run else Named(name) if name else None
 
 
 def _of_context(context: _AgentContext) -> Named | None:
@@ -165,10 +169,10 @@ class _Id(msgspec.Struct):
 
 def text_in(raw: msgspec.Raw, name: str) -> str:
     """A field that is a string itself or an object whose `name` (`id` or `session_id`) is one."""
-    plain = _decode(raw, str)
+    plain = decoded(raw, str)
     if plain is not None:
         return plain
-    found = _decode(raw, _Id)
+    found = decoded(raw, _Id)
     return (getattr(found, name) or "") if found is not None else ""
 
 
@@ -183,7 +187,7 @@ _USER_SESSION = re.compile(r"_session_([0-9A-Za-z-]{8,64})\Z")
 
 def of_metadata(raw: msgspec.Raw) -> str:
     """`metadata.session_id`, or the session within the `user_id` that Claude Code makes up."""
-    found = _decode(raw, _Metadata)
+    found = decoded(raw, _Metadata)
     if found is None:
         return ""
     if found.session_id:
@@ -191,7 +195,7 @@ def of_metadata(raw: msgspec.Raw) -> str:
     if not found.user_id:
         return ""
     if found.user_id.startswith("{"):  # newer ones write JSON into it
-        inner = _decode(found.user_id, _Metadata)
+        inner = decoded(found.user_id, _Metadata)
         return (inner.session_id or "") if inner is not None else ""
     match = _USER_SESSION.search(found.user_id)
     return match[1] if match else ""

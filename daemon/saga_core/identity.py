@@ -15,21 +15,15 @@ from typing import Final, Protocol
 
 import msgspec
 
-from saga_core import told
-from saga_core.events import Told
 from saga_core.harnesses import Named, of_agentic_context, of_baggage, of_metadata, of_nvext, text_in
 from saga_core.ids import MAX_NAME, cut_name
 
-__all__ = ["MAX_NAME", "NO_BODY", "RULES", "Body", "Identity", "PlainBody", "identify", "told_of"]
+__all__ = ["MAX_NAME", "NO_BODY", "RULES", "Body", "Identity", "PlainBody", "identify"]
 
 AGENT_TYPE_HEADER: Final = b"x-saga-agent-type"
 FINAL_HEADERS: Final = (b"x-saga-session-final", b"x-dynamo-session-final")
-WORK_HEADER: Final = b"x-saga-work-s"
-STEPS_HEADER: Final = b"x-saga-steps"
-INSTANCE_HEADER: Final = b"x-saga-instance"
-DEADLINE_HEADER: Final = b"x-saga-deadline-s"
+_NOT: Final = (b"", b"0", b"false")
 TOOL_HEADER: Final = b"x-saga-tool"
-_TOLD_HEADERS: Final = frozenset((WORK_HEADER, STEPS_HEADER, INSTANCE_HEADER, DEADLINE_HEADER))
 _PARENT_HEADERS: Final = (b"x-saga-parent-session-id", b"x-parent-session-id")
 _BESIDE: Final = frozenset((AGENT_TYPE_HEADER, *FINAL_HEADERS, TOOL_HEADER, *_PARENT_HEADERS))
 """What is said beside a name."""
@@ -93,8 +87,6 @@ class Identity(msgspec.Struct, frozen=True):
     """`workflow` is only the nearest ancestor that the call names: its root may be another."""
     final: bool = False
     """The call says that it is its session's last."""
-    deadline_s: float = 0.0
-    """Seconds in which the workflow wants to be over; 0: not said in the body."""
     confidence: float = 1.0
     """Below 1 where the session was inferred from the prompt."""
 
@@ -124,11 +116,9 @@ def identify(headers: Headers, body: Body, *, by_token: bool) -> Identity:
         agent_type = _named(headers, AGENT_TYPE_HEADER) or found.agent_type
         parent = found.parent or _named(headers, _PARENT_HEADERS[0]) or _named(headers, _PARENT_HEADERS[1])
         tool = _named(headers, TOOL_HEADER)
-        final = found.final or not headers.keys().isdisjoint(FINAL_HEADERS)
+        final = found.final or any(headers.get(name, b"").lower() not in _NOT for name in FINAL_HEADERS)
     linked = found.linked and not by_token
-    return Identity(
-        workflow, session or MAIN, rule, agent_type, parent, tool, linked, final, found.deadline_s
-    )
+    return Identity(workflow, session or MAIN, rule, agent_type, parent, tool, linked, final)
 
 
 _NOBODY: Final = Named("")
@@ -306,22 +296,6 @@ RULES: Final = (
     "none",
 )
 """The table, in order. `content` is what the head infers where no rule before it fires (docs/identity.md)."""
-
-
-def told_of(headers: Headers) -> Told | None:
-    """What the headers say of the whole workflow; None: nothing. Raises `UserError` for what is no such thing."""
-    if headers.keys().isdisjoint(_TOLD_HEADERS):
-        return None
-    return Told(
-        work_s=told.seconds(_text(headers, WORK_HEADER), WORK_HEADER.decode()),
-        steps=told.steps(_text(headers, STEPS_HEADER), STEPS_HEADER.decode()),
-        instance=_named(headers, INSTANCE_HEADER),
-        deadline_s=told.seconds(_text(headers, DEADLINE_HEADER), DEADLINE_HEADER.decode()),
-    )
-
-
-def _text(headers: Headers, header: bytes) -> str:
-    return headers.get(header, b"").decode("latin-1")
 
 
 def _named(headers: Headers, header: bytes) -> str:

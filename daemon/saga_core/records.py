@@ -138,6 +138,8 @@ class Step:
     """Of `worker`, when the step was placed."""
     placed_at: float = 0.0
     body_bytes: int = 0
+    expected_tokens: int = 0
+    """That it will write, as its client says; 0: it does not."""
     lost: int = 0
     """Times that its worker went away."""
 

@@ -39,6 +39,8 @@ class Claim:
     """When it began to wait, or to be idle."""
     counted: float = 0.0
     """What it stands for in its room's sum, at `since` if it is idle."""
+    expected_tokens: int = 0
+    """That its step will write, as the client says; 0: it does not, or none is there."""
     bytes_per_token: float = 0.0
     """Of its prompts; 0: not known yet."""
     steps: int = 0
@@ -105,7 +107,9 @@ class Room:
 
     def cost(self, claim: Claim) -> float:
         """Tokens that `claim` would add."""
-        return max(0, claim.tokens - claim.shared) + self.policy.reserve(self.capacity_tokens)
+        return max(0, claim.tokens - claim.shared) + self.policy.reserve(
+            self.capacity_tokens, claim.expected_tokens
+        )
 
     def fits(self, claim: Claim, now: float, share: float) -> bool:
         """Whether it may come in; an empty room takes whatever comes."""
@@ -199,10 +203,10 @@ class Room:
             claim.since = now
             self.resting += claim.counted
 
-    def resize(self, claim: Claim, now: float, tokens: int) -> None:
-        """The context of a live claim is `tokens` long."""
+    def resize(self, claim: Claim, now: float, tokens: int, expected_tokens: int) -> None:
+        """The context of a live claim is `tokens` long, and so much will be written."""
         self._take_out(claim, now)
-        claim.tokens = tokens
+        claim.tokens, claim.expected_tokens = tokens, expected_tokens
         self._put_in(claim, now)
 
     def take_off(self, claim: Claim, now: float) -> None:
@@ -216,7 +220,7 @@ class Room:
         """A step of a live claim is over, wherever it was; its context is `tokens` long now."""
         self._take_out(claim, now)
         claim.flying -= 1
-        claim.tokens = tokens
+        claim.tokens, claim.expected_tokens = tokens, 0
         self._put_in(claim, now)
 
     # -- the worker's time ---------------------------------------------------------------

@@ -8,6 +8,7 @@ from typing import Final
 import msgspec
 
 from saga_core.errors import UserError
+from saga_core.told import MOST_PRIORITY
 
 DEFAULT: Final = "default"
 """The tenant of the cluster's own key; it is always there."""
@@ -38,6 +39,8 @@ class Tenant(msgspec.Struct, frozen=True, kw_only=True):
     """At one time; 0: any number."""
     steps_per_min: int = 0
     """0: any number."""
+    priority: int = 0
+    """The highest that its requests may ask for: above 0 they take turns from other tenants."""
     keys: tuple[TenantKey, ...] = ()
 
 
@@ -47,6 +50,7 @@ class TenantRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     weight: float | None = None
     max_workflows: int | None = None
     steps_per_min: int | None = None
+    priority: int | None = None
 
 
 class TenantKeyView(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,6 +67,7 @@ class TenantSettings(msgspec.Struct, frozen=True, kw_only=True):
     steps_per_min: int
     live: int
     """Workflows of it that have not ended."""
+    priority: int = 0
     keys: list[TenantKeyView] = []
 
 
@@ -88,10 +93,13 @@ def changed(tenant: Tenant, wanted: TenantRequest) -> Tenant:
     weight = tenant.weight if wanted.weight is None else wanted.weight
     if not LEAST_WEIGHT <= weight <= MOST_WEIGHT:
         raise UserError(f"weight = {weight:g} is out of range (valid: {LEAST_WEIGHT:g} to {MOST_WEIGHT:g})")
+    priority = tenant.priority if wanted.priority is None else wanted.priority
+    if not 0 <= priority <= MOST_PRIORITY:
+        raise UserError(f"priority = {priority} is out of range (valid: 0 to {MOST_PRIORITY})")
     limits = {}
     for name in ("max_workflows", "steps_per_min"):
         value = getattr(tenant, name) if getattr(wanted, name) is None else getattr(wanted, name)
         if not 0 <= value <= MOST:
             raise UserError(f"{name} = {value} is out of range (valid: 0 for no limit, to {MOST:,})")
         limits[name] = value
-    return Tenant(name=tenant.name, keys=tenant.keys, weight=weight, **limits)
+    return Tenant(name=tenant.name, keys=tenant.keys, weight=weight, priority=priority, **limits)

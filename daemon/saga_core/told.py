@@ -6,6 +6,7 @@ How far hints are believed is another matter (`saga_core.aeg.hints`).
 
 from __future__ import annotations
 
+import re
 from math import isfinite
 from typing import Final
 
@@ -17,10 +18,27 @@ from saga_core.errors import UserError, choose
 from saga_core.views import SubmitRequest
 
 MOST_PRIORITY: Final = 10
+MOST_TOKENS: Final = 1 << 20
+"""Of one answer: no model writes more."""
 MOST_NAME: Final = 128
 """Characters of an instance's or a tool's name."""
 END: Final = "end"
 """Stands for the end of the workflow among a step's successors."""
+_WHOLE: Final = re.compile(r"[+-]?[0-9]{1,4}")
+
+
+class Told(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a client says of the whole workflow beside one of its steps. Of each, its first word counts."""
+
+    work_s: float = 0.0
+    """Engine seconds that it will take; 0: it does not say."""
+    steps: int = 0
+    instance: str = ""
+    """What it works on: workflows of one instance resemble each other."""
+    deadline_s: float = 0.0
+    """Seconds from its submission within which it should be over; 0: whenever."""
+    priority: int = 0
+    """As of a submission; what its tenant may ask for."""
 
 
 def seconds(text: str, where: str) -> float:
@@ -38,16 +56,30 @@ def seconds(text: str, where: str) -> float:
     return value
 
 
-def steps(text: str, where: str) -> int:
+def steps(text: str, where: str, most: int = MOST_STEPS) -> int:
     """A number of steps, or 0 for an empty text."""
     if not text:
         return 0
     value = int(text) if text.isascii() and text.isdecimal() and len(text) <= MOST_NAME else 0
-    if not 0 < value <= MOST_STEPS:
-        raise UserError(
-            f"{where}: {_short(text)} is not valid (valid: a whole number from 1 to {MOST_STEPS})"
-        )
+    if not 0 < value <= most:
+        raise UserError(f"{where}: {_short(text)} is not valid (valid: a whole number from 1 to {most})")
     return value
+
+
+def tokens(text: str, where: str) -> int:
+    """A number of tokens of one answer, or 0 for an empty text."""
+    return steps(text, where, MOST_TOKENS)
+
+
+def priority(text: str, where: str, most: int = MOST_PRIORITY) -> int:
+    """A priority up to `most`, or 0 for an empty text."""
+    value = int(text) if _WHOLE.fullmatch(text) else None
+    if text and (value is None or not -MOST_PRIORITY <= value <= most):
+        more = "" if most == MOST_PRIORITY else "; `saga tenant limit --priority` grants more"
+        raise UserError(
+            f"{where}: {_short(text)} is not valid (valid: a whole number from -{MOST_PRIORITY} to {most}{more})"
+        )
+    return value or 0
 
 
 def name(text: str, where: str) -> str:
@@ -64,10 +96,7 @@ def check(asked: SubmitRequest) -> None:
     for what, value in (("work_s", asked.work_s), ("deadline_s", asked.deadline_s)):
         if value != 0.0:
             seconds(repr(value), what)
-    if abs(asked.priority) > MOST_PRIORITY:
-        raise UserError(
-            f"priority: {asked.priority} is not valid (valid: -{MOST_PRIORITY} to {MOST_PRIORITY})"
-        )
+    priority(str(asked.priority), "priority")
     program = asked.program
     if program is not None and (program.cpus < 0 or program.memory_bytes < 0):
         raise UserError(f"cpus {program.cpus}, memory {program.memory_bytes}: valid is nothing below 0")

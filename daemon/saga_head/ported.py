@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from msgspec.structs import replace
-
 from saga_core import actions as act
 from saga_core import events
+from saga_core.asides import Aside
 from saga_core.fleet import Worker
 from saga_core.identity import Identity
 from saga_core.ids import StepId, TenantId, WorkflowId
@@ -43,13 +42,11 @@ def target(
 
 
 def step_arrived(
-    step: StepId, call: Call, who: Identity, prefix: str, told: events.Told | None, weight: float
+    step: StepId, call: Call, who: Identity, prefix: str, said: Aside, weight: float
 ) -> events.StepArrived:
     workflow = call.caller.workflow
     if call.api in SESSIONLESS:
         return events.StepArrived(step=step, tenant=TenantId(call.caller.tenant), model=call.fields.model)
-    if who.deadline_s and (told is None or not told.deadline_s):
-        told = replace(told or events.Told(), deadline_s=who.deadline_s)
     return events.StepArrived(
         step=step,
         tenant=TenantId(call.caller.tenant),
@@ -65,7 +62,8 @@ def step_arrived(
         tool=who.tool,
         parent=who.parent,
         prefix=prefix,
-        told=told,
+        told=said.told,
+        expected_tokens=said.expected_tokens,
         weight=weight,
     )
 

@@ -12,12 +12,14 @@ import logging
 from collections.abc import Callable
 
 import msgspec
+from msgspec.structs import replace
 
 from saga_core import events
+from saga_core.asides import aside
 from saga_core.book import Book
 from saga_core.errors import UserError
 from saga_core.events import Event
-from saga_core.identity import Identity, told_of
+from saga_core.identity import Identity
 from saga_core.ids import StepId, TenantId, WorkflowId
 from saga_core.states import WorkflowState
 from saga_head import ported
@@ -112,7 +114,7 @@ class Reception:
     def _arrived(self, call: Call, exchange: Exchange, who: Identity) -> None:
         step, tenant = StepId(call.step), call.caller.tenant
         try:
-            told = told_of(call.headers)
+            said = aside(call.headers, call.fields, granted=self._tenants.priority(tenant))
         except UserError as error:
             self._refuse(exchange, Refusal(400, "invalid_request_error", "invalid_header", str(error)))
             return
@@ -124,9 +126,11 @@ class Reception:
         self._metrics.identified(who.rule)
         salt = self._tenants.salt(tenant, call.fields.cache_salt)
         self._opened(step, Open(exchange, ported.said(who), salt, who.final), call)
+        if known and said.told is not None:  # of each, a workflow's first word counts
+            said = replace(said, told=None)
         prefix = "" if known else prefix_of(call.fields)
         weight = self._tenants.weight(tenant)
-        self._handle(ported.step_arrived(step, call, who, prefix, told, weight))
+        self._handle(ported.step_arrived(step, call, who, prefix, said, weight))
 
     def _known(self, call: Call, who: Identity) -> bool:
         """Whether it is of no workflow, or of one whose first step has come."""

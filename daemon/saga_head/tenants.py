@@ -146,6 +146,7 @@ class Tenants:
             weight=tenant.weight,
             max_workflows=tenant.max_workflows,
             steps_per_min=tenant.steps_per_min,
+            priority=tenant.priority,
             live=self.live[tenant.name],
             keys=[TenantKeyView(id=key.id, made_at=key.made_at) for key in tenant.keys],
         )
@@ -155,6 +156,11 @@ class Tenants:
     def weight(self, name: str) -> float:
         tenant = self._by_name.get(name)
         return tenant.weight if tenant is not None else 1.0
+
+    def priority(self, name: str) -> int:
+        """The highest that a request of it may ask for."""
+        tenant = self._by_name.get(name)
+        return tenant.priority if tenant is not None else 0
 
     def refusal(self, name: str, *, opens: bool) -> Refusal | None:
         """Why a step may not come in now; `opens`: it would begin a workflow."""

@@ -19,6 +19,13 @@ Weight = Annotated[
 Workflows = Annotated[int | None, typer.Option(help="Workflows at one time; 0: any number.", metavar="N")]
 Steps = Annotated[int | None, typer.Option(help="Steps per minute; 0: any number.", metavar="N")]
 
+Most = Annotated[
+    int | None,
+    typer.Option(
+        "--priority", help="Highest priority that its requests may ask for; 0 at first.", metavar="0-10"
+    ),
+]
+
 
 def declare(app: typer.Typer) -> None:
     tenants = group("Who may use the cluster, how much, and with which keys.")
@@ -37,9 +44,10 @@ def add(
     weight: Weight = None,
     workflows: Workflows = None,
     steps_per_min: Steps = None,
+    priority: Most = None,
 ) -> None:
     """Let a new tenant in, and print its key: once, it cannot be read again."""
-    _show_key(ctx, given(ctx).control().add_tenant(tenant, weight, workflows, steps_per_min))
+    _show_key(ctx, given(ctx).control().add_tenant(tenant, weight, workflows, steps_per_min, priority))
 
 
 def list_(ctx: typer.Context) -> None:
@@ -53,11 +61,14 @@ def limit(
     weight: Weight = None,
     workflows: Workflows = None,
     steps_per_min: Steps = None,
+    priority: Most = None,
 ) -> None:
     """Change what a tenant may do. The weight counts for workflows that begin from now on."""
-    if weight is None and workflows is None and steps_per_min is None:
-        raise UserError("nothing to change is said (valid: --weight, --workflows, --steps-per-min)")
-    _show(ctx, [given(ctx).control().limit_tenant(tenant, weight, workflows, steps_per_min)])
+    if weight is None and workflows is None and steps_per_min is None and priority is None:
+        raise UserError(
+            "nothing to change is said (valid: --weight, --workflows, --steps-per-min, --priority)"
+        )
+    _show(ctx, [given(ctx).control().limit_tenant(tenant, weight, workflows, steps_per_min, priority)])
 
 
 def key(

@@ -55,9 +55,9 @@ def apply(control: Control, wanted: list[AccountTenant]) -> None:
         if each.problem or each.before == each.weight:
             continue
         if each.before is None:
-            control.add_tenant(each.tenant, each.weight, None, None)
+            control.add_tenant(each.tenant, each.weight)
         else:
-            control.limit_tenant(each.tenant, each.weight, None, None)
+            control.limit_tenant(each.tenant, each.weight)
 
 
 def account_table(found: list[AccountTenant]) -> RenderableType:

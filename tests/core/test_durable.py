@@ -9,9 +9,10 @@ from core_rig import Rig, config, dispatched, dump
 from saga_core import snapshot
 from saga_core.aeg import snapshot as learned
 from saga_core.errors import ClusterError
-from saga_core.events import StepArrived, Told
+from saga_core.events import StepArrived
 from saga_core.ids import StepId
 from saga_core.policy.ordering import virtual_finish
+from saga_core.told import Told
 
 HINTED = Told(work_s=3.0, steps=9, instance="django-11099", deadline_s=60.0)
 

@@ -75,7 +75,7 @@ def test_of_two_rules_the_earlier_one_fires(first: str, second: str) -> None:
         ({b"session-id": b"c", b"thread-id": b"c"}, {}, Identity("c", "main", "codex")),
         ({b"thread-id": b"t"}, {}, Identity("t", "main", "codex")),
         ({}, {"vllm_xargs": {"agentic_context": json.dumps({"session_id": "s", "deadline_seconds": 60})}},
-         Identity("s", "main", "agentic-context", deadline_s=60.0)),
+         Identity("s", "main", "agentic-context")),
         ({}, {"vllm_xargs": {"agentic_context": {
             "program_id": "p", "parent_program_id": "q", "root_program_id": "r", "agent_id": "a"}}},
          Identity("r", "a", "agentic-context", "", "q")),
@@ -88,6 +88,12 @@ def test_of_two_rules_the_earlier_one_fires(first: str, second: str) -> None:
         ({}, {"nvext": {"session_control": {"action": "close", "session_id": "s", "timeout": 5}}},
          Identity("s", "main", "nvext", final=True)),
         ({}, {"nvext": {"agent_hints": {"priority": 5}}}, Identity("", "main", "none")),
+        ({}, {"nvext": {"agent_hints": {"prefix_id": "run-7-d2", "total_requests": 10}}},
+         Identity("run-7", "run-7-d2", "nvext")),
+        ({}, {"nvext": {"agent_hints": {"prefix_id": "eval-q001"}}}, Identity("eval-q001", "main", "nvext")),
+        ({}, {"nvext": {"agent_hints": {"prefix_id": ["x"]}, "session_control": {"session_id": "s"}}},
+         Identity("s", "main", "nvext")),
+        ({}, {"nvext": {"agent_hints": {"prefix_id": "-d2"}}}, Identity("-d2", "main", "nvext")),
         ({}, {"conversation": {"id": "conv"}}, Identity("conv", "main", "body.conversation")),
         ({}, {"metadata": {"user_id": "user_abc_account_1_session_2f6e0b7c-aaaa"}},
          Identity("2f6e0b7c-aaaa", "main", "body.metadata")),
@@ -106,6 +112,15 @@ def test_what_harnesses_send(
     assert identify(headers, body(**fields), by_token=False) == expected
 
 
+@pytest.mark.parametrize("name", [b"x-saga-session-final", b"x-dynamo-session-final"])
+def test_who_says_that_it_is_not_the_last_step_is_believed(name: bytes) -> None:
+    said = {
+        value: identify({name: value}, body(), by_token=True).final
+        for value in (b"true", b"1", b"false", b"0")
+    }
+    assert said == {b"true": True, b"1": True, b"false": False, b"0": False}
+
+
 def test_by_token_the_table_names_the_session_within_the_workflow() -> None:
     codex = {b"session-id": b"c", b"thread-id": b"t"}
     assert identify(codex, body(), by_token=True) == Identity("", "t", "token+codex")
@@ -120,10 +135,10 @@ def test_ids_are_exact() -> None:
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=12),
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=12),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
         st.sampled_from(["agentic_context", "session_id", "id", "user_id", "agent_context", "program_id",
-                         "session_control", "deadline_seconds", "parent_program_id"]), inner, max_size=4),
+                         "session_control", "agent_hints", "prefix_id", "parent_program_id"]), inner, max_size=4),
     max_leaves=12,
 )  # fmt: skip
 NAMES = sorted({name for headers in HEADERS.values() for name in headers} | {b"x-parent-session-id"})
@@ -147,4 +162,3 @@ def test_whatever_strangers_send_has_a_name_of_the_table(
         assert name.isprintable()
         assert len(name) <= MAX_NAME
     assert bool(who.workflow) == (who.rule != "none" and not by_token)
-    assert 0.0 <= who.deadline_s < 1e9

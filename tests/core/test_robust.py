@@ -16,9 +16,10 @@ from hypothesis import given, settings
 from saga_core import wire
 from saga_core.aeg import Declared
 from saga_core.config import Config
-from saga_core.events import Outcome, SessionPaused, StepArrived, StepFinished, Told
+from saga_core.events import Outcome, SessionPaused, StepArrived, StepFinished
 from saga_core.policy.profiles import PROFILES
 from saga_core.states import WorkerState
+from saga_core.told import Told
 
 POOL = 4000
 WORKERS = ("n1/0", "n1/1")

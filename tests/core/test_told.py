@@ -6,45 +6,31 @@ from core_rig import Rig, config, one
 from saga_core import snapshot, told
 from saga_core.actions import Dispatch
 from saga_core.errors import UserError
-from saga_core.events import Told
-from saga_core.identity import identify, told_of
-from saga_head.gateway.port import Fields
+from saga_core.identity import NO_BODY, identify
+from saga_core.views import ProgramSpec, SubmitRequest
 
 
 def headers(**more: str) -> dict[bytes, bytes]:
     return {f"x-saga-{name.replace('_', '-')}".encode(): value.encode() for name, value in more.items()}
 
 
-def test_headers_tell_of_the_workflow() -> None:
-    assert told_of(headers(work_s="12.5", steps="40", instance="django-11099", deadline_s="1e3")) == Told(
-        work_s=12.5, steps=40, instance="django-11099", deadline_s=1000.0
-    )
-    assert told_of(headers(steps="4")) == Told(steps=4)
-    assert told_of(headers(workflow_id="x", session_id="y")) is None
-    assert told_of(headers(instance="i" * 200)).instance == "i" * 128
+def test_a_call_names_its_parent_and_the_tool_whose_result_it_brings() -> None:
+    who = identify(headers(parent_session_id="main", tool="bash", session_id="sub"), NO_BODY, by_token=True)
+    assert (who.session, who.parent, who.tool) == ("sub", "main", "bash")
+    assert identify({b"x-parent-session-id": b"p"}, NO_BODY, by_token=False).parent == "p"
+    assert identify(headers(tool="t" * 500), NO_BODY, by_token=True).tool == "t" * 128
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
-    [("work_s", v) for v in ("0", "-1", "nan", "inf", "1e10", "soon", "1s", "9" * 400)]
-    + [("deadline_s", v) for v in ("0", "-1", "nan", "tomorrow")]
-    + [("steps", v) for v in ("0", "-1", "1.5", "²", "many", "99999999999", "9" * 5000)],
+    ("asked", "says"),
+    [
+        (SubmitRequest(priority=11, kind="replay"), r"priority: '11' is not valid \(valid: .* -10 to 10\)"),
+        (SubmitRequest(program=ProgramSpec(argv=["a"], cwd="/", cpus=-1)), "nothing below 0"),
+    ],
 )
-def test_nonsense_in_a_header_is_said_to_be(name, value) -> None:
-    with pytest.raises(
-        UserError, match=rf"x-saga-{name.replace('_', '-')}: '.*' is not valid \(valid: "
-    ) as error:
-        told_of(headers(**{name: value}))
-    assert len(str(error.value)) < 200
-
-
-def test_a_call_names_its_parent_and_the_tool_whose_result_it_brings() -> None:
-    who = identify(
-        headers(parent_session_id="main", tool="bash", session_id="sub"), Fields(model="m"), by_token=True
-    )
-    assert (who.session, who.parent, who.tool) == ("sub", "main", "bash")
-    assert identify({b"x-parent-session-id": b"p"}, Fields(model="m"), by_token=False).parent == "p"
-    assert identify(headers(tool="t" * 500), Fields(model="m"), by_token=True).tool == "t" * 128
+def test_a_submission_that_cannot_be_is_refused(asked, says) -> None:
+    with pytest.raises(UserError, match=says):
+        told.check(asked)
 
 
 # -- a file ----------------------------------------------------------------------------------

@@ -180,7 +180,7 @@ async def test_a_priority_takes_the_place_of_the_clients(own, size, space) -> No
 
 @pytest.mark.parametrize(("path", "priority"), [(CHAT, None), ("/v1/embeddings", 5), ("/v1/messages", 5)])
 async def test_without_one_the_body_passes_as_it_came(path, priority) -> None:
-    sent = body(priority=3)
+    sent = body(priority=3, nvext={"agent_hints": {"osl": 9, "later": [1]}, "annotations": ["a"]})
     async with gateway_rig() as rig:
         rig.scheduler.target = rig.worker.target(priority=priority)
         await rig.ask(post(sent, path=path))

@@ -12,7 +12,8 @@ from head_rig import HeadProcess, RigNode, running_head, until
 from msgspec.structs import replace as changed
 
 from saga_core.accounts import Account
-from saga_core.events import StepArrived, StepFinished, Told, WorkflowSubmitted
+from saga_core.events import StepArrived, StepFinished, WorkflowSubmitted
+from saga_core.told import Told
 from saga_fake.config import FakeConfig
 from saga_fake.engine import EngineShape
 from saga_fake.server import FakeServer
@@ -45,7 +46,7 @@ async def written(head: HeadProcess, steps: int) -> None:
 
 async def step(head: HeadProcess, body: dict[str, object], **headers: str) -> tuple[int, dict]:
     """A call of workflow `k` of the cluster's own key."""
-    said = {"Authorization": f"Bearer {head.access.api_key}", "X-Saga-Workflow-Id": "k"} | {
+    said = {"authorization": f"Bearer {head.access.api_key}", "x-saga-workflow-id": "k"} | {
         name.replace("_", "-"): value for name, value in headers.items()
     }
     url = f"{head.access.url}/v1/chat/completions"
@@ -81,6 +82,35 @@ async def test_what_is_said_is_kept_and_what_makes_no_sense_is_refused(
     assert (arrived[1].told, arrived[1].tool, arrived[1].prefix) == (None, "bash", ""), (
         "a prefix is made once"
     )
+
+
+async def test_hints_in_dynamos_words_are_kept_as_far_as_the_tenant_may(head: HeadProcess) -> None:
+    node = RigNode(head.access)
+    hints = {"priority": 9, "osl": 40, "total_requests": 6, "speculative_prefill": True, "later": [1]}
+    body = BODY | {"nvext": {"agent_hints": hints}}
+    async with FakeServer(FakeConfig(models=("m",), api_key="k", speed=100.0)) as engine:
+        try:
+            await node.serve(engine.url)
+            assert (await step(head, body, x_saga_workflow_id="a"))[0] == 200
+            status, answer = await head.call("PATCH", "/saga/v1/tenants/default", {"priority": 3})
+            assert (status, answer["priority"]) == (200, 3)
+            assert (await step(head, body, x_saga_workflow_id="b"))[0] == 200
+            assert (await step(head, body, x_saga_workflow_id="b"))[0] == 200
+            assert (await step(head, body, x_saga_workflow_id="c", x_saga_priority="-2"))[0] == 200
+            status, answer = await step(head, body, x_saga_workflow_id="d", x_saga_priority="4")
+            assert (status, answer["error"]["code"]) == (400, "invalid_header")
+            assert "-10 to 3" in answer["error"]["message"]
+            await written(head, 4)
+        finally:
+            await node.close()
+    arrived = [fact for fact in facts(head) if isinstance(fact, StepArrived)]
+    assert [fact.told for fact in arrived] == [
+        Told(steps=6),
+        Told(steps=6, priority=3),
+        None,
+        Told(steps=6, priority=-2),
+    ]
+    assert {fact.expected_tokens for fact in arrived} == {40}
 
 
 async def test_engines_that_do_not_listen_keep_their_profile(head: HeadProcess) -> None:

@@ -57,9 +57,12 @@ class Admission:
     """Whoever has waited for this long is let in, whatever is full: for what no rule foresaw. On swe-like at pressure 1.5
     many wait for longer than 1800 s; letting them in then cost 2 % of the mean completion time, as memory was short."""
 
-    def reserve(self, capacity_tokens: int) -> int:
-        """Growth in tokens that is counted of each session; of a small memory not more than it can spare."""
-        return min(self.reserve_tokens, capacity_tokens // self.reserve_parts)
+    def reserve(self, capacity_tokens: int, expected_tokens: int = 0) -> int:
+        """Growth in tokens that is counted of each session; of a small memory not more than it can spare.
+
+        expected_tokens: that its client says its step will write. Nobody reserves more by saying much than memory allows.
+        """
+        return min(max(self.reserve_tokens, expected_tokens), capacity_tokens // self.reserve_parts)
 
     def limit(self, factor: float, capacity_tokens: int, share: float) -> float:
         """Tokens that sessions may need; no limit where the memory is not known."""
