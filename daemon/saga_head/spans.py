@@ -7,6 +7,8 @@ Rules of this file
   3. The ids of a workflow's root span follow from the workflow: its steps are the root's children from the first on,
      and a restarted head goes on with the same trace. The root is written when the workflow ends.
   4. A step whose client sent `traceparent` is a child of the client's span, and linked to its workflow's root.
+  5. A tool call is what lies between a step and its session's next one (`saga_head.tool_calls`); its span is the
+     root's child, linked to the step that asked for it.
 """
 
 from __future__ import annotations
@@ -50,6 +52,7 @@ from saga_core.events import (
 from saga_core.ids import StepId, WorkflowId, session_id
 from saga_core.states import WorkflowState
 from saga_head.gateway.port import Call
+from saga_head.tool_calls import ToolCall, ToolCalls
 
 SCHEMA: Final = "https://opentelemetry.io/schemas/1.41.0"
 """The last release of the semantic conventions before GenAI's moved to a repository of their own."""
@@ -97,8 +100,7 @@ class _Live:
 
     span: Span
     arrived_at: float
-    asked: _Asked
-    stream: bool
+    came: StepArrived
     losses: int = 0
 
 
@@ -110,6 +112,7 @@ class Spans:
         self._tracer = provider.get_tracer("saga", version, schema_url=SCHEMA)
         self._asked: dict[StepId, _Asked] = {}
         self._live: dict[StepId, _Live] = {}
+        self._tools: ToolCalls[SpanContext] = ToolCalls(book)
 
     # -- what the shell says ---------------------------------------------------------------
 
@@ -144,6 +147,7 @@ class Spans:
                 if (live := self._live.get(fact.step)) is not None:
                     live.losses += 1
             case WorkflowEnded():
+                self._tools.ended(fact)
                 workflow = self._book.workflows.get(fact.workflow)
                 if workflow is not None:
                     self._root(workflow, fact, at)
@@ -157,6 +161,8 @@ class Spans:
     # -- steps -----------------------------------------------------------------------------
 
     def _arrived(self, fact: StepArrived, at: float) -> None:
+        if (call := self._tools.arrived(fact, at)) is not None:
+            self._tool(call, fact)
         asked = self._asked.pop(fact.step, None)
         if asked is None:
             return
@@ -174,7 +180,7 @@ class Spans:
             links,
             int(at * NS),
         )
-        self._live[fact.step] = _Live(span, at, asked, fact.stream)
+        self._live[fact.step] = _Live(span, at, fact)
 
     def _clients(self, asked: _Asked) -> Context | None:
         """The client's own span as the parent; None: it sent none, or none that reads as one."""
@@ -207,6 +213,22 @@ class Spans:
             live.span.set_attribute("error.type", kind)
             live.span.set_status(Status(StatusCode.ERROR, kind))
         live.span.end(int(at * NS))
+        self._tools.finished(fact, live.came, live.span.get_span_context(), at)
+
+    def _tool(self, call: ToolCall[SpanContext], fact: StepArrived) -> None:
+        """The tool call that `fact` ends: over already when it is known."""
+        root = self._root_context(fact.workflow)
+        if root is None:
+            return
+        span = self._tracer.start_span(
+            f"execute_tool {call.name}",
+            set_span_in_context(NonRecordingSpan(root), NO_CONTEXT),
+            SpanKind.INTERNAL,
+            _of_tool(call, fact),
+            [Link(call.by)],
+            int(call.begin * NS),
+        )
+        span.end(int(call.end * NS))
 
     # -- workflows -------------------------------------------------------------------------
 
@@ -285,6 +307,23 @@ def _of_arrival(fact: StepArrived, operation: str) -> Attributes:
     return made
 
 
+def _of_tool(call: ToolCall[SpanContext], fact: StepArrived) -> Attributes:
+    made: Attributes = {
+        "gen_ai.operation.name": "execute_tool",
+        "gen_ai.tool.name": call.name,
+        "saga.step": call.step,
+        "saga.tenant": fact.tenant,
+    }
+    if call.asked:  # what a model asks for by name and its client runs
+        made["gen_ai.tool.type"] = "function"
+    if fact.workflow is not None:
+        made["gen_ai.conversation.id"] = made["saga.session"] = session_id(fact.workflow, fact.session)
+        made["saga.workflow"] = fact.workflow
+    if fact.agent_type:
+        made["gen_ai.agent.name"] = fact.agent_type
+    return made
+
+
 def _of_end(fact: StepFinished, live: _Live) -> Attributes:
     made: Attributes = {"saga.outcome": fact.outcome.value}
     if fact.prompt_tokens is not None:
@@ -292,7 +331,7 @@ def _of_end(fact: StepFinished, live: _Live) -> Attributes:
         made["gen_ai.usage.cache_read.input_tokens"] = fact.cached_tokens or 0
         made["gen_ai.usage.output_tokens"] = fact.output_tokens or 0
         made["saga.cached_tokens"] = fact.cached_tokens or 0
-    if live.stream and fact.ttft_s is not None:
+    if live.came.stream and fact.ttft_s is not None:
         made["gen_ai.response.time_to_first_chunk"] = fact.ttft_s
     if fact.tool not in (UNKNOWN, ANSWER):
         made["saga.tool"] = fact.tool

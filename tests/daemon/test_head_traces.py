@@ -19,11 +19,13 @@ from opentelemetry.semconv._incubating.attributes import gen_ai_attributes
 from opentelemetry.semconv.schemas import Schemas
 
 from saga_core.book import Book
-from saga_core.events import Outcome, StepArrived, StepFinished
+from saga_core.events import Outcome, StepArrived, StepFinished, WorkflowEnded, WorkflowSubmitted
+from saga_core.states import WorkflowState
 from saga_head.gateway.head import parse_head
 from saga_head.gateway.limits import Limits
 from saga_head.gateway.port import Call, Caller, Fields, Refusal
 from saga_head.spans import SCHEMA, Ids, Spans
+from saga_head.tool_calls import ToolCall, ToolCalls
 
 KNOWN = {v for k, v in vars(gen_ai_attributes).items() if k.startswith("GEN_AI_") and isinstance(v, str)}
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -48,7 +50,11 @@ class Collector:
 
     @property
     def spans(self):
-        return {span.name: span for scope in self.scopes for span in scope.spans}
+        return {span.name: span for span in self.all}
+
+    @property
+    def all(self):
+        return [span for scope in self.scopes for span in scope.spans]
 
 
 def said(span) -> dict:
@@ -69,8 +75,12 @@ async def served(*routes) -> AsyncIterator[str]:
         await runner.cleanup()
 
 
-async def post(base: str, key: str, model: str = "m", **headers: str) -> int:
+TOOLS = [{"type": "function", "function": {"name": "bash", "description": SECRET, "parameters": {}}}]
+
+
+async def post(base: str, key: str, model: str = "m", *, tools: bool = False, **headers: str) -> int:
     body = {"model": model, "messages": [{"role": "user", "content": SECRET}]}
+    body |= {"tools": TOOLS} if tools else {}
     auth = {"authorization": f"Bearer {key}"} | headers
     async with (
         aiohttp.ClientSession() as http,
@@ -155,6 +165,118 @@ async def test_steps_are_spans_of_their_workflow_or_of_their_client(tmp_path, mo
     assert {scope.schema_url for scope in collector.scopes} == {SCHEMA}
     assert not any(SECRET.encode() in r.SerializeToString() for r in collector.requests)
     assert set(collector.paths) == {"/v1/traces"}
+
+
+def asks_for(tool: str) -> dict:
+    called = {"id": "c1", "type": "function", "function": {"name": tool, "arguments": f'{{"x":"{SECRET}"}}'}}
+    message = {"role": "assistant", "content": None, "tool_calls": [called]}
+    return {"choices": [{"index": 0, "message": message, "finish_reason": "tool_calls"}]}
+
+
+ANSWERED = {
+    "choices": [{"index": 0, "message": {"role": "assistant", "content": SECRET}, "finish_reason": "stop"}]
+}
+
+
+async def test_a_tool_call_is_a_span_between_the_step_that_asked_and_the_next(tmp_path, monkeypatch):
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "20")
+    collector = Collector()
+    answers = [asks_for("bash"), ANSWERED, ANSWERED, asks_for("never-run")]
+
+    async def answer(request: web.Request) -> web.Response:
+        return web.json_response(answers.pop(0) | {"usage": {"prompt_tokens": 9, "completion_tokens": 1}})
+
+    async with (
+        served(web.post("/v1/traces", collector.take)) as to,
+        served(web.post("/v1/chat/completions", answer)) as worker,
+        running_head(tmp_path, {"head.otlp_endpoint": to}) as head,
+        node(head, worker),
+    ):
+        given = await workflow(head, name="fix-42", agent_type="coder")
+        base, key = given["base_url"], given["api_key"]
+        for more in (
+            {"traceparent": f"00-{TRACE}-{SPAN}-01"},
+            {},  # it brings what bash has said
+            {"x-saga-tool": "pytest"},
+            {},  # a person has spoken: no tool is known
+        ):
+            assert await post(base, key, tools=True, **{"x-saga-session-id": "main"} | more) == 200
+        status, _ = await head.call("POST", f"/saga/v1/workflows/{given['id']}/cancel")
+        assert status == 200
+        await until(lambda: len(collector.all) == 7, "four steps, two tool calls and the workflow")
+        spans = collector.all
+
+    root = collector.spans["invoke_workflow fix-42"]
+    steps = {said(span)["saga.step"]: span for span in spans if span.name == "chat m"}
+    bash, pytest_ = (collector.spans[f"execute_tool {name}"] for name in ("bash", "pytest"))
+    session = f"{given['id']}.main"
+    common = {
+        "gen_ai.operation.name": "execute_tool",
+        "gen_ai.conversation.id": session,
+        "saga.session": session,
+        "saga.workflow": given["id"],
+        "saga.tenant": "default",
+    }
+    asked = {"gen_ai.tool.name": "bash", "gen_ai.tool.type": "function", "saga.step": 1}
+    assert said(bash) == common | asked
+    assert said(pytest_) == common | {"gen_ai.tool.name": "pytest", "saga.step": 2}
+    for span, before, after in ((bash, 1, 2), (pytest_, 2, 3)):
+        assert (span.trace_id, span.parent_span_id) == (root.trace_id, root.span_id)
+        assert span.kind == span.SPAN_KIND_INTERNAL
+        assert [(link.trace_id, link.span_id) for link in span.links] == [
+            (steps[before].trace_id, steps[before].span_id)
+        ]
+        assert span.start_time_unix_nano == steps[before].end_time_unix_nano
+        assert span.end_time_unix_nano == steps[after].start_time_unix_nano
+        assert {name for name in said(span) if name.startswith("gen_ai.")} <= KNOWN
+    assert steps[1].trace_id.hex() == TRACE, "a step of the client's own trace"
+    assert not any(SECRET.encode() in r.SerializeToString() for r in collector.requests)
+
+
+class Facts:
+    """A book, and who follows the tool calls in it."""
+
+    def __init__(self) -> None:
+        self.book = Book("saga")
+        self.calls: ToolCalls[str] = ToolCalls(self.book)
+        self.at, self.came = 1000.0, {}
+        self.book.apply(WorkflowSubmitted(workflow=1, tenant="t", token="s", kind="replay"), self.at)
+
+    def arrive(self, step: int, session: str = "main", tool: str = ""):
+        self.at += 1.0
+        fact = StepArrived(step=step, tenant="t", model="m", workflow=1, session=session, tool=tool)
+        self.book.apply(fact, self.at)
+        self.came[step] = fact
+        return self.calls.arrived(fact, self.at)
+
+    def finish(self, step: int, tool: str = "bash", outcome: Outcome = Outcome.DONE) -> None:
+        self.at += 1.0
+        fact = StepFinished(step=step, outcome=outcome, tool=tool)
+        self.book.apply(fact, self.at)
+        self.calls.finished(fact, self.came[step], f"kept {step}", self.at)
+
+
+def test_a_session_with_several_steps_at_once_is_in_no_tool_between_two_of_them():
+    facts = Facts()
+    assert facts.arrive(1) is facts.arrive(2) is None
+    facts.finish(1)
+    assert facts.arrive(3) is None, "2 is there still"
+    facts.finish(2)
+    facts.finish(3, tool="edit")
+    assert facts.arrive(4, "other") is None
+    assert facts.arrive(5) == ToolCall("edit", True, 3, "kept 3", facts.at - 2.0, facts.at)
+    facts.finish(5, outcome=Outcome.BROKEN)
+    assert facts.arrive(6) is None, "what it asked for is not known"
+
+
+def test_of_a_workflow_that_is_over_nothing_is_kept():
+    facts = Facts()
+    facts.arrive(1)
+    facts.finish(1)
+    over = WorkflowEnded(workflow=1, state=WorkflowState.DONE)
+    facts.book.apply(over, facts.at)
+    facts.calls.ended(over)
+    assert not facts.calls._resting
 
 
 LINE = st.binary(max_size=80).map(lambda data: bytes(byte for byte in data if 32 <= byte != 127 or byte == 9))
