@@ -64,6 +64,7 @@ def _head(told: Explanation) -> dict[str, str | Text]:
     else:
         facts["workflow"] = f"{told.workflow.id} {told.workflow.name}".rstrip()
         facts["state"] = standing(told.workflow)
+        facts |= {"priority": str(told.workflow.priority)} if told.workflow.priority else {}
         facts |= _recognised(told.workflow)
     facts["profile"] = f"{told.profile}, in the order of {told.order}"
     return facts | (_account(told.account) if told.account is not None else {})

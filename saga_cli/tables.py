@@ -191,13 +191,22 @@ def standing(w: WorkflowView) -> Text:
     return state_text("paused" if w.paused and w.state in {"tool", "running"} else w.state)
 
 
+def named(w: WorkflowView) -> Text:
+    """Its name, behind its priority if it has one: `↑5 agent.py`."""
+    name = plain(w.name or UNKNOWN)
+    if not w.priority:
+        return Text(name)
+    mark = (f"↑{w.priority}", "bold cyan") if w.priority > 0 else (f"↓{-w.priority}", "dim")
+    return Text.assemble(mark, f" {name}")
+
+
 def workflow_table(workflows: Sequence[WorkflowView], now: float) -> RenderableType:
     """`saga ps`. `now` in seconds since the epoch."""
     return Grid(
         ">ID", "*NAME", "STATE", "*AGENT", ">STEPS", "HOME", ">TOKENS", ">CACHED", ">TIME",
         rows=[
             (
-                str(w.id), w.name or UNKNOWN, standing(w), w.agent_type or UNKNOWN,
+                str(w.id), named(w), standing(w), w.agent_type or UNKNOWN,
                 str(w.steps), w.home or UNKNOWN, count(w.prompt_tokens + w.output_tokens),
                 share(w.cached_tokens, w.prompt_tokens), duration(age_s(w, now)),
             )
@@ -221,6 +230,7 @@ def _workflow_facts(w: WorkflowView, now: float) -> dict[str, str | Text]:
         "kind": w.kind,
         "agent type": w.agent_type or UNKNOWN,
         "tenant": w.tenant,
+        **({"priority": str(w.priority)} if w.priority else {}),
         "submitted": iso(w.submitted_at),
         "started": iso(w.started_at) if w.started_at is not None else UNKNOWN,
         "ended": iso(w.ended_at) if w.ended_at is not None else UNKNOWN,

@@ -11,7 +11,7 @@ from typing import Any, Final, Generic, TypeVar
 
 from rich.text import Text
 
-from saga_cli.tables import age_s, standing, state_text
+from saga_cli.tables import age_s, named, standing, state_text
 from saga_cli.top.resources import Resource
 from saga_cli.units import UNKNOWN, count, duration, plain, share
 from saga_core.views import TenantView, WorkflowView
@@ -185,7 +185,7 @@ def _far(value: float | None) -> float:
 
 WORKFLOWS: Final[tuple[Column[WorkflowView], ...]] = (
     Column("ID", 5, lambda w, _: str(w.id), lambda w, _: w.id, right=True),
-    Column("WORKFLOW", 0, lambda w, _: w.name or UNKNOWN, lambda w, _: w.name),
+    Column("WORKFLOW", 0, lambda w, _: named(w), lambda w, _: w.name),
     Column("AGENT", 14, lambda w, _: w.agent_type or UNKNOWN, lambda w, _: w.agent_type, least=WIDE),
     Column("TENANT", 9, lambda w, _: w.tenant, lambda w, _: w.tenant, least=WIDER),
     Column("STATE", 11, lambda w, _: standing(w), lambda w, _: (standing(w).plain, w.id)),

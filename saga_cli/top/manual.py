@@ -34,6 +34,7 @@ WORDS: Final = (
     ("RUN/WAIT/HELD", "steps in the engine, waiting in it, sessions paused at the gate with a step"),
     ("LEFT", "until the node's wall time ends"),
     ("STATE", "queued, reasoning, tool; held at the gate (since when), paused between two steps"),
+    ("WORKFLOW", "↑5 ↓2 before a name: its priority, where that is not 0"),
     ("SLACK, ETA", "until the deadline; until its expected work is done at the pace so far"),
     ("SHARE", "of the engines' useful work in the last minute"),
     ("SLOWDOWN", "mean over ended workflows of life / life without waiting"),

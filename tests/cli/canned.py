@@ -94,6 +94,7 @@ HELD = msgspec.structs.replace(
     WORKFLOWS[0],
     held_s=192.0,
     paused=1,
+    priority=5,
     sessions=[
         msgspec.structs.replace(SESSIONS[0], state="queued", gate="paused", waits_s=192.0),
         msgspec.structs.replace(SESSIONS[1], gate="in"),

@@ -138,6 +138,18 @@ def test_an_explanation_fits_80_columns_and_moves_no_cursor(saga, folder):
     assert "\x1b" not in out + saga("explain", "1", "--output", "quiet").out
 
 
+def test_a_priority_is_a_mark_before_the_name_and_a_number_in_full(saga, folder, stub):
+    stub.cluster = GATED
+    stub.workflows = [workflow(1, "tool", priority=5), workflow(2, "tool", priority=-2), workflow(3, "tool")]
+    marks = [line.split()[1] for line in saga("ps").out.splitlines()[1:]]
+    assert marks == ["↑5", "↓2", "agent.py"]
+    assert [row["priority"] for row in json.loads(saga("ps", "--output", "json").out)] == [5, -2, 0]
+    assert re.search(r"^priority +-2$", saga("inspect", "2").out, re.MULTILINE)
+    assert "priority" not in saga("inspect", "3").out
+    assert re.search(r"^priority +5$", saga("explain", "1").out, re.MULTILINE)
+    assert " ↑5 agent.py" in saga("top", "--once").out
+
+
 def test_a_step_is_asked_for_by_its_request_id(saga, folder, stub):
     saga("explain", "saga-48")
     assert stub.asked == [("GET", "/saga/v1/steps/48/explanation", None)]
@@ -148,7 +160,8 @@ def test_the_explanation_survives_the_wire():
 
 
 def test_tables_fit_80_columns(saga, folder, stub):
-    stub.workflows = [workflow(12345, "cancelling", home="gpu-node-0017/12", steps=100_000, name="x" * 200)]
+    large = {"home": "gpu-node-0017/12", "steps": 100_000, "priority": -10}
+    stub.workflows = [workflow(12345, "cancelling", name="x" * 200, **large)]
     for command in (["ps"], ["ps", "--all"], ["status"], ["inspect", "12345"], ["top", "--once"]):
         assert max(map(len, saga(*command).out.splitlines())) <= 80, command
 

@@ -32,7 +32,7 @@ def flow(number: int, **changes):
         "resident_tokens": 0 if state == "done" else 37 * number % 9000, "steps": number % 17,
         "eta_s": None if state == "done" else 5.0 * number, "slack_s": 60.0 - 3.0 * number if number % 3 == 0 else None,
         "held_s": 12.0 if state == "queued" else None, "why": WHY if state == "queued" else "",
-        "submitted_at": NOW - 10 * number, "running_steps": int(state == "reasoning"),
+        "priority": {3: 5, 7: -2, 12: 1}.get(number, 0), "submitted_at": NOW - 10 * number, "running_steps": int(state == "reasoning"),
     } | changes  # fmt: skip
     return workflow(number, state, **values)
 
