@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from saga_cli.submission import Said, request
+from saga_cli.submission import Said, memory, request
 from saga_core.errors import UserError
 from saga_core.views import SubmitRequest
+
+MIB = 2**20
 
 
 @pytest.mark.parametrize(
@@ -111,3 +113,19 @@ def test_options_that_do_not_go_together(saga, words: list[str], why: str) -> No
     refused = saga("submit", *words)
     assert (refused.code, refused.out) == (2, "")
     assert why in refused.err
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [("", 0), ("500", 500 * MIB), ("500M", 500 * MIB), ("4g", 4096 * MIB), ("2GB", 2048 * MIB)],
+)
+def test_memory_is_said_as_slurm_says_it(text: str, found: int) -> None:
+    assert memory(text) == found
+
+
+def test_what_no_program_can_take_of_its_node_is_refused(tmp_path: Path) -> None:
+    for wrong in ("4 G", "-1", "1.5G", "G"):
+        with pytest.raises(UserError, match="--mem"):
+            memory(wrong)
+    with pytest.raises(UserError, match="--cpus -1"):
+        request(["a"], name="", agent_type="", tenant="t", env=[], workdir=tmp_path, cpus=-1)

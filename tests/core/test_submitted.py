@@ -1,22 +1,16 @@
-"""What `saga submit` asks for: whose turn is sooner, and what a program takes of its node."""
+"""What a submission asks for, as the head takes it: whose turn is sooner, and what a program takes of its node."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import pytest
 from core_rig import PROGRAM, Rig, config, dispatched, only, program, said, worker
 from msgspec.structs import replace
 
-from saga_cli.submission import memory, request
-from saga_core import slots, told
+from saga_core import slots
 from saga_core.actions import Dispatch
-from saga_core.errors import UserError
 from saga_core.events import WorkflowSubmitted
 from saga_core.fleet import Node
-from saga_core.views import SubmitRequest
 from saga_core.wire import RunProgram
-from saga_node.room import MIB, confined
 
 GIB = 2**30
 
@@ -138,39 +132,3 @@ def test_priority_makes_nobody_overdue_later():
     first, second = gate.claims.values()
     assert gate.floor.due(first)[0] == gate.floor.due(second)[0], "by their shares alone"
     assert gate.floor.key(first)[0] < gate.floor.key(second)[0]
-
-
-@pytest.mark.parametrize(
-    ("text", "found"), [("", 0), ("500", 500 * MIB), ("500M", 500 * MIB), ("4g", 4 * GIB), ("2GB", 2 * GIB)]
-)
-def test_memory_is_said_as_slurm_says_it(text: str, found: int):
-    assert memory(text) == found
-
-
-def test_what_cannot_be_is_refused(tmp_path: Path):
-    for wrong in ("4 G", "-1", "1.5G", "G"):
-        with pytest.raises(UserError, match="--mem"):
-            memory(wrong)
-    with pytest.raises(UserError, match="--cpus -1"):
-        request(["a"], name="", agent_type="", tenant="t", env=[], workdir=tmp_path, cpus=-1)
-    with pytest.raises(UserError, match="priority: 11 is not valid"):
-        told.check(SubmitRequest(priority=11, kind="replay"))
-    with pytest.raises(UserError, match="nothing below 0"):
-        told.check(SubmitRequest(program=replace(PROGRAM, cpus=-1)))
-
-
-def test_within_a_slurm_job_a_step_holds_it_to_what_it_asked_for(monkeypatch: pytest.MonkeyPatch):
-    want = RunProgram(
-        workflow=1, attempt=1, incarnation=1, argv=["a", "b"], cwd="/w", env={}, log="/l", cpus=3,
-        memory_bytes=4 * GIB,
-    )  # fmt: skip
-    job = {"SLURM_JOB_ID": "7", "SLURMD_NODENAME": "n-3"}
-    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
-    argv = confined(want, job)
-    assert argv[0] == "srun"
-    assert argv[-2:] == ["a", "b"]
-    assert {"--cpus-per-task=3", "--mem=4096M", "--nodelist=n-3", "--overlap", "--exact"} <= set(argv)
-    assert confined(want, {}) == ["a", "b"], "no job"
-    assert confined(replace(want, cpus=0, memory_bytes=0), job) == ["a", "b"], "nothing asked for"
-    monkeypatch.setattr("shutil.which", lambda _: None)
-    assert confined(want, job) == ["a", "b"], "no srun"

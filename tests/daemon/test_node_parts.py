@@ -6,13 +6,16 @@ import logging
 import os
 
 import pytest
+from msgspec.structs import replace
 
 from saga_core.config import WorkersConfig
 from saga_core.errors import ClusterError, UserError
+from saga_core.wire import RunProgram
 from saga_node import engines, logfile, models, places
 from saga_node.engines import Seat
 from saga_node.logfile import LogFile
 from saga_node.residence import Residence
+from saga_node.room import confined
 from saga_shell import log
 from saga_vllm.kv_events import AllBlocksCleared, Batch, BlockRemoved, BlockStored, Lost, Restarted
 from saga_vllm.platform import Platform
@@ -249,3 +252,23 @@ def test_an_address_that_is_none(control):
 
 def test_the_own_address_is_the_one_the_head_sees():
     assert places.own_address("tcp://127.0.0.1:9") == "127.0.0.1"
+
+
+# -- programs ----------------------------------------------------------------------------
+
+
+def test_within_a_slurm_job_a_step_holds_a_program_to_what_it_asked_for(monkeypatch):
+    want = RunProgram(
+        workflow=1, attempt=1, incarnation=1, argv=["a", "b"], cwd="/w", env={}, log="/l", cpus=3,
+        memory_bytes=4 * 2**30,
+    )  # fmt: skip
+    job = {"SLURM_JOB_ID": "7", "SLURMD_NODENAME": "n-3"}
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    argv = confined(want, job)
+    assert argv[0] == "srun"
+    assert argv[-2:] == ["a", "b"]
+    assert {"--cpus-per-task=3", "--mem=4096M", "--nodelist=n-3", "--overlap", "--exact"} <= set(argv)
+    assert confined(want, {}) == ["a", "b"], "no job"
+    assert confined(replace(want, cpus=0, memory_bytes=0), job) == ["a", "b"], "nothing asked for"
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    assert confined(want, job) == ["a", "b"], "no srun"

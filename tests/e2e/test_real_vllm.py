@@ -5,6 +5,7 @@ One cluster for the file, since a worker takes some fifteen seconds to start; th
 
 import asyncio
 import contextlib
+import inspect
 import json
 import os
 import re
@@ -20,6 +21,8 @@ from typing import Any
 import openai
 import psutil
 import pytest
+
+from saga_vllm.model import VOCABULARY_TOKENS
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(400)]
 
@@ -192,38 +195,34 @@ def test_a_replay_finishes_with_the_traces_counts(cluster: Cluster, tmp_path: Pa
 
 
 TOKENS = 1500
+FEWER = 400  # of Messages
 
 
 async def test_a_worker_killed_in_mid_stream_is_gone_on_with_and_comes_back(cluster: Cluster) -> None:
-    """Random weights say what no text stands for: with whole words only, the text tells which tokens they are."""
+    """Three streams of three APIs on one worker.
+
+    Random weights say what no text stands for: with whole words only, the text tells which tokens they are. Messages
+    have no words for that; there, what comes behind the loss is what the engine says behind the text before it.
+    """
+    anthropic = pytest.importorskip("anthropic", reason="it comes with vLLM, which is not installed")
     access = cluster.access
-    ask = {
-        "model": MODEL, "messages": message(10), "max_tokens": TOKENS, "temperature": 0, "stream": True,
-        "stream_options": {"include_usage": True},
-        "extra_body": {"ignore_eos": True, "allowed_token_ids": whole_words(cluster)},
-    }  # fmt: skip
-    client = openai.AsyncOpenAI(base_url=access["url"] + "/v1", api_key=access["api_key"], max_retries=0)
-    async with client:
-        ask["extra_headers"] = {"X-Session-ID": "doomed"}  # both go to one worker
-        undisturbed = await client.chat.completions.with_raw_response.create(**ask)
-        worker = undisturbed.headers["x-saga-worker"]
-        expected = [chunk async for chunk in undisturbed.parse()]
+    found = openai.AsyncOpenAI(base_url=access["url"] + "/v1", api_key=access["api_key"], max_retries=0)
+    other = anthropic.AsyncAnthropic(base_url=access["url"], api_key=access["api_key"], max_retries=0)
+    async with found as client, other as claude:
+        worker, expected = await three_streams(cluster, client, claude)
         before = await asyncio.to_thread(cluster.view)
         server = _server(cluster, worker)
-        doomed = await client.chat.completions.with_raw_response.create(**ask)
-        assert doomed.headers["x-saga-worker"] == worker
-        said = []
-        async for chunk in doomed.parse():
-            said.append(chunk)
-            if len(said) == TOKENS // 6:
-                os.killpg(os.getpgid(server.pid), signal.SIGKILL)
-        assert len(set(words(expected).split())) > 20, "it does not say one word all the time"
-        assert words(said) == words(expected)
-        assert len({chunk.id for chunk in said}) == 1
-        assert said[-2].choices[0].finish_reason == "length"
-        assert usage(said) == usage(expected) == (usage(expected)[0], TOKENS)
+        doomed, said = await three_streams(
+            cluster, client, claude, lambda: os.killpg(os.getpgid(server.pid), signal.SIGKILL)
+        )
+        assert doomed == worker
+        chat_goes_on(said["chat"], expected["chat"])
+        responses_go_on(said["responses"], expected["responses"])
+        stored = await client.responses.retrieve(said["responses"][-1].response.id)
+        assert stored.output_text == said["responses"][-1].response.output_text
+        await messages_go_on(cluster, client, said["messages"], len(said["messages when it was killed"]))
         metrics = await asyncio.to_thread(urllib.request.urlopen, access["url"] + "/metrics")
-        assert b"saga_steps_resumed_total 1.0" in metrics.read()
+        assert b"saga_steps_resumed_total 3.0" in metrics.read()
         # Meanwhile the other worker serves, also those who were at home on the dead one.
         answer = await client.chat.completions.with_raw_response.create(
             model=MODEL, messages=message(10), max_tokens=2
@@ -240,6 +239,109 @@ async def test_a_worker_killed_in_mid_stream_is_gone_on_with_and_comes_back(clus
         )
 
 
+async def three_streams(
+    cluster: Cluster, client: Any, claude: Any, kill: Callable[[], None] | None = None
+) -> tuple[str, dict[str, list[Any]]]:
+    """Their worker and their events; it is killed when the chat has said a part."""
+    ask = {
+        "model": MODEL, "stream": True,
+        "extra_headers": {"X-Session-ID": "doomed"},  # all go to one worker
+    }  # fmt: skip
+    words = whole_words(cluster)
+    barred = {str(token): -100 for token in range(VOCABULARY_TOKENS) if token not in words}
+    replies = await asyncio.gather(
+        client.chat.completions.with_raw_response.create(
+            messages=message(10), max_tokens=TOKENS, stream_options={"include_usage": True}, temperature=0,
+            extra_body={"ignore_eos": True, "allowed_token_ids": words}, **ask,
+        ),
+        client.responses.with_raw_response.create(
+            input=message(10), max_output_tokens=TOKENS, temperature=0,
+            extra_body={"ignore_eos": True, "logit_bias": barred}, **ask,
+        ),
+        claude.messages.with_raw_response.create(
+            messages=message(10), max_tokens=FEWER, extra_body={"temperature": 0}, **ask
+        ),
+    )  # fmt: skip
+    workers = {reply.headers["x-saga-worker"] for reply in replies}
+    assert len(workers) == 1
+    said: dict[str, list[Any]] = {
+        "chat": [],
+        "responses": [],
+        "messages": [],
+        "messages when it was killed": [],
+    }
+
+    def killing() -> None:
+        if kill is not None:
+            kill()
+            said["messages when it was killed"] += said["messages"]
+
+    names = ("chat", "responses", "messages")
+    await asyncio.gather(
+        *[hear(reply.parse(), said[name], killing) for name, reply in zip(names, replies, strict=True)]
+    )
+    return workers.pop(), said
+
+
+async def hear(events: Any, said: list[Any], killing: Callable[[], None]) -> None:
+    async for event in await events if inspect.isawaitable(events) else events:
+        said.append(event)
+        if len(said) == TOKENS // 6 and getattr(event, "object", "") == "chat.completion.chunk":
+            killing()
+
+
+def chat_goes_on(said: list[Any], expected: list[Any]) -> None:
+    assert len(set(words(expected).split())) > 20, "it does not say one word all the time"
+    assert words(said) == words(expected)
+    assert len({chunk.id for chunk in said}) == 1
+    assert said[-2].choices[0].finish_reason == "length"
+    assert usage(said) == usage(expected) == (usage(expected)[0], TOKENS)
+
+
+def responses_go_on(said: list[Any], expected: list[Any]) -> None:
+    final, whole = said[-1].response, expected[-1].response
+    assert len(set(whole.output_text.split())) > 20
+    assert final.output_text == whole.output_text
+    assert (
+        "".join(event.delta for event in said if event.type == "response.output_text.delta")
+        == final.output_text
+    )
+    assert [event.type for event in said if "delta" not in event.type] == [
+        event.type for event in expected if "delta" not in event.type
+    ]
+    assert [event.sequence_number for event in said] == list(range(len(said)))
+    assert (final.id, final.status, final.max_output_tokens) == (said[0].response.id, "incomplete", TOKENS)
+    assert (final.usage.input_tokens, final.usage.output_tokens) == (whole.usage.input_tokens, TOKENS)
+
+
+async def messages_go_on(cluster: Cluster, client: Any, said: list[Any], killed_at: int) -> None:
+    assert [event.type for event in said if event.type != "content_block_delta"] == [
+        "message_start", "content_block_start", "content_block_stop", "message_delta", "message_stop",
+    ]  # fmt: skip
+    first, end = said[0].message.usage, said[-2]
+    assert (end.delta.stop_reason, end.usage.output_tokens) == ("max_tokens", FEWER)
+    assert sum_of(end.usage) == sum_of(first)
+    texts = [event.delta.text for event in said if event.type == "content_block_delta"]
+    chat = await client.chat.completions.create(
+        model=MODEL, messages=message(10), max_tokens=1, extra_body={"return_token_ids": True}
+    )
+    prompt, tokenizer = chat.prompt_token_ids, tokenizer_of(cluster)
+    assert len(prompt) == sum_of(first)
+    assert 10 < killed_at < len(texts) - 10
+    for seam in range(killed_at - 3, len(texts)):  # a few more events were on their way
+        ids = tokenizer.encode("".join(texts[:seam]), add_special_tokens=False).ids
+        rest = await client.completions.create(
+            model=MODEL, prompt=[*prompt, *ids], max_tokens=FEWER - len(ids), temperature=0
+        )
+        if "".join(texts[seam:]) == rest.choices[0].text:
+            return
+    raise AssertionError("what was said behind the loss does not follow from what was said before it")
+
+
+def sum_of(usage: Any) -> int:
+    return usage.input_tokens + (usage.cache_read_input_tokens or 0)
+
+
 def words(said: list[Any]) -> str:
     return "".join(chunk.choices[0].delta.content or "" for chunk in said if chunk.choices)
 
@@ -248,11 +350,17 @@ def usage(said: list[Any]) -> tuple[int, int]:
     return said[-1].usage.prompt_tokens, said[-1].usage.completion_tokens
 
 
+def tokenizer_of(cluster: Cluster) -> Any:
+    tokenizers = pytest.importorskip("tokenizers", reason="it comes with vLLM, which is not installed")
+    line = _server(
+        cluster, next(w["id"] for w in cluster.view()["workers"] if w["state"] == "ready")
+    ).cmdline()
+    return tokenizers.Tokenizer.from_file(line[line.index("--model") + 1] + "/tokenizer.json")
+
+
 def whole_words(cluster: Cluster) -> list[int]:
     """Tokens that a text is made of again, whatever stands beside them."""
-    tokenizers = pytest.importorskip("tokenizers")
-    line = _server(cluster, cluster.view()["workers"][0]["id"]).cmdline()
-    known = tokenizers.Tokenizer.from_file(line[line.index("--model") + 1] + "/tokenizer.json")
+    known = tokenizer_of(cluster)
     found = [i for word, i in known.get_vocab().items() if re.fullmatch("Ġ[a-z]{3,}", word)]
     return [i for i in found if known.encode(known.decode([i]), add_special_tokens=False).ids == [i]]
 
