@@ -1,11 +1,11 @@
-"""When Python's cyclic collector looks at what the head holds: briefly, and never at what a recovery has loaded.
+"""When Python's cyclic collector looks at what the head holds: briefly, and at nothing twice.
 
 Rules of this file
-  1. What the head keeps (workflows, sessions, what was learned) has no cycles: it is freed by counts. The collector is
-     for what libraries leave behind, and that is young.
+  1. What the head keeps (workflows, sessions, what was learned) has no cycles: counts free it. Nor do its calls leave
+     any to speak of (docs/benchmarks.md). The collector is for what libraries leave, and finds it while it is young.
   2. Nothing is collected while a recovery loads, and what it has loaded is frozen: not looked at any more.
-  3. A full collection that took long freezes what it found alive, so that the next one has that behind it. Whatever is
-     frozen is still freed by counts.
+  3. What a full collection finds alive is frozen too, so that the next one has only to look at what is new since.
+     Whatever is frozen is still freed by counts.
 """
 
 from __future__ import annotations
@@ -13,20 +13,16 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from time import thread_time
 from typing import Final
 
-LONG_S: Final = 0.002
-"""Processor time of a full collection from which on it freezes. The next one takes at most that, a quarter more (Python
-waits for so much growth), and what is new: below the 5 ms that an epoch may take (docs/benchmarks.md)."""
-THRESHOLDS: Final = (700, 10, 4)
-"""As Python 3.11, but a full collection is due after 4 of the middle generation instead of 10: so it has at most some
-40,000 new objects to look at, of 50 to 100 ns each (docs/benchmarks.md)."""
+THRESHOLDS: Final = (700, 4, 1)
+"""Of the three generations (Python 3.11's own: 700, 10, 10): so a full collection has at most some 7,000 new objects to
+look at, of 0.1 to 0.7 µs each (docs/benchmarks.md), and takes less than the 5 ms for which an epoch may hold the loop."""
 
 
 @contextmanager
 def loading() -> Iterator[None]:
-    """Within, nothing is collected: what is loaded stays, and looking at it again and again is half the time it takes."""
+    """Within, nothing is collected: what is loaded stays."""
     gc.disable()
     try:
         yield
@@ -39,27 +35,19 @@ def brief() -> Iterator[None]:
     """Within, no collection takes long; what is there at the beginning is never looked at again."""
     gc.collect()
     gc.freeze()
-    before, watch = gc.get_threshold(), _Watch()
+    gc.collect()  # of nothing: Python puts off a full collection until there is a quarter more than at the last one
+    before = gc.get_threshold()
     gc.set_threshold(*THRESHOLDS)
-    gc.callbacks.append(watch)
+    gc.callbacks.append(_freeze)
     try:
         yield
     finally:
-        gc.callbacks.remove(watch)
+        gc.callbacks.remove(_freeze)
         gc.set_threshold(*before)
         gc.unfreeze()
 
 
-class _Watch:
+def _freeze(phase: str, info: Mapping[str, int]) -> None:
     """Told by the collector when it begins and ends."""
-
-    def __init__(self) -> None:
-        self._began = 0.0
-
-    def __call__(self, phase: str, info: Mapping[str, int]) -> None:
-        if info["generation"] < 2:
-            return
-        if phase == "start":
-            self._began = thread_time()
-        elif thread_time() - self._began > LONG_S:
-            gc.freeze()
+    if phase == "stop" and info["generation"] == 2:
+        gc.freeze()

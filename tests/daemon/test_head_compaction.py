@@ -80,6 +80,12 @@ class Life:
         return snapshot.encode(self.book)
 
 
+async def ended(life: Life) -> None:
+    life.work()
+    life.journal.turn()
+    await life.journal.sync()
+
+
 def recovered(folder: Path) -> bytes:
     """What a head finds there; twice, the second time behind a fact that the first one has kept."""
     first = Life(folder)
@@ -133,6 +139,21 @@ async def test_a_snapshot_is_what_the_journals_before_come_to(tmp_path: Path) ->
     assert names == [f"journal-{n:08d}" for n in range(last - KEEP, last + 1)] + [
         f"snapshot-{n:08d}" for n in (last - 1, last)
     ]
+
+
+async def test_a_recovery_that_began_before_the_snapshot_was_there_reads_on(tmp_path: Path) -> None:
+    """However many journals have waited for it: what the snapshot before needs is not removed under a reader."""
+    life = Life(tmp_path)
+    for number in range(1, KEEP + 5):
+        await ended(life)
+        if number == 2:
+            compact(order(tmp_path, 2))
+    compact(order(tmp_path, KEEP + 4))
+    life.journal.close()
+    base, found = chain(tmp_path, below=KEEP + 4)
+    assert (base, found) == (2, list(range(2, KEEP + 4)))
+    assert chain(tmp_path) == (KEEP + 4, [KEEP + 4])
+    assert recovered(tmp_path) == life.seen
 
 
 async def test_a_head_killed_at_any_moment_finds_all_that_was_written(tmp_path: Path) -> None:
@@ -293,12 +314,6 @@ async def test_one_that_comes_late_changes_nothing(tmp_path: Path) -> None:
 
 
 # -- the process -------------------------------------------------------------------------------
-
-
-async def ended(life: Life) -> None:
-    life.work()
-    life.journal.turn()
-    await life.journal.sync()
 
 
 async def test_the_process_makes_it_and_a_failure_is_made_good_by_the_next(
