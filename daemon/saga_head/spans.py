@@ -161,13 +161,14 @@ class Spans:
     # -- steps -----------------------------------------------------------------------------
 
     def _arrived(self, fact: StepArrived, at: float) -> None:
-        if (call := self._tools.arrived(fact, at)) is not None:
-            self._tool(call, fact)
+        root = self._root_context(fact.workflow)
+        call = self._tools.arrived(fact, at)
+        if call is not None and root is not None:
+            self._tool(call, fact, root)
         asked = self._asked.pop(fact.step, None)
         if asked is None:
             return
         operation = OPERATIONS.get(asked.api, "chat")
-        root = self._root_context(fact.workflow)
         context = self._clients(asked)
         links = [Link(root)] if root is not None and context is not None else []
         if context is None:
@@ -215,11 +216,8 @@ class Spans:
         live.span.end(int(at * NS))
         self._tools.finished(fact, live.came, live.span.get_span_context(), at)
 
-    def _tool(self, call: ToolCall[SpanContext], fact: StepArrived) -> None:
+    def _tool(self, call: ToolCall[SpanContext], fact: StepArrived, root: SpanContext) -> None:
         """The tool call that `fact` ends: over already when it is known."""
-        root = self._root_context(fact.workflow)
-        if root is None:
-            return
         span = self._tracer.start_span(
             f"execute_tool {call.name}",
             set_span_in_context(NonRecordingSpan(root), NO_CONTEXT),
