@@ -159,8 +159,13 @@ def _asked(
 def _in_slurm(held: Given, asked: Asked, *, timeout_s: float, wait: bool, dry_run: bool) -> None:
     import asyncio
 
+    from saga_cli.doctor.findings import Verdict
+    from saga_cli.slurm.checks import steps_finding
     from saga_cli.slurm.up import script
 
+    steps = steps_finding(asked.nodes)
+    if steps.verdict is Verdict.WARN:
+        held.renderer.note(f"{steps.told}; better: {steps.remedy}")
     if dry_run:
         text = script(asked, held.folder)
         held.renderer.show(

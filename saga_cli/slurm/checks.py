@@ -27,6 +27,11 @@ LOCAL_DISKS: Final = frozenset(
     {"tmpfs", "ramfs", "overlay", "ext2", "ext3", "ext4", "btrfs", "squashfs", "devtmpfs"}
 )
 """File systems that other machines do not see. xfs and zfs may be served by somebody: nobody knows from here."""
+STEP_MB: Final = 4.0
+STEP_PROCESSES: Final = 3
+"""What one node's step costs on the first machine of its job: an srun, its shepherd and the shell above them, idle (PSS
+of 60 such steps, Slurm 22.05; 12 MB of RSS)."""
+MANY_NODES: Final = 200
 
 
 async def look(asked: Asked, folder: ClusterFolder) -> list[Finding]:
@@ -41,7 +46,8 @@ async def look(asked: Asked, folder: ClusterFolder) -> list[Finding]:
         ("partition", _partition(commands, asked), "see the message"),
         ("script", _script(commands, asked, folder), "see `saga up --slurm --dry-run`"),
     ]
-    return [found, *[each for part in parts for each in await _examined(*part)], *_storage(folder)]
+    steps = steps_finding(asked.nodes)
+    return [found, *[each for part in parts for each in await _examined(*part)], steps, *_storage(folder)]
 
 
 async def _examined(what: str, part: Awaitable[list[Finding]], remedy: str) -> list[Finding]:
@@ -121,6 +127,20 @@ async def _script(commands: Commands, asked: Asked, folder: ClusterFolder) -> li
         file.write(script(asked, folder))
         file.flush()
         return [ok("script", await commands.would_start(Path(file.name)))]
+
+
+def steps_finding(nodes: int) -> Finding:
+    """What so many nodes in one job cost its first machine. Pure."""
+    told = (
+        f"{plural(nodes, 'node')} in one job: {nodes * STEP_PROCESSES} processes and {nodes * STEP_MB:.0f} MB on its "
+        "first machine for their steps"
+    )
+    if nodes <= MANY_NODES:
+        return ok("steps", told)
+    rest = (
+        f"--nodes {MANY_NODES}, and `saga up --join` for the others: each job has a first machine of its own"
+    )
+    return warn("steps", told, rest)
 
 
 def _storage(folder: ClusterFolder) -> Iterator[Finding]:

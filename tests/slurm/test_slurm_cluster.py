@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -157,7 +156,7 @@ def test_a_killed_node_daemon_takes_its_identity_over(there: Login) -> None:
     job = there.access()["job"]
     node = next(n for n in there.nodes_up() if n.startswith(f"{job}.") and n != caller.node)
     before = {n.id: n.incarnation for n in there.view().nodes}
-    daemon_of(there, node).send_signal(signal.SIGKILL)
+    daemon_of(there, node).kill()
 
     def back() -> bool:
         now = {n.id: n for n in there.view().nodes}
@@ -170,9 +169,13 @@ def test_a_killed_node_daemon_takes_its_identity_over(there: Login) -> None:
 def test_a_killed_head_with_its_step_begins_again_beside_its_nodes(there: Login) -> None:
     before = there.access()
     nodes = {node for node in there.nodes_up() if node.startswith(f"{before['job']}.")}
-    for process in there.members():
-        if {"saga_head", "--take-over"} <= set(process.cmdline()):  # the head and the srun of its step
-            process.send_signal(signal.SIGKILL)
+    words = {
+        "saga_head",
+        "--take-over",
+    }  # of the head, the srun of its step and its shepherd, which ends with that
+    for process in [each for each in there.members() if words <= set(each.cmdline())]:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
     until(lambda: there.access()["epoch"] > before["epoch"], 40, "the new head")
     until(lambda: there.nodes_up() >= nodes and there.ready() >= 4, 40, "its nodes")
     after = there.access()

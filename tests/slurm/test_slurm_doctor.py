@@ -10,7 +10,14 @@ from slurm_rig import Login
 from saga_cli.doctor.findings import Verdict
 from saga_cli.doctor.place import file_system
 from saga_cli.slurm.asking import Asked
-from saga_cli.slurm.checks import partition_finding, settings_findings, shared_finding
+from saga_cli.slurm.checks import (
+    MANY_NODES,
+    STEP_MB,
+    partition_finding,
+    settings_findings,
+    shared_finding,
+    steps_finding,
+)
 from saga_cli.slurm.picture import Phase, Picture, Times, picture, summary
 from saga_cli.slurm.status import allocation_view
 from saga_core.views import ClusterView, NodeView, Totals, WorkerView
@@ -67,6 +74,14 @@ def test_partitions(more: dict, wanted: str, words: str | None) -> None:
     found = partition_finding([MAIN, CPU], asked(**more), wanted, gpus="gres")
     assert found.verdict is (Verdict.OK if words is None else Verdict.FAIL)
     assert words is None or words in found.told
+
+
+def test_many_nodes_in_one_job_are_warned_of_with_the_figure() -> None:
+    assert steps_finding(MANY_NODES).verdict is Verdict.OK
+    found = steps_finding(1000)
+    assert (found.verdict, "3000 processes" in found.told) == (Verdict.WARN, True)
+    assert f"{1000 * STEP_MB:.0f} MB" in found.told
+    assert "saga up --join" in found.remedy
 
 
 def test_settings_of_the_controller() -> None:
