@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from random import Random
 from typing import Any
 
 import msgspec
@@ -196,6 +197,29 @@ def test_what_was_announced_of_one_step_says_nothing_of_the_next() -> None:
     assert room.need(rig.now) == 1150
     rig.step(mine, body_bytes=400, expected_tokens=5_000)
     assert room.need(rig.now) == gate.claims["1.main"].tokens + 5_000
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_with_whatever_is_announced_the_sums_of_the_rooms_stay_right(seed: int) -> None:
+    """`Rig` checks the head after each event."""
+    luck = Random(seed)
+    rig = Rig(config("saga", node_timeout_s=1e6))
+    rig.hello()
+    rig.report(*(worker(f"n1/{number}", capacity_tokens=256_000) for number in range(2)))
+    workflows = [rig.submit(priority=luck.choice((0, 0, 3))) for _ in range(6)]
+    held = 0
+    for _ in range(250):
+        on_workers = [step.id for step in rig.head.book.steps.values() if step.worker is not None]
+        if on_workers and luck.random() < 0.5:
+            size = luck.randrange(1, 250_000)
+            rig.finish(luck.choice(on_workers), prompt_tokens=size, output_tokens=luck.randrange(9000))
+        elif len(rig.head.book.steps) < 12:
+            size, said = luck.randrange(4, 1_000_000), luck.choice((0, 900, 6000, MOST_TOKENS))
+            session = luck.choice(("main", "other"))
+            rig.step(luck.choice(workflows), session=session, body_bytes=size, expected_tokens=said)
+        rig.tick(luck.choice((0.1, 2.0)))
+        held += bool(rig.head.gates["m"].waiting)
+    assert held > 20, "the gate had something to decide"
 
 
 @pytest.mark.parametrize("most", [-1, MOST_PRIORITY + 1])

@@ -20,13 +20,13 @@ from saga_core.events import (
     StepFinished,
     StepLost,
     Tick,
-    Told,
     UndrainAsked,
     WorkflowSubmitted,
 )
 from saga_core.head import Head
 from saga_core.policy.profiles import PROFILES
 from saga_core.states import WorkerState, WorkflowState
+from saga_core.told import Told
 
 NODES = st.sampled_from(["n1", "n2", "n3"])
 WORKERS = st.sampled_from(["n1/0", "n1/1", "n2/0", "n3/0"])
