@@ -20,7 +20,7 @@ from gateway_rig import (
     post,
     until,
 )
-from resuming_rig import Two, dies_after, head_and_rest, two_workers, unchunk
+from resuming_rig import Two, as_the_engine, dies_after, head_and_rest, two_workers, unchunk
 
 from saga_core.events import Outcome
 from saga_head.gateway.limits import Limits
@@ -154,6 +154,27 @@ async def test_usage_reaches_the_scheduler_and_the_second_loss_is_made_good_too(
         unstreamed["completion_tokens"],
     )
     await second.stop()
+
+
+async def test_the_second_worker_is_lost_behind_its_last_event(two: Two) -> None:
+    """Nobody else is asked, and nothing is said twice."""
+    request = asked(stream_options=USAGES["usage"])
+    head, rest = head_and_rest(await two.real_bytes(CHAT, request))
+    second = Worker()
+    await second.start()
+    second.answer = as_the_engine(two, lambda path, _, reply: reply[:-5] if path == CHAT else reply)
+    two.targets = [second.target(worker="w1")]
+    two.rig.worker.answer = dies_after(head + rest[: len(rest) // 2])
+    said = await two.ask(CHAT, request)
+    assert plain(said) == plain(await unchunk(rest))
+    assert [worker for _, worker, _ in two.rig.scheduler.losses] == ["w0"]
+    assert two.rig.scheduler.outcomes == [Outcome.DONE]
+    await second.stop()
+
+
+def plain(body: bytes) -> list[Any]:
+    said = events(body)
+    return [words(said), shapes(said), [usage(one) for one in said], body.count(b"[DONE]")]
 
 
 TOOLS = [{"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}]

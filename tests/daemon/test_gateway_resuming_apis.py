@@ -247,14 +247,20 @@ async def test_the_openai_sdk_reads_it_and_what_is_kept_is_whole(two: Two) -> No
     assert two.rig.scheduler.results[1].response == final.id
 
 
-async def test_all_is_said_but_the_end_of_the_body(two: Two) -> None:
-    """Nobody is asked, and the response is kept all the same."""
-    request = scripted(RESPONSES, "plain")
-    head, rest, whole = await undisturbed(two, RESPONSES, request)
-    two.rig.worker.answer = dies_after(head + rest[: -len(b"0\r\n\r\n")])
-    assert plain(events(await two.ask(RESPONSES, request))) == plain(whole)
+@pytest.mark.parametrize("api", APIS)
+async def test_all_is_said_but_the_end(two: Two, api: str) -> None:
+    """Nobody is asked; the usage is known and the response kept all the same."""
+    request = scripted(api, "plain")
+    head, rest, whole = await undisturbed(two, api, request)
+    missing = rest.rindex(b"event: message_stop") if api == MESSAGES else len(rest) - len(b"0\r\n\r\n")
+    two.rig.worker.answer = dies_after(head + rest[:missing])
+    assert plain(events(await two.ask(api, request))) == plain(whole)
     assert two.rig.scheduler.losses == []
-    assert two.rig.gateway.responses.find("t", whole[-1]["response"]["id"]) is not None
+    used = two.rig.scheduler.results[1].usage
+    assert used is not None
+    assert used.output_tokens == 10, "nine pieces and the end"
+    if api == RESPONSES:
+        assert two.rig.gateway.responses.find("t", whole[-1]["response"]["id"]) is not None
 
 
 async def test_what_is_asked_for(two: Two, second: Worker) -> None:
