@@ -33,7 +33,7 @@ from saga_head.control_nodes import NodeControl
 from saga_head.control_tenants import TenantControl
 from saga_head.gateway.server import close_after_reply
 from saga_head.keys import same
-from saga_head.replies import bearer, body, error, json
+from saga_head.replies import bearer, body, error, json, json_list
 from saga_head.shell import Shell
 
 MAX_REQUEST_BYTES = 1024 * 1024
@@ -163,7 +163,7 @@ class Control:
         if request.query.get("all") != "1":
             chosen = [w for w in chosen if w.live]
         now = self.shell.clock()
-        return json([show.workflow(head, w, now, sessions=False) for w in chosen])
+        return await json_list(show.workflow(head, w, now, sessions=False) for w in chosen)
 
     async def workflow(self, request: web.Request) -> web.Response:
         return json(self._view(self._number(request)))
