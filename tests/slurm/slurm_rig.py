@@ -201,10 +201,11 @@ class Login:
         ]
 
     def spare_of(self, job: str) -> str:
-        """The job that waits for this one to fail; empty: none that is known yet."""
+        """The newest job that waits for this one to fail; empty: none that is known yet."""
         found = (json.loads(path.read_text()) for path in (self.folder / "slurm").glob("*.json"))
-        of_it = (each for each in found if each["allocation"]["predecessor_job"] == job)
-        return next((each["job"] for each in of_it if not each["allocation"]["lead_s"]), "")
+        of_it = [each for each in found if each["allocation"]["predecessor_job"] == job]
+        newest = max(of_it, key=lambda each: each["asked_at"], default={"job": ""})
+        return str(newest["job"])
 
     def logs(self) -> str:
         paths = sorted((self.folder / "log").glob("*")) if self.folder.exists() else []

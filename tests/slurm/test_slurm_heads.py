@@ -179,7 +179,10 @@ def test_a_job_that_slurm_ends_has_a_spare_and_that_one_has_the_next(login: Logi
     with down(login, before["job_node"]):
         serves_in(login, spare)
         until(lambda: login.spare_of(spare), 30, "the next spare")
+        login.slurm.ask("scancel", login.spare_of(spare))
+        login(*UP, "--nodes", "2", "--workers", "1")  # as where a node may submit none
         last = login.spare_of(spare)
+        assert login.slurm.state(last) == "PENDING"
         with down(login, head_node(login)):
             serves_in(login, last)
             assert login.access()["api_key"] == before["api_key"]
@@ -200,20 +203,19 @@ def test_a_job_that_joined_has_the_head_while_the_heads_own_job_waits(login: Log
     site = ("--site", "site.toml")
     login(*UP, "--nodes", "1", "--workers", "1", *site)
     login("up", "--join", "--nodes", "1", "--workers", "1", "--time", "20", *site)
-    accepted = login.json("submit", "--", "sh", "-c", "exit 0")["id"]
-    before = login.access()
+    accepted, before = login.submit("true"), login.access()
     job, join = before["job"], next(r["job"] for r in login.records() if r["allocation"]["role"] == "join")
     with gone(login, before["job_node"]):
         login.slurm.ask("scontrol", "hold", job)
         until(lambda: head_of(login)[0] == join, 60, "the head of the other job")
         until(lambda: login.ready() == 1, 30, "the worker there")
         assert login.access()["api_key"] == before["api_key"]
-        found = login.json("submit", "--wait", "--", "sh", "-c", "exit 0")
-        assert [w["state"] for w in found] == ["done"]
+        found = login.submit("true")
+        login.done(found)
         login.slurm.ask("scontrol", "release", job)
         until(lambda: head_of(login) == (job, 1), 60, "the return of the head to its own job")
     until(lambda: login.ready() == 2, 90, "all workers")
-    assert {accepted, found[0]["id"]} <= {w["id"] for w in login.json("ps", "--all")}
+    assert {accepted, found} <= login.known()
     assert "another has the head again" in login.logs()
     login("down")
     assert {login.slurm.state(job), login.slurm.state(join)} == {"COMPLETED"}, login.logs()
