@@ -60,6 +60,7 @@ START_S = 1.7e9
 FLUSH_FACTS = 64
 """Facts between two group commits: some 2,000 steps a second."""
 WAKE_S = 0.001
+QUIET_S = 1.0
 
 
 class Held(msgspec.Struct, frozen=True, kw_only=True):
@@ -211,7 +212,7 @@ async def measure(workflows: int, *, full: bool, config: Config, folder: Path) -
     with garbage.brief():
         taken = await _fill(journal, book, config.head.snapshot_bytes)
         async with _pulse() as quiet:
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(QUIET_S)
         head_mb, journal_mb = rss_mb(os.getpid()), journal.size / 2**20
         compactor = Compactor(folder, "saga", config.costs)
         async with _pulse() as pulse:
