@@ -51,7 +51,7 @@ supervise_head() {
     step head "${nodes[0]}" "$folder/log/head.log" --cpus-per-task="$(head_cpus)" {{step_options}} --gres=none -- \
         "${command[@]}" -m saga_head --cluster-dir "$folder" --take-over ${at:+--address "$at"}
     local code=$?
-    : > "$folder/slurm/$tag.left"
+    [ "$code" != 0 ] || : > "$folder/slurm/$tag.left"    # in peace; one that is given up may do better elsewhere
     return "$code"
 }
 

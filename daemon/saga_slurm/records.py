@@ -92,5 +92,5 @@ def began(folder: Path, tag: str) -> Began | None:
 
 
 def has_left(folder: Path, tag: str) -> bool:
-    """Whether the script has said that its head is over."""
+    """Whether the script has said that its head has ended in peace."""
     return (folder / FOLDER / f"{tag}.left").exists()

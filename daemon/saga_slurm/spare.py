@@ -1,6 +1,7 @@
 """A second job for a cluster whose first one Slurm may end without requeueing it: it waits until that one has failed.
 
-`python -m saga_slurm.spare --cluster-dir DIR --tag TAG` submits one for the allocation of that tag, from a node of it.
+`python -m saga_slurm.spare --cluster-dir DIR --tag TAG` submits one for the allocation of that tag, from a node of it,
+when its head has served for a while: heads that cannot live must not beget jobs for ever.
 """
 
 from __future__ import annotations
@@ -9,19 +10,23 @@ import argparse
 import asyncio
 import os
 import sys
+import time
 import uuid
 from pathlib import Path
+from typing import Final
 
 from msgspec.structs import replace
 
 from saga_core.errors import SagaError
-from saga_shell import log
-from saga_slurm import jobs, records
+from saga_shell import cluster, log
+from saga_slurm import head, jobs, records
 from saga_slurm.allocation import Allocation, Role
 from saga_slurm.backend import Backend
 from saga_slurm.backends import backend_for
 from saga_slurm.records import Record
 from saga_slurm.site import Site
+
+LOOK_S: Final = 1.0
 
 
 def wanted(allocation: Allocation, site: Site) -> bool:
@@ -51,6 +56,16 @@ async def ensure(backend: Backend, folder: Path, record: Record, site: Site) -> 
     return await jobs.submit(backend, folder, spare_of(record), site)
 
 
+def _until_settled(folder: Path, job: str, settled_s: float) -> None:
+    """Returns when the head has answered from that job for so long."""
+    since: float | None = None
+    while since is None or time.monotonic() - since < settled_s:
+        time.sleep(LOOK_S)
+        access = cluster.read_access(folder)
+        serves = access is not None and access.job == job and head.answers(access)
+        since = (since or time.monotonic()) if serves else None
+
+
 async def _ensure(folder: Path, tag: str) -> None:
     record = next((each for each in records.read_all(folder) if each.tag == tag and each.job), None)
     if record is None or record.site is None:
@@ -66,10 +81,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m saga_slurm.spare", description=__doc__)
     parser.add_argument("--cluster-dir", type=Path, required=True)
     parser.add_argument("--tag", required=True, help="of the allocation that it is for")
+    parser.add_argument(
+        "--settled", type=float, default=60.0, metavar="S", help="once its head has served so long"
+    )
     options = parser.parse_args()
     log.start(os.environ.get("SAGA_LOG_LEVEL", "info"))
     os.umask(0o077)
     try:
+        _until_settled(options.cluster_dir, os.environ.get("SLURM_JOB_ID", ""), options.settled)
         asyncio.run(_ensure(options.cluster_dir, options.tag))
     except SagaError as error:
         log.warning("no further spare (`saga up --slurm` on the login node submits one)", problem=error)

@@ -53,7 +53,7 @@ class Signs:
     job: Job | None
     """Its job; None: Slurm does not know it, or does not answer."""
     left: bool = False
-    """The cluster's own script has said that its head is over."""
+    """The cluster's own script has said that its head has ended in peace."""
 
 
 def lost(signs: Signs, patience_s: float = SILENT_S, *, deputy: bool = False) -> bool:
@@ -61,7 +61,7 @@ def lost(signs: Signs, patience_s: float = SILENT_S, *, deputy: bool = False) ->
     job = signs.job
     if job is not None and job.waiting:  # requeued: perhaps for hours
         return signs.silent_s >= patience_s * NOT_RUNNING
-    if signs.left:  # it ended in peace, or was given up for good
+    if signs.left:  # it ended in peace
         return False
     if deputy:
         return signs.silent_s >= patience_s
