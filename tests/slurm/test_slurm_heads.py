@@ -165,6 +165,7 @@ def test_other_nodes_of_the_heads_job_have_it_one_after_the_other_when_machines_
             until(lambda: login.ready() == 1, 30, "the last worker")
             assert accepted in login.known()
             assert (login.slurm.state(job), login.slurm.state(spare)) == ("RUNNING", "PENDING")
+            login("wait", "all")  # what was begun where machines are gone is begun again
             login("down")
             assert "nobody else would end the job" in login.logs()
             assert not login.jobs()
@@ -188,6 +189,7 @@ def test_a_job_that_slurm_ends_has_a_spare_and_that_one_has_the_next(login: Logi
             serves_in(login, last)
             assert login.access()["api_key"] == before["api_key"]
             assert accepted in login.known()
+            login("wait", "all")  # what was begun where machines are gone is begun again
             login("down")
     assert login.slurm.state(last) == "COMPLETED", login.logs()
     assert not login.jobs()
