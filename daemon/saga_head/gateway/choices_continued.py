@@ -206,9 +206,9 @@ class ChoicesContinuation:
 
     def _count(self, said: Json) -> None:
         """Its usage, as the usage of the whole."""
-        counts = said.get("usage")
-        usage = whole_usage(counts, self._counted, more=not self._ended) if isinstance(counts, dict) else None
-        if usage is None or counts is None:
+        counts: Any = said.get("usage")
+        usage = whole_usage(counts, self._counted, more=not self._ended)
+        if usage is None:
             return
         self.usage = usage
         prompt, output = usage.prompt_tokens, usage.output_tokens

@@ -180,9 +180,9 @@ class MessagesContinuation:
         """Why it ended, and the usage of the whole."""
         if self._full:
             said["delta"] = {"stop_reason": "max_tokens", "stop_sequence": None}
-        counts = said.get("usage")
-        usage = whole_usage(counts, self._counted, more=not self._full) if isinstance(counts, dict) else None
-        if usage is not None and counts is not None:
+        counts: Any = said.get("usage")
+        usage = whole_usage(counts, self._counted, more=not self._full)
+        if usage is not None:
             self.usage = usage
             _count(counts, usage)
         return said

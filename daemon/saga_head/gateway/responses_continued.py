@@ -267,8 +267,8 @@ class ResponsesContinuation:
         if self._full:
             response |= {"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}}
         counts = response.get("usage")
-        usage = whole_usage(counts, self._counted, more=not self._full) if isinstance(counts, dict) else None
-        if usage is not None and counts is not None:
+        usage = whole_usage(counts, self._counted, more=not self._full)
+        if usage is not None:
             self.usage = usage
             _count(counts, usage)
         return said

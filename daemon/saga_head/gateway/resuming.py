@@ -65,12 +65,12 @@ def number(value: int) -> msgspec.Raw:
     return msgspec.Raw(b"%d" % value)
 
 
-def whole_usage(counts: Json, said: int, *, more: bool) -> Usage | None:
+def whole_usage(counts: Any, said: int, *, more: bool) -> Usage | None:
     """The usage of all workers together from the last one's, whose prompt had `said` tokens of the answer in it.
 
-    `more`: what it said itself counts.
+    `more`: what it said itself counts. None: it said none.
     """
-    found = read_usage(b'"usage":' + msgspec.json.encode(counts))
+    found = read_usage(b'"usage":' + msgspec.json.encode(counts)) if isinstance(counts, dict) else None
     if found is None:
         return None
     prompt = max(0, found.prompt_tokens - said)
